@@ -1,0 +1,204 @@
+"""What every room's tests share: the ``--soak`` option and the markers, one thread a pytest-xdist worker, and fixtures
+that run entry points the way a person does, as processes of their own with a time limit and nothing left behind.
+
+A test that is not marked ``gpu`` runs its processes without a GPU, so that it means the same on every machine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch, and inherited by every process a test starts
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[variable] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="also run the long repetitions (tests marked soak)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect soak tests unless ``--soak`` asks for them; skip gpu tests where there is no GPU."""
+    soaks = [item for item in items if item.get_closest_marker("soak")]
+    if soaks and not config.getoption("--soak"):
+        config.hook.pytest_deselected(items=soaks)
+        items[:] = [item for item in items if item not in soaks]
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not has_gpu():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none here"))
+
+
+def has_gpu() -> bool:
+    import torch  # slow to import, so only when the answer is wanted
+
+    return torch.cuda.is_available()
+
+
+class Finished(NamedTuple):
+    """A process that ended, or ran into its time limit and was killed (return code -9)."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Started:
+    """A running process whose output goes to files, so that it never blocks on a full pipe."""
+
+    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], directory: Path) -> None:
+        self.command = list(command)
+        self._stdout, self._stderr = directory / "stdout", directory / "stderr"
+        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                self.command,
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def stdout(self) -> str:
+        return self._stdout.read_text(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.read_text(errors="replace")
+
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self, timeout: float) -> Finished:
+        """Wait for the end. Past ``timeout`` seconds everything is killed and the test fails, showing the output."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(
+                f"still running after {timeout} s: {' '.join(self.command)}\n"
+                f"--- stdout ends ---\n{self.stdout[-4000:]}\n--- stderr ends ---\n{self.stderr[-4000:]}"
+            )
+        return Finished(self._process.returncode, self.stdout, self.stderr)
+
+    def kill(self) -> Finished:
+        """SIGKILL the process and all its descendants at once, as a lost machine would, and wait until it is gone."""
+        for pid in [*_descendants(self.pid), self.pid] if self.running() else []:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._process.wait()
+        return Finished(self._process.returncode, self.stdout, self.stderr)
+
+
+def _descendants(pid: int) -> list[int]:
+    # torchrun gives each worker a session of its own, so killing the launcher's process group would leave them running.
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            direct = [int(child) for child in children.read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for child in direct:
+            found += [*_descendants(child), child]
+    return found
+
+
+@pytest.fixture
+def start_command(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Started]]:
+    """``start_command(args, cwd=None, env=None) -> Started``: a process that the test watches or kills itself.
+
+    ``args`` beginning with ``something.py`` (relative to the repository) or ``-m`` run under this Python; anything else
+    is a program. ``cwd`` is an empty directory unless given; ``env`` is added to the environment. Whatever still runs
+    when the test ends is killed.
+    """
+    started: list[Started] = []
+
+    def start(args: Sequence[str | Path], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Started:
+        directory = tmp_path_factory.mktemp("command")
+        (directory / "cwd").mkdir()
+        process = Started(
+            _command([str(arg) for arg in args]), cwd or directory / "cwd", _environment(request, env), directory
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def _command(args: list[str]) -> list[str]:
+    if args[0].endswith(".py"):
+        return [sys.executable, str(ROOT / args[0]), *args[1:]]
+    return [sys.executable, *args] if args[0] == "-m" else args
+
+
+def _environment(request: pytest.FixtureRequest, extra: Mapping[str, str] | None) -> dict[str, str]:
+    # A launcher's variables around the test run would make every entry point believe it is one rank of that job.
+    launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    foreign = ("SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_")
+    env = {key: value for key, value in os.environ.items() if key not in launched and not key.startswith(foreign)}
+    if request.node.get_closest_marker("gpu") is None:
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    return env | dict(extra or {})
+
+
+@pytest.fixture
+def run_command(start_command: Callable[..., Started]) -> Callable[..., Finished]:
+    """``run_command(args, timeout=120, cwd=None, env=None) -> (returncode, stdout, stderr)``; see ``start_command``."""
+
+    def run(
+        args: Sequence[str | Path], timeout: float = 120, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Finished:
+        return start_command(args, cwd, env).wait(timeout)
+
+    return run
+
+
+@pytest.fixture
+def start_torchrun(start_command: Callable[..., Started]) -> Callable[..., Started]:
+    """``start_torchrun(args, processes=2, cwd=None, env=None) -> Started``: ``args`` on that many ranks, here."""
+
+    def start(
+        args: Sequence[str | Path], processes: int = 2, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Started:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+        script, *options = [str(arg) for arg in args]
+        command = [*launcher, f"--nproc_per_node={processes}", str(ROOT / script), *options]
+        # The loopback interface: a machine without a network, or whose name does not resolve, runs the tests too.
+        return start_command(command, cwd, {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"} | dict(env or {}))
+
+    return start
+
+
+@pytest.fixture
+def torchrun(start_torchrun: Callable[..., Started]) -> Callable[..., Finished]:
+    """``torchrun(args, processes=2, timeout=180, cwd=None, env=None) -> (returncode, stdout, stderr)``."""
+
+    def run(
+        args: Sequence[str | Path],
+        processes: int = 2,
+        timeout: float = 180,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Finished:
+        return start_torchrun(args, processes, cwd, env).wait(timeout)
+
+    return run
