@@ -19,16 +19,14 @@ main() {
     take_lock
     local base
     base="$(choose_python)"
-    install_system_packages "$base"
-    local wanted
-    wanted="$(fingerprint "$base")"
-    if [[ -x "$python" && "$(cat "$stamp" 2>/dev/null)" == "$wanted" ]]; then
+    if up_to_date "$base"; then
         say "set-up: .venv is up to date"
         return
     fi
     say "set-up: Python $(version_of "$base"), into .venv (details in .venv/setup.log)"
     rm -f "$stamp"
     : >"$log"
+    install_system_packages "$base"
     stage "virtual environment" make_venv "$base"
     stage "packages (torch is several gigabytes)" install_package dali deepspeed mpi export dev
     local complete=yes
@@ -38,7 +36,7 @@ main() {
     say ""
     (cd "$root" && "$python" -m launch.components) || fail 1 "the environment is incomplete; see $log"
     if [[ "$complete" == yes ]]; then
-        echo "$wanted" >"$stamp"
+        fingerprint "$base" >"$stamp"
     fi
 }
 
@@ -153,6 +151,12 @@ fingerprint() {
     ffcv_can_build "$1" && ffcv=with
     { cat "$root/setup.py" "$root/launch/constraints.txt"; echo "$root $1 $(version_of "$1") $ffcv ffcv"; } |
         sha256sum | cut -d ' ' -f 1
+}
+
+up_to_date() {
+    [[ -x "$python" && "$(cat "$stamp" 2>/dev/null)" == "$(fingerprint "$1")" ]] || return 1
+    # Without FFCV there is something left to do only for one who may install what it needs.
+    ffcv_can_build "$1" || ! may_use_apt
 }
 
 # ---- stages: one line each, with the seconds it took; their output goes to the log ----------------------------------
