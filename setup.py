@@ -25,7 +25,6 @@ EXTRAS = {
         "types-PyYAML",
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
-        "scipy>=1.14",
         "webdataset>=0.2.100",
     ],
 }
@@ -55,6 +54,7 @@ setup(
         "matplotlib>=3.9",
         "safetensors>=0.4.5",
         "torchmetrics>=1.4",
+        "scipy>=1.14",
     ],
     extras_require=EXTRAS,
 )
