@@ -1,0 +1,32 @@
+"""What the scripts' command lines have in common."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from engine.config import ConfigError
+
+
+class BenchmarkError(ConfigError):
+    """Bad usage or bad input of a benchmark; the message is one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line and whose help shows the defaults."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+        )
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (--help lists the options)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def add_output_options(parser: argparse.ArgumentParser, results: Path) -> None:
+    """Where the JSON file and the picture go."""
+    parser.add_argument("--output", type=Path, default=results, help="folder for the JSON file and the picture")
