@@ -1,0 +1,107 @@
+"""The backends by name, and the choice among them."""
+
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+
+from pipelines.dataset import Dataset
+from pipelines.errors import DataError, nearest
+from pipelines.loader import Loader, Options
+from pipelines.plan import Plan
+
+_ON_ERROR = ("raise", "skip")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a backend lives. needs: the module of its optional dependency; extra: what to install it with."""
+
+    module: str
+    loader: str
+    needs: str = ""
+    extra: str = ""
+
+    def installed(self) -> bool:
+        try:
+            return not self.needs or find_spec(self.needs) is not None
+        except ModuleNotFoundError:  # the package that would hold it is absent
+            return False
+
+
+BACKENDS = {
+    "native": Backend("pipelines.native", "NativeLoader"),
+    "dali": Backend("pipelines.dali", "DaliLoader", "nvidia.dali", "dali"),
+    "ffcv": Backend("pipelines.ffcv", "FfcvLoader", "ffcv", "ffcv"),
+    "synthetic": Backend("pipelines.synthetic", "SyntheticLoader"),
+}
+
+
+def list_backends() -> list[str]:
+    """The names that `build_loader` takes beside "auto", installed or not."""
+    return list(BACKENDS)
+
+
+def build_loader(
+    dataset: Dataset,
+    plan: Plan,
+    backend: str = "auto",
+    device: str | torch.device = "cpu",
+    *,
+    batch_size: int,
+    resolution: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
+    on_error: str = "raise",
+) -> Loader:
+    """The loader that carries out `plan` over `dataset` on `device` for one rank of `world_size`.
+
+    Of each global batch of n samples rank r gets those at r*n//world_size to (r+1)*n//world_size, in micro-batches of
+    at most `batch_size` images of resolution x resolution pixels. workers: decoding threads (0: every core this process
+    may use); prefetch: batches prepared ahead. on_error: "raise" DataError on an image that cannot be read, or "skip":
+    training takes the next readable one of the plan in its place, evaluation marks it with label -1.
+    backend: "auto" takes the fastest on this machine. DataError when a setting or the data makes no sense.
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        choices = ", ".join(["auto", *BACKENDS])
+        raise DataError(f"unknown backend {backend!r}{nearest(backend, BACKENDS)}; choose from {choices}")
+    if on_error not in _ON_ERROR:
+        raise DataError(f"on_error must be one of {', '.join(_ON_ERROR)}, not {on_error!r}")
+    for name, value, least in (("batch_size", batch_size, 1), ("resolution", resolution, 1), ("world_size", world_size, 1),
+                               ("workers", workers, 0), ("prefetch", prefetch, 1)):  # fmt: skip
+        if value < least:
+            raise DataError(f"{name} must be at least {least}, not {value}")
+    if not 0 <= rank < world_size:
+        raise DataError(f"rank {rank} is not among {world_size} ranks")
+    if plan.length != len(dataset):
+        raise DataError(f"the plan is made for {plan.length} samples, but {dataset.path} has {len(dataset)}")
+    options = Options(
+        device=torch.device(device),
+        batch_size=batch_size,
+        resolution=resolution,
+        rank=rank,
+        world_size=world_size,
+        workers=workers or len(os.sched_getaffinity(0)),
+        prefetch=prefetch,
+        skip=on_error == "skip",
+    )
+    reason = "asked for"
+    if backend == "auto":
+        backend, reason = "native", "always installed"
+    loader = load_backend(backend)(dataset, plan, options)
+    loader.reason = reason
+    return loader
+
+
+def load_backend(name: str) -> type[Loader]:
+    """A backend's loader class; DataError when what it needs is not installed."""
+    backend = BACKENDS[name]
+    if not backend.installed():
+        raise DataError(
+            f"backend {name!r} needs {backend.needs}, which is not installed: pip install 'inception-training[{backend.extra}]'"
+        )
+    return getattr(import_module(backend.module), backend.loader)

@@ -1,0 +1,30 @@
+"""What every loader hands to the training loop: a batch of images, their labels, and which samples they are."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of one rank.
+
+    images: uint8 (n, 3, H, W), RGB 0..255, in channels_last memory format, on the loader's device.
+    labels: int64 (n,) on the same device; -1 marks an evaluation sample that could not be read (its pixels are zero).
+    indices: int64 (n,) on the host: the position of each sample in its dataset.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def empty_images(count: int, size: int, *, pinned: bool = False) -> Tensor:
+    """An uninitialised uint8 (count, 3, size, size) batch on the host in channels_last memory format."""
+    # Allocated as NHWC and viewed as NCHW: a batch of one sample would otherwise lose the layout to stride ambiguity.
+    pixels = torch.empty((count, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
+    return pixels.permute(0, 3, 1, 2)

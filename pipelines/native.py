@@ -1,0 +1,105 @@
+"""The backend that needs nothing but torch: threads that read, decode, crop and resize straight into batch buffers.
+
+Threads, not processes: everything a sample costs happens in C++ with the interpreter lock released, nothing is copied
+between processes, and memory does not grow with their number. On a GPU the buffers are pinned and cross on a stream of
+their own, started by the thread that finishes a batch, while the GPU computes on the batch before.
+"""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from pipelines.batch import Batch, empty_images
+from pipelines.dataset import Dataset
+from pipelines.loader import Failure, Loader, Options, Task
+from pipelines.plan import Plan
+
+
+@dataclass
+class _Draft:
+    """A batch in the making: host buffers, and the slices of it that threads are at work on."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    unfinished: int
+    failures: dict[int, Failure] = field(default_factory=dict)
+    slices: list[Future] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    abandoned: bool = False
+    copied: torch.cuda.Event | None = None
+    host: tuple[Tensor, ...] = ()  # keeps pinned buffers alive while they cross
+
+
+class NativeLoader(Loader):
+    """`pipelines.loader.Loader` on threads of this process."""
+
+    backend = "native"
+
+    def __init__(self, dataset: Dataset, plan: Plan, options: Options) -> None:
+        super().__init__(dataset, plan, options)
+        self._pool = ThreadPoolExecutor(options.workers, "decode")
+        self._on_gpu = options.device.type == "cuda"
+        self._stream = torch.cuda.Stream(options.device) if self._on_gpu else None
+
+    def _submit(self, task: Task) -> _Draft:
+        # A few slices a thread: few enough to cost nothing, enough that threads finish a batch together.
+        slices = min(len(task), 4 * self._options.workers)
+        draft = _Draft(
+            images=empty_images(len(task), task.resolution, pinned=self._on_gpu),
+            labels=torch.from_numpy(task.labels),
+            indices=torch.from_numpy(task.indices.copy()),
+            unfinished=slices,
+        )
+        if self._on_gpu:
+            draft.labels = draft.labels.pin_memory()
+        bounds = [len(task) * number // slices for number in range(slices + 1)]
+        draft.slices = [self._pool.submit(self._fill, task, draft, *ends) for ends in pairwise(bounds)]
+        return draft
+
+    def _fill(self, task: Task, draft: _Draft, start: int, stop: int) -> None:
+        """Carry out the slots start..stop of a task; the thread that ends last sends the batch on its way."""
+        for slot in range(start, stop):
+            if draft.abandoned:
+                return
+            failure = self._execute(task, slot, draft.images[slot : slot + 1], draft.labels, draft.indices)
+            if failure is not None:
+                draft.failures[slot] = failure
+        with draft.lock:
+            draft.unfinished -= 1
+            complete = draft.unfinished == 0
+        if complete and self._stream is not None:
+            self._send(draft)
+
+    def _send(self, draft: _Draft) -> None:
+        draft.host = (draft.images, draft.labels)
+        with torch.cuda.stream(self._stream):
+            draft.images = draft.images.to(self.device, non_blocking=True)
+            draft.labels = draft.labels.to(self.device, non_blocking=True)
+            draft.copied = torch.cuda.Event()
+            draft.copied.record()
+
+    def _collect(self, task: Task, handle: _Draft) -> tuple[Batch, list[Failure]]:
+        for future in handle.slices:
+            future.result()
+        if handle.copied is not None:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(handle.copied)
+            # The memory belongs to the copying stream's pool; it may be reused only once the consumer's work is done.
+            handle.images.record_stream(stream)
+            handle.labels.record_stream(stream)
+        failures = [handle.failures[slot] for slot in sorted(handle.failures)]
+        return Batch(handle.images, handle.labels, handle.indices), failures
+
+    def _discard(self, task: Task, handle: _Draft) -> None:
+        handle.abandoned = True
+        for future in handle.slices:
+            future.cancel()
+        wait(handle.slices)
+
+    def _release(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
