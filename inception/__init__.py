@@ -1,0 +1,22 @@
+"""The Inception networks, each on one page beside its paper, with their weights in and out.
+
+network = inception.create_model("inception_v3", num_classes=10)
+logits = network.eval()(images)
+"""
+
+from inception.errors import NetworkError
+from inception.network import Network
+from inception.registry import create_model, list_models
+from inception.weights import Weights, load_weights, network_from_weights, read_weights, save_weights
+
+__all__ = [
+    "Network",
+    "NetworkError",
+    "Weights",
+    "create_model",
+    "list_models",
+    "load_weights",
+    "network_from_weights",
+    "read_weights",
+    "save_weights",
+]

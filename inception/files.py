@@ -1,0 +1,173 @@
+"""Weights files on disk: safetensors and PyTorch files, written atomically and read without running any code in them.
+
+A file gives `Weights`: tensors by name, metadata, and words that say what kind of file it was. Wrapper prefixes
+(`module.`, `_orig_mod.`) and the surroundings of training scripts are taken off here; foreign names stay as they are,
+`layouts.py` knows about them.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from inception.errors import NetworkError
+
+CHECKPOINT_FORMAT = "inception-checkpoint-1"
+METADATA_KEY = "inception"
+# Where training scripts keep weights, the averaged ones first: they are the ones to use when both are there.
+AVERAGED_KEYS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema")
+PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "network", "net")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name, the metadata found with them ({} when there is none), and what kind of file they came from."""
+
+    state: dict[str, Tensor]
+    metadata: dict[str, Any]
+    source: str
+
+
+def save_weights(file: str | os.PathLike[str], state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write `state` and `metadata` (JSON-able) as safetensors: complete under its name, or not there at all."""
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Copies: safetensors takes neither permuted memory formats nor tensors that share memory.
+    plain = torch.contiguous_format
+    tensors = {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in state.items()}
+    try:
+        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(dict(metadata))})
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_weights(file: str | os.PathLike[str]) -> Weights:
+    """Read a weights file of ours or anyone's: safetensors, our checkpoints, state dicts, training scripts' files.
+
+    A run directory stands for its best weights, or its newest checkpoint while it has none. Averaged (EMA) weights are
+    preferred where a file holds both. No code in the file is run. Raises NetworkError for a file that is missing,
+    truncated, not a weights file, or that needs code to be read.
+    """
+    path = Path(file)
+    if path.is_dir():
+        path = weights_of_run(path)
+    try:
+        with path.open("rb") as opened:
+            start = opened.read(9)
+    except FileNotFoundError:
+        raise NetworkError(f"there is no weights file {path}") from None
+    except OSError as error:
+        raise NetworkError(f"cannot read the weights file {path}: {error.strerror}") from None
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return read_torch(path)
+    if start[8:] == b"{":
+        return read_safetensors(path)
+    what = "is empty" if not start else "is neither safetensors nor a PyTorch file"
+    raise NetworkError(f"{path} {what}; weights come from training, safetensors or torch.save")
+
+
+def weights_of_run(folder: Path) -> Path:
+    """The weights file of a run directory (or of its `checkpoints` folder): the best weights, else the newest ones."""
+    for place in (folder / "checkpoints", folder):
+        best = place / "best.safetensors"
+        found = [best] if best.exists() else sorted(place.glob("step-*.pt"))
+        if found:
+            return found[-1]
+    raise NetworkError(f"{folder} is a directory without checkpoints; name a run directory or a weights file")
+
+
+def read_safetensors(path: Path) -> Weights:
+    """Read a safetensors file; metadata is what `save_weights` stored, {} in other people's files."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+            stored = (opened.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise NetworkError(f"{path} is truncated or damaged ({first_line(error)}); copy or download it again") from None
+    if stored is None:
+        return Weights(unwrapped(path, state), {}, "safetensors")
+    try:
+        metadata = json.loads(stored)
+    except json.JSONDecodeError:
+        raise NetworkError(f"{path} has damaged metadata; export it again") from None
+    return Weights(state, metadata, "our safetensors")
+
+
+def read_torch(path: Path) -> Weights:
+    """Read a file of torch.save: one of our checkpoints, a state dict, or a dict with state dicts in it."""
+    try:
+        # Training scripts like to keep their command line beside the weights; a Namespace is a plain record.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that are refused a moment later, in one line
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Every part of PyTorch's explanation but the name of the refused object is advice to switch the check off.
+        refused = re.search(r"(?:GLOBAL|global) `?([A-Za-z_][\w.]*)", str(error))
+        if refused is None and "Unsupported operand" in str(error):
+            raise NetworkError(f"{path} is a pickle that torch.save did not write; save a state dict") from None
+        if refused is None:
+            raise NetworkError(f"{path} is truncated or damaged; copy or download it again") from None
+        raise NetworkError(
+            f"{path} holds more than tensors ({refused[1]}) and reading that would run code from the file; "
+            "save its state dict alone, best as safetensors"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError):
+        raise NetworkError(f"{path} is truncated or damaged; copy or download it again") from None
+    if not isinstance(content, dict):
+        raise NetworkError(f"{path} holds a {type(content).__name__}, not a dict of tensors; save a state dict")
+    if content.get("format") == CHECKPOINT_FORMAT:
+        return checkpoint_weights(path, content)
+    for keys, kind in ((AVERAGED_KEYS, "averaged weights"), (PLAIN_KEYS, "weights")):
+        for key in keys:
+            if isinstance(content.get(key), dict):
+                return Weights(unwrapped(path, content[key]), {}, f"the {kind} {key!r} of a training script")
+    return Weights(unwrapped(path, content), {}, "a state dict")
+
+
+def checkpoint_weights(path: Path, content: dict[str, Any]) -> Weights:
+    """The averaged weights of one of our checkpoints, else the trained ones."""
+    averaged = content.get("ema") is not None
+    state, metadata = content["ema"] if averaged else content.get("network"), content.get("metadata")
+    if not isinstance(state, dict) or not isinstance(metadata, dict):
+        raise NetworkError(f"{path} is a checkpoint without network or metadata; it was not written by this program")
+    return Weights(unwrapped(path, state), metadata, f"our checkpoint{', averaged weights' if averaged else ''}")
+
+
+def unwrapped(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """`state` without the prefixes that DistributedDataParallel, torch.compile and averaging put before every name."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and name != "n_averaged"}
+    if not tensors or not all(isinstance(name, str) for name in tensors):
+        raise NetworkError(f"{path} holds no tensors by name; save a state dict")
+    tensors = {name.replace("_orig_mod.", ""): value for name, value in tensors.items()}
+    for prefix in ("module.", "model."):
+        while all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    with contextlib.suppress(IndexError):
+        return str(error).splitlines()[0]
+    return type(error).__name__

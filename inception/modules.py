@@ -1,0 +1,82 @@
+"""The four modules that every Inception network is made of, besides PyTorch's own pooling layers.
+
+`layers.py` describes networks as data; what is built from a description is made of these. Their attribute names are the
+names in state dicts, so they never change: a convolution unit holds `conv` and `bn`, a set of branches holds `branch1`,
+`branch2`, ..., a residual block holds `body` and `project`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvUnit(nn.Module):
+    """Convolution, batch normalisation (unless the network has none) and ReLU: the "Conv" box of every figure.
+
+    Shapes: (N, in, H, W) -> (N, out, H', W').
+    """
+
+    def __init__(self, conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.bn = bn
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the convolution: normalisation and ReLU. Separate, so that fused convolutions can share it."""
+        if self.bn is not None:
+            x = self.bn(x)
+        # Neither a convolution nor a normalisation needs its own output in the backward pass.
+        return F.relu(x, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(self.conv(x))
+
+
+class BranchesBlock(nn.Module):
+    """Branches that read one input and are joined along the channels ("Filter concat" in the figures)."""
+
+    def __init__(self, branches: list[nn.Module]) -> None:
+        super().__init__()
+        for number, branch in enumerate(branches, start=1):
+            self.add_module(f"branch{number}", branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self._modules.values() if branch is not None], 1)
+
+
+class ResidualBlock(nn.Module):
+    """Input + scale * linear 1x1 convolution of the body, then ReLU unless it is switched off.
+
+    Source: arXiv 1602.07261, Figure 20 (the scaling) and Figures 10 to 19 (the blocks).
+    """
+
+    def __init__(self, body: nn.Module, project: nn.Conv2d, scale: float, relu: bool) -> None:
+        super().__init__()
+        self.body = body
+        self.project = project
+        self.scale = scale
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.add(x, self.project(self.body(x)), alpha=self.scale)
+        return F.relu(x, inplace=True) if self.relu else x
+
+
+class AuxiliaryHead(nn.Module):
+    """A side classifier in training: layers, global average, linear (arXiv 1512.00567, Figure 8).
+
+    A feature map too small for the layers (images much smaller than the network's own size) is enlarged to the smallest
+    that fits, so that the head sets no limit to the image size. Shapes: (N, C, H, W) -> (N, classes).
+    """
+
+    def __init__(self, features: nn.Module, channels: int, num_classes: int, smallest: int) -> None:
+        super().__init__()
+        self.features = features
+        self.classifier = nn.Linear(channels, num_classes)
+        self.smallest = smallest
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if height < self.smallest or width < self.smallest:
+            x = F.interpolate(x, size=(max(height, self.smallest), max(width, self.smallest)))
+        return self.classifier(self.features(x).mean((2, 3)))
