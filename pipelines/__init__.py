@@ -1,16 +1,21 @@
 """From encoded images to batches on a device: the plan decides what every sample becomes, a backend carries it out.
 
 `open_dataset` finds the samples of a split, `TrainPlan` and `EvalPlan` decide, `build_loader` gives the batches.
-Bad data or settings raise `DataError`, whose message is one line.
+Bad data or settings raise `DataError`, whose message is one line. Single images: `pipelines.decode`, a module.
+
+A name is imported when it is first asked for: preparing and checking data start in a moment, without torch.
 """
 
-from pipelines.backends import build_loader, list_backends
-from pipelines.batch import Batch
-from pipelines.dataset import Dataset, open_dataset, sample_path
-from pipelines.decode import decode
-from pipelines.errors import DataError
-from pipelines.loader import Loader
-from pipelines.plan import EvalPlan, TrainPlan
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.backends import build_loader, list_backends
+    from pipelines.batch import Batch
+    from pipelines.dataset import Dataset, open_dataset, sample_path
+    from pipelines.errors import DataError
+    from pipelines.loader import Loader
+    from pipelines.plan import EvalPlan, TrainPlan
 
 __all__ = [
     "Batch",
@@ -20,8 +25,25 @@ __all__ = [
     "Loader",
     "TrainPlan",
     "build_loader",
-    "decode",
     "list_backends",
     "open_dataset",
     "sample_path",
 ]
+
+_HOMES = {
+    "backends": ("build_loader", "list_backends"),
+    "batch": ("Batch",),
+    "dataset": ("Dataset", "open_dataset", "sample_path"),
+    "errors": ("DataError",),
+    "loader": ("Loader",),
+    "plan": ("EvalPlan", "TrainPlan"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'pipelines' has no attribute {name!r}")
+    value = getattr(import_module(f"pipelines.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
