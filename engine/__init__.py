@@ -1,0 +1,1 @@
+"""Training, evaluation and prediction of Inception networks: what `engine/train.py` and its sisters are made of."""

@@ -1,0 +1,87 @@
+"""Checkpoints on disk: written whole or not at all, found without a pointer file, refused when damaged.
+
+A checkpoint is one file, `step-000001234.pt`, the same for every strategy and number of ranks. It is torch's zip
+format, whose members carry checksums; they are checked before anything is loaded.
+"""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = "inception-checkpoint-1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or of another format; the message is one line."""
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Writes `state` as the checkpoint of `step` and removes all but the newest `keep`.
+
+    The file appears under its name only when it is complete and on the disk.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:09d}.pt"
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(folder)
+    for old in list_checkpoints(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first; files being written are not among them."""
+    return sorted(folder.glob("step-*.pt"))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state in `path`, on the CPU. Raises CheckpointError when it is missing, damaged or not a checkpoint of ours."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise CheckpointError(f"checkpoint {path} is damaged: the checksum of {damaged} does not match")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {path} does not exist") from None
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this project's training ({FORMAT})")
+    return state
+
+
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """The newest complete checkpoint of `folder`: its path, its state, and a line for each newer one that is damaged.
+
+    None when there is no checkpoint at all. Raises CheckpointError when there are some and none can be read.
+    """
+    refused: list[str] = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            return path, load_checkpoint(path), refused
+        except CheckpointError as error:
+            refused.append(str(error))
+    if refused:
+        raise CheckpointError(f"no checkpoint of {folder} can be read; the newest: {refused[0]}")
+    return None

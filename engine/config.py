@@ -1,0 +1,385 @@
+"""Every option of a run, in one tree of dataclasses: recipes are YAML of it, the command line overrides any leaf.
+
+The docstring under a field is the text that `--help` shows, with its unit in brackets. To add an option, add a field.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+
+RECIPES = Path(__file__).parent / "recipes"
+DEFAULT_RECIPE = "sample"
+
+
+class ConfigError(ValueError):
+    """An option that does not exist, has the wrong type, or contradicts another; the message is one line."""
+
+
+@dataclass
+class RunConfig:
+    """The run."""
+
+    dir: str = ""
+    """Run directory [path; empty: runs/<recipe> in the current directory]."""
+    seed: int = 0
+    """Seed of initialisation, data order, augmentation and dropout."""
+    resume: str = "auto"
+    """Where to start: auto (newest complete checkpoint of the run directory, if any), never, or a checkpoint file."""
+    target_top1: float | None = None
+    """End the run when evaluation reaches this top-1 accuracy [percent]."""
+    deterministic: bool = False
+    """Use deterministic kernels on GPUs, at some cost in speed (on CPUs they always are)."""
+
+
+@dataclass
+class DataConfig:
+    """The data and how it is read."""
+
+    path: str = ""
+    """Dataset with a train and a val split, class folders or tar shards [path; empty: the embedded sample]."""
+    backend: Literal["auto", "native", "synthetic"] = "auto"
+    """What decodes the images."""
+    batch_size: int = 32
+    """Images in a batch of one rank [images]."""
+    global_batch_size: int | None = None
+    """Images in an optimizer step, over all ranks; gradients accumulate to reach it [images; null: batch_size x ranks]."""
+    workers: int = 0
+    """Decoding threads of a rank [threads; 0: the cores of the machine shared among its ranks]."""
+    prefetch: int = 2
+    """Batches prepared ahead [batches]."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What an unreadable image does: end the run naming it, or be replaced by the next good one and reported."""
+    quarantine: str | None = None
+    """File that lists images to leave out, one a line [path]."""
+    shuffle: Literal["full", "block", "none"] = "full"
+    """Order of an epoch: any sample anywhere, windows of neighbouring samples for slow storage, or as stored."""
+    resolution: int = 0
+    """Side of the square images given to the network [pixels; 0: the network's own size]."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Area of a training crop [fraction of the image, smallest and largest]."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Aspect ratio of a training crop [width / height, smallest and largest]."""
+    flip: float = 0.5
+    """How often a training image is mirrored [probability]."""
+
+
+@dataclass
+class NetworkConfig:
+    """The network."""
+
+    name: str = "inception_v4"
+    """Which network; inception.list_models() names them."""
+    weights: str | None = None
+    """Weights to start from (fine-tuning); classifiers of another number of classes start afresh [path]."""
+    width: float = 1.0
+    """Multiplier of every layer's channels."""
+    auxiliary: bool | None = None
+    """Train with auxiliary classifiers [null: where the paper does]."""
+    dropout: float | None = None
+    """Dropout before the classifier [probability; null: the paper's]."""
+
+
+@dataclass
+class ScheduleConfig:
+    """How long to train, and the learning rate over that time."""
+
+    epochs: int = 100
+    """Passes over the training split [epochs]."""
+    warmup_epochs: float = 0.0
+    """Linear rise of the learning rate from near zero [epochs]."""
+    kind: Literal["cosine", "exponential", "step", "constant"] = "cosine"
+    """Decay after the warm-up: to zero along a cosine, continuously by decay_rate, or in steps of decay_rate."""
+    decay_rate: float = 0.94
+    """Factor of the exponential and step schedules, applied once every decay_epochs."""
+    decay_epochs: float = 2.0
+    """Period of decay_rate [epochs]."""
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer."""
+
+    name: Literal["sgd", "rmsprop"] = "sgd"
+    """SGD, or RMSprop as TensorFlow defines it (epsilon inside the root, accumulator starts at one)."""
+    lr: float = 0.1
+    """Peak learning rate, for a step of lr_batch_size images."""
+    lr_batch_size: int = 0
+    """The learning rate grows in proportion to the global batch over this many images [images; 0: does not grow]."""
+    momentum: float = 0.9
+    """Momentum."""
+    nesterov: bool = True
+    """Nesterov's form of momentum (SGD)."""
+    decay: float = 0.9
+    """Decay of the mean of squared gradients (RMSprop)."""
+    epsilon: float = 1.0
+    """Added to the mean of squared gradients (RMSprop)."""
+    weight_decay: float = 4e-5
+    """Decay of convolution and linear weights, not of biases or batch normalisation."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient; longer ones are scaled down [null: never]."""
+
+
+@dataclass
+class LossConfig:
+    """The loss."""
+
+    label_smoothing: float = 0.0
+    """Probability mass spread evenly over the classes (Inception-v3 paper, section 7)."""
+    auxiliary_weight: float | None = None
+    """Weight of each auxiliary classifier's loss [null: the paper's]."""
+
+
+@dataclass
+class EmaConfig:
+    """Exponential moving average of the weights, which evaluation and export then use."""
+
+    decay: float = 0.0
+    """Decay per step [0: no average]."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Evaluation on the val split."""
+
+    every_epochs: int = 1
+    """How often [epochs]; the last epoch always is evaluated."""
+    batch_size: int = 0
+    """Images in a batch of one rank [images; 0: as in training]."""
+    flip: bool = False
+    """Average the prediction with that of the mirrored image."""
+
+
+@dataclass
+class CompileConfig:
+    """torch.compile of the training and evaluation steps."""
+
+    enabled: bool = False
+    """Compile."""
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """torch.compile's mode."""
+
+
+@dataclass
+class StrategyConfig:
+    """How the ranks work together."""
+
+    name: Literal["auto", "single", "ddp"] = "auto"
+    """One process, DistributedDataParallel, or whichever the launcher calls for."""
+    sync_batchnorm: bool = False
+    """Normalise over the batch of all ranks instead of each rank's own."""
+    timeout: float = 600.0
+    """How long a rank waits for the others before the run fails [seconds]."""
+
+
+@dataclass
+class CheckpointConfig:
+    """Checkpoints; one is always written at the end of an epoch that was evaluated."""
+
+    every_seconds: float = 600.0
+    """Also write one within an epoch when the last is this old [seconds]."""
+    keep: int = 2
+    """Newest checkpoints kept, beside the best weights [files]."""
+
+
+@dataclass
+class MonitorConfig:
+    """What is recorded while training."""
+
+    every_steps: int = 20
+    """Steps in a row of metrics.jsonl and TensorBoard [steps]."""
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward and backward pass; auto: bf16 where the device computes it natively, else fp32."""
+    compile: CompileConfig = field(default_factory=CompileConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree as plain dictionaries, numbers and strings, ready for YAML and for a checkpoint."""
+        return yaml.safe_load(yaml.safe_dump(_plain(asdict(self))))
+
+
+def load_config(arguments: Sequence[str]) -> Config:
+    """The run that a command line describes: the recipe's values, then the options given.
+
+    Raises ConfigError for an unknown option (naming the nearest), a wrong type, an impossible value, or a recipe that
+    cannot be read. `--help` prints every option and exits.
+    """
+    parser = _parser()
+    known = ["recipe", "help", *(key for key, _ in leaves(Config()))]
+    _check_names((a[2:].split("=")[0] for a in arguments if a.startswith("--")), known, "option --")
+    try:
+        # The recipe is read first so that the other options override it wherever they stand on the line.
+        given = parser.parse_args(list(arguments))
+        recipe = given.recipe or ("" if given.data.path else DEFAULT_RECIPE)
+        base = Namespace()
+        if recipe:
+            base = parser.parse_object(_read_recipe(recipe))
+        merged = parser.parse_args(list(arguments), namespace=base)
+    except ArgumentError as error:
+        raise ConfigError(_one_line(str(error))) from None
+    merged.pop("recipe", None)
+    config = Config(**vars(parser.instantiate(merged)))
+    config.run.dir = config.run.dir or str(Path("runs") / (Path(recipe).stem or config.network.name))
+    _check_values(config)
+    return config
+
+
+def config_from_dict(tree: dict[str, Any]) -> Config:
+    """The inverse of `Config.to_dict`. Raises ConfigError as `load_config` does."""
+    _check_names(_flat_names(tree), [key for key, _ in leaves(Config())], "key ")
+    parser = _parser()
+    try:
+        parsed = parser.parse_object(tree)
+    except ArgumentError as error:
+        raise ConfigError(_one_line(str(error))) from None
+    parsed.pop("recipe", None)
+    return Config(**vars(parser.instantiate(parsed)))
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All options of a dataclass tree as (dotted name, value)."""
+    for entry in fields(tree):
+        value = getattr(tree, entry.name)
+        if is_dataclass(value):
+            yield from leaves(value, f"{prefix}{entry.name}.")
+        else:
+            yield f"{prefix}{entry.name}", value
+
+
+def _parser() -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog="engine/train.py",
+        description="Train an Inception network. Every option below can also stand in a recipe, a YAML file of this tree.",
+        exit_on_error=False,
+        default_env=False,
+    )
+    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    parser.add_argument(
+        "--recipe",
+        default="",
+        help=f"Options to start from: a YAML file, or one of {names}. "
+        f"With neither this nor --data.path: {DEFAULT_RECIPE}.",
+    )
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def _read_recipe(recipe: str) -> dict[str, Any]:
+    path = Path(recipe)
+    if not path.suffix:
+        path = RECIPES / f"{recipe}.yaml"
+        if not path.is_file():
+            known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
+            raise ConfigError(
+                f"recipe {recipe!r} does not exist; the recipes are {', '.join(known)}, or give a YAML file"
+            )
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} is not YAML: {_one_line(str(error))}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"recipe {path} is not a mapping of options")
+    _check_names(_flat_names(tree), [key for key, _ in leaves(Config())], f"recipe {path}: key ")
+    return tree
+
+
+def _flat_names(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat_names(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _check_names(names: Iterator[str], known: Sequence[str], what: str) -> None:
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise ConfigError(f"{what}{name} does not exist; the nearest is {near[0]} (--help lists all)")
+
+
+def _check_values(config: Config) -> None:
+    """Values that have the right type and make no sense."""
+    positive: tuple[str, ...] = (
+        "data.batch_size",
+        "schedule.epochs",
+        "optimizer.lr",
+        "evaluation.every_epochs",
+        "network.width",
+    )
+    positive += ("data.prefetch", "checkpoint.keep", "monitor.every_steps", "strategy.timeout", "schedule.decay_epochs")
+    nonnegative: tuple[str, ...] = (
+        "data.workers",
+        "data.resolution",
+        "schedule.warmup_epochs",
+        "optimizer.lr_batch_size",
+    )
+    nonnegative += ("optimizer.weight_decay", "optimizer.momentum", "evaluation.batch_size", "checkpoint.every_seconds")
+    fractions = ("ema.decay", "loss.label_smoothing", "data.flip", "optimizer.decay")
+    for key, value in leaves(config):
+        if key in positive and not value > 0:
+            raise ConfigError(f"option --{key} must be above 0, not {value}")
+        if key in nonnegative and value < 0:
+            raise ConfigError(f"option --{key} must be 0 or more, not {value}")
+        if key in fractions and not 0 <= value <= 1:
+            raise ConfigError(f"option --{key} must be from 0 to 1, not {value}")
+    for key, (low, high) in (("crop_scale", config.data.crop_scale), ("crop_ratio", config.data.crop_ratio)):
+        if not 0 < low <= high:
+            raise ConfigError(
+                f"option --data.{key} must be two numbers above 0, the smaller first, not [{low}, {high}]"
+            )
+    if config.data.crop_scale[1] > 1:
+        raise ConfigError(f"option --data.crop_scale cannot exceed the image: {config.data.crop_scale[1]} is above 1")
+    total = config.data.global_batch_size
+    if total is not None and total < 1:
+        raise ConfigError(f"option --data.global_batch_size must be above 0, not {total}")
+
+
+def _one_line(message: str) -> str:
+    """jsonargparse's paragraph as one line: the option, what was given, what was expected."""
+    key = re.search(r'Parser key "([^"]+)"', message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    if key and value:
+        wanted = " or ".join(
+            dict.fromkeys(_plain_type(t) for t in re.findall(r"Expected an? (.*?)(?:\. Got|\n|$)", message))
+        )
+        return f"option --{key[1]}: {value[1].strip()!r} is not {wanted or 'of the right type'}"
+    return re.sub(r"\s+", " ", message).strip()
+
+
+def _plain_type(text: str) -> str:
+    text = re.sub(r"<class '(?:builtins\.)?(\w+)'>", r"\1", text).replace("typing.", "").strip().rstrip(".")
+    text = {"float": "a number", "int": "a whole number", "bool": "true or false", "NoneType": "null"}.get(text, text)
+    text = "a list of numbers, as [0.5, 1.0]" if text == "tuple" else text
+    choices = re.fullmatch(r"Literal\[(.*)\]", text)
+    return f"one of {choices[1].replace(chr(39), '')}" if choices else text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value

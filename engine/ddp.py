@@ -1,0 +1,123 @@
+"""DistributedDataParallel: every rank holds the whole network and the gradients are averaged."""
+
+import inspect
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.batchnorm import synchronise_batchnorm
+from engine.config import CompileConfig, StrategyConfig
+from engine.strategy import Strategy, compiled
+from launch.environment import Environment
+
+# The same switch under its name before and since torch 2.14.
+_SYNC_BUFFERS = "forward_sync_buffers"
+if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
+    _SYNC_BUFFERS = "broadcast_buffers"
+
+
+class DdpStrategy(Strategy):
+    """DistributedDataParallel over NCCL (GPUs) or gloo (CPUs)."""
+
+    name = "ddp"
+
+    def __init__(self, environment: Environment, device: torch.device, options: StrategyConfig):
+        super().__init__(environment, device)
+        timeout = timedelta(seconds=options.timeout)
+        backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
+        dist.init_process_group(
+            backend,
+            store=meet(environment),
+            rank=self.rank,
+            world_size=self.world_size,
+            timeout=timeout,
+            device_id=device_id,
+        )
+        # Host-side agreement has a group of its own, so that it never waits for work queued on the GPU.
+        self._host_group: dist.ProcessGroup = dist.new_group(  # type: ignore[assignment]
+            backend="gloo", timeout=timeout
+        )
+        self._options = options
+        self._pending: tuple[dist.Work, Tensor] | None = None
+
+    def prepare(
+        self, objective: nn.Module, optimizer: torch.optim.Optimizer, options: CompileConfig, micro_batches: int
+    ) -> Callable[..., Any]:
+        if self._options.sync_batchnorm:
+            synchronise_batchnorm(objective, self.device)
+        self._remember(objective, optimizer)
+        self._wrapped = DistributedDataParallel(
+            objective,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            # The first rank's statistics are the run's: they are shared when evaluation or a resumed run needs them.
+            **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
+            # A static graph lets DDP order its buckets once; it cannot leave out exchanges, as accumulation wants.
+            static_graph=micro_batches == 1,
+        )
+        # Compiled outside of the wrapper, the graph is cut at DDP's buckets and their exchange overlaps the backward pass.
+        return compiled(self._wrapped, options)
+
+    def without_exchange(self) -> AbstractContextManager[Any]:
+        return self._wrapped.no_sync()
+
+    def sum(self, values: Tensor) -> Tensor:
+        dist.all_reduce(values)
+        return values
+
+    def any(self, wishes: tuple[bool, ...]) -> tuple[bool, ...]:
+        answer = (False,) * len(wishes)
+        if self._pending is not None:
+            work, votes = self._pending
+            work.wait()
+            answer = tuple(bool(vote) for vote in votes)
+        votes = torch.tensor(wishes, dtype=torch.int32)
+        work = dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._host_group, async_op=True)
+        assert work is not None
+        self._pending = (work, votes)
+        return answer
+
+    def share_buffers(self, buffers: list[Tensor]) -> None:
+        for buffer in buffers:
+            dist.broadcast(buffer, src=0)
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self._host_group)
+        return values
+
+    def barrier(self) -> None:
+        dist.barrier(group=self._host_group)
+
+    def close(self) -> None:
+        if self._pending is not None:
+            self._pending[0].wait()
+        dist.destroy_process_group()
+
+
+def meet(environment: Environment) -> dist.Store:
+    """The run's key-value store, once every rank has reached it.
+
+    A rank may come hours after the others, its machine having built an index of the dataset first: waiting here has no
+    time limit, since the launcher ends all ranks when one fails.
+    """
+    store = dist.TCPStore(
+        environment.master_address,
+        environment.master_port,
+        # torchrun's agent hosts the store; without one, the first rank does.
+        is_master=environment.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        wait_for_workers=False,
+    )
+    present = f"present/{environment.restart}"
+    store.add(present, 1)
+    while store.add(present, 0) < environment.world_size:
+        time.sleep(0.05)
+    return dist.PrefixStore(f"run/{environment.restart}", store)

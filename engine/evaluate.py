@@ -1,0 +1,104 @@
+"""Evaluate weights on a split: `python engine/evaluate.py --weights FILE --data.path DIR [--json FILE]`.
+
+Also under torchrun, on several ranks; every image counts once on any number of them.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# The repository root instead of this script's own folder: modules are found as engine.*, from any working directory.
+_here = Path(__file__).resolve().parent
+sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
+
+import torch
+
+from engine.config import ConfigError, DataConfig, StrategyConfig
+from engine.data import evaluation_loader
+from engine.evaluation import evaluate
+from engine.failure import run_entry_point
+from engine.step import Scorer
+from engine.strategy import create_strategy, use_bf16
+from inception import network_from_weights
+from launch.environment import detect
+from pipelines import open_dataset, sample_path
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    defaults = DataConfig()
+    parser = argparse.ArgumentParser(prog="engine/evaluate.py", description="Top-1 and top-5 accuracy of a network.")
+    parser.add_argument(
+        "--weights", required=True, help="a run's best.safetensors, one of its checkpoints, or its directory"
+    )
+    parser.add_argument("--data.path", dest="path", default="", help="dataset (default: the embedded sample)")
+    parser.add_argument("--split", choices=["val", "train"], default="val", help="default: val")
+    parser.add_argument("--data.backend", dest="backend", default=defaults.backend, help="what decodes (default: auto)")
+    parser.add_argument(
+        "--data.workers", dest="workers", type=int, default=0, help="decoding threads (default: the cores)"
+    )
+    parser.add_argument(
+        "--data.batch_size", dest="batch_size", type=int, default=64, help="images of one rank (default: 64)"
+    )
+    parser.add_argument(
+        "--data.resolution", dest="resolution", type=int, default=0, help="pixels (default: the network's)"
+    )
+    parser.add_argument(
+        "--data.on_error", dest="on_error", choices=["raise", "skip"], default="raise", help="default: raise"
+    )
+    parser.add_argument("--data.quarantine", dest="quarantine", help="file that lists images to leave out")
+    parser.add_argument(
+        "--precision", choices=["auto", "fp32", "bf16"], default="auto", help="arithmetic (default: auto)"
+    )
+    parser.add_argument("--flip", action="store_true", help="average with the prediction for the mirrored image")
+    parser.add_argument("--json", type=Path, help="write the result to this file as well")
+    options = parser.parse_args(arguments)
+    for name in ("batch_size", "workers", "resolution"):
+        if getattr(options, name) < (name == "batch_size"):
+            raise ConfigError(f"option --data.{name} cannot be {getattr(options, name)}")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Evaluates as the command line says and prints one line; returns the exit status."""
+    options = parse(arguments)
+    environment = detect()
+    network, weights = network_from_weights(options.weights)
+    dataset = open_dataset(
+        options.path or sample_path(),
+        options.split,
+        classes=weights.metadata.get("classes"),
+        quarantine=options.quarantine,
+        progress=environment.local_rank == 0,
+    )
+    if len(dataset.classes) != network.num_classes:
+        raise ConfigError(
+            f"{options.weights} tells {network.num_classes} classes apart and {dataset.path} has {len(dataset.classes)}"
+        )
+    strategy = create_strategy(environment, StrategyConfig())
+    network.to(strategy.device).to(memory_format=torch.channels_last).eval()
+    data = DataConfig(
+        backend=options.backend, workers=options.workers, resolution=options.resolution, on_error=options.on_error
+    )
+    scorer = Scorer(network, use_bf16(options.precision, strategy.device), options.flip).to(strategy.device)
+    with evaluation_loader(data, dataset, network, options.batch_size, strategy) as loader:
+        result = evaluate(scorer, loader, options.batch_size, strategy)
+    if strategy.is_main:
+        unreadable = f", {result['unreadable']} could not be read" if result["unreadable"] else ""
+        print(
+            f"{network.name} on {result['count']} images of {dataset.path}: top-1 {result['top1']:.2f}%, "
+            f"top-5 {result['top5']:.2f}%, loss {result['loss']:.4f}{unreadable}"
+        )
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(
+                json.dumps({"weights": options.weights, "split": options.split, **result}, indent=2) + "\n"
+            )
+    strategy.close()
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

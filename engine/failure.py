@@ -1,0 +1,91 @@
+"""How an entry point ends: exit statuses, one line for a user's mistake, and the first cause alone when ranks fail together.
+
+When one of many ranks fails, the others fail a moment later with errors about a lost connection. The launcher's
+key-value store counts the failures: the first rank speaks and sets the status, the others end silently with it.
+"""
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import NoReturn
+
+from torch.distributed import DistStoreError, TCPStore
+
+from engine.checkpoint import CheckpointError
+from engine.config import ConfigError
+from inception import NetworkError
+from launch.environment import Environment, LaunchError, detect
+from pipelines import DataError
+
+DONE, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
+USER_ERRORS = (CheckpointError, ConfigError, DataError, LaunchError, NetworkError)
+_STORE_PATIENCE = timedelta(seconds=3)
+_OTHER_RANKS_PATIENCE = 1.0
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on for a reason that is no programming error (a loss that is not finite, a full disk).
+
+    The message is one line; the exit status is 1.
+    """
+
+
+def run_entry_point(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs `main(command line)` and ends the process with its status, or with what its exception means.
+
+    Status 2 for bad usage or input, in one line; 1 for a failure of the run; 1 and a traceback for anything else.
+    """
+    try:
+        status = main(sys.argv[1:])
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else FAILED
+    except USER_ERRORS as error:
+        status = _fail(BAD_INPUT, f"error: {error}")
+    except TrainingFailed as error:
+        status = _fail(FAILED, f"error: {error}")
+    except KeyboardInterrupt:
+        status = 130
+    except BaseException:
+        status = _fail(FAILED, traceback.format_exc().rstrip())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A failed rank must not wait in the destructors of process groups or threads that need the other ranks.
+    os._exit(status)
+
+
+def _fail(status: int, text: str) -> int:
+    """Prints `text` if this rank is the first to fail; returns the status of the whole run."""
+    try:
+        environment = detect()
+    except LaunchError:
+        environment = Environment()
+    if not environment.distributed:
+        print(text, file=sys.stderr, flush=True)
+        return status
+    try:
+        store = TCPStore(
+            environment.master_address,
+            environment.master_port,
+            is_master=False,
+            timeout=_STORE_PATIENCE,
+            wait_for_workers=False,
+        )
+        failures, first_status = (f"failure/{environment.restart}/{part}" for part in ("count", "status"))
+        if store.add(failures, 1) == 1:
+            print(text, file=sys.stderr, flush=True)
+            store.set(first_status, str(status))
+        else:
+            status = int(store.get(first_status))
+        # The launcher stops the other ranks as soon as this one ends: let those with the same error end by themselves.
+        give_up = time.monotonic() + _OTHER_RANKS_PATIENCE
+        while store.add(failures, 0) < environment.world_size and time.monotonic() < give_up:
+            time.sleep(0.02)
+    except (DistStoreError, RuntimeError):
+        # No store to ask: better the same line from several ranks than from none.
+        with contextlib.suppress(OSError):
+            print(f"[rank {environment.rank}] {text}", file=sys.stderr, flush=True)
+    return status

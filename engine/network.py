@@ -1,0 +1,28 @@
+"""The network that a run's options describe, with fresh or given weights."""
+
+import sys
+from typing import Any
+
+import torch
+
+from engine.config import Config
+from inception import create_model, load_weights
+from inception.network import Network
+
+
+def build_network(config: Config, num_classes: int) -> Network:
+    """The run's network on the CPU, its fresh weights fixed by the seed; with `network.weights`, what fits of them.
+
+    Raises NetworkError for an unknown network or weights that do not fit.
+    """
+    options: dict[str, Any] = {"width": config.network.width}
+    if config.network.auxiliary is not None:
+        options["auxiliary"] = config.network.auxiliary
+    if config.network.dropout is not None:
+        options["dropout"] = config.network.dropout
+    torch.manual_seed(config.run.seed)
+    network = create_model(config.network.name, num_classes, **options)
+    if config.network.weights:
+        line = load_weights(network, config.network.weights, fine_tune=True)
+        print(line, file=sys.stderr)
+    return network

@@ -1,0 +1,31 @@
+"""Being asked to stop: signals set a flag, and the training loop obeys it at the next step's end."""
+
+import os
+import signal
+import time
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# torchrun passes on what the terminal already sent to every process, so two signals in quick succession are one wish.
+_SAME_WISH_SECONDS = 2.0
+
+
+class StopRequest:
+    """Whether this process was asked to stop. A second request, later than an echo of the first, ends it at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._first = 0.0
+        self._previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.requested and now - self._first > _SAME_WISH_SECONDS:
+            os._exit(128 + number)
+        if not self.requested:
+            self.requested, self._first = True, now
+
+    def close(self) -> None:
+        """Gives the signals back to whoever had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

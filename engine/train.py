@@ -1,0 +1,26 @@
+"""Train a network: `torchrun --nproc_per_node=8 engine/train.py --recipe imagenet_inception_v4 --data.path DIR`.
+
+With no option it trains the `sample` recipe on the embedded dataset. `--help` shows every option.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# The repository root instead of this script's own folder: modules are found as engine.*, from any working directory.
+_here = Path(__file__).resolve().parent
+sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
+
+from engine.config import load_config
+from engine.failure import run_entry_point
+from engine.trainer import Trainer
+from launch.environment import detect
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Trains as the command line says; returns the exit status."""
+    return Trainer(load_config(arguments), detect()).run()
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

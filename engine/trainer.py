@@ -1,0 +1,351 @@
+"""A training run: composes network, data, strategy, optimizer and monitor, and holds the loop."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.checkpoint import load_checkpoint
+from engine.checkpointer import Checkpointer
+from engine.config import Config, ConfigError, config_from_dict
+from engine.data import evaluation_loader, open_splits, share_batch, training_loader
+from engine.ema import Ema
+from engine.evaluation import evaluate
+from engine.failure import DONE, PREEMPTED, TrainingFailed
+from engine.metrics import RecentSteps, first_not_finite
+from engine.monitor import Monitor
+from engine.network import build_network
+from engine.optimizers import create_optimizer, learning_rate
+from engine.preemption import StopRequest
+from engine.run_directory import RunDirectory, check_same_run
+from engine.step import Objective, Scorer, TrainStep
+from engine.strategy import compiled, create_strategy, make_deterministic, use_bf16
+from launch.environment import Environment
+from pipelines import Batch, Loader
+from pipelines.permutation import key
+
+
+class Trainer:
+    """Trains, evaluates and saves as `config` says: `status = Trainer(config, environment).run()`."""
+
+    def __init__(self, config: Config, environment: Environment):
+        self.config = config
+        self.directory = RunDirectory(config.run.dir)
+        self._started = time.monotonic()
+        if environment.rank == 0:
+            self.directory.prepare(config.run.resume)
+        self._keep_global_batch()
+        self._stop = StopRequest()
+        train, val = open_splits(config.data, progress=environment.local_rank == 0)
+        self.batching = share_batch(config.data, environment.world_size)
+        config.data.global_batch_size = self.batching.global_batch
+        self.classes = list(train.classes)
+
+        self.network = build_network(config, len(train.classes))
+        self.strategy = create_strategy(environment, config.strategy)
+        if config.run.deterministic:
+            make_deterministic()
+        self.network.to(self.strategy.device).to(memory_format=torch.channels_last)
+        self.monitor = Monitor(self.directory.path, self.strategy.is_main)
+        self.loader = training_loader(config, train, self.network, self.batching, self.strategy)
+        self.evaluation_batch = config.evaluation.batch_size or config.data.batch_size
+        self.val_loader = evaluation_loader(config.data, val, self.network, self.evaluation_batch, self.strategy)
+        self._build_step()
+
+        self.step = 0
+        self.samples_seen = 0
+        self.best_top1 = -1.0
+        self._seconds_before = 0.0
+        self.recent = RecentSteps(config.monitor.every_steps, self.strategy)
+        self.checkpointer = Checkpointer(self.directory.checkpoints, config.checkpoint.keep, self._report_failed_write)
+
+    def _build_step(self) -> None:
+        config, strategy, network = self.config, self.strategy, self.network
+        bf16 = use_bf16(config.precision, strategy.device)
+        weights = network.auxiliary_weights
+        if config.loss.auxiliary_weight is not None:
+            weights = (config.loss.auxiliary_weight,) * len(weights)
+        objective = Objective(network, weights, config.loss.label_smoothing, bf16).to(strategy.device)
+        optimizer = create_optimizer(network, config.optimizer)
+        prepared = strategy.prepare(objective, optimizer, config.compile, self.batching.micro_batches)
+        self.train_step = TrainStep(prepared, strategy, self.batching.micro_batches, config.optimizer.clip_norm)
+        scorer = Scorer(network, bf16, config.evaluation.flip).to(strategy.device)
+        self.score = compiled(scorer, config.compile)
+        self.ema = Ema(network, config.ema.decay) if config.ema.decay else None
+
+    # ---- the run ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Trains from where the run directory's newest checkpoint stands to the end; returns the exit status."""
+        config, plan = self.config, self.loader.plan
+        with self._closing():
+            if self._finished():
+                return DONE
+            self._resume()
+            self._introduce()
+            self.monitor.begin(config.schedule.epochs * plan.batches, self.step, config.schedule.epochs)
+            self._last_save = time.monotonic()
+            status = "completed"
+            for epoch in range(self.samples_seen // plan.samples, config.schedule.epochs):
+                stopped = self._train_epoch(epoch)
+                if not stopped or self.samples_seen == (epoch + 1) * plan.samples:
+                    reached = self._end_epoch(epoch)
+                    status = "target" if reached else status
+                if stopped and status == "completed":
+                    status = "preempted"
+                if status != "completed":
+                    break
+            return self._end(status)
+
+    def _train_epoch(self, epoch: int) -> bool:
+        """Trains to the end of `epoch`; True when the run was asked to stop and has saved its place."""
+        config, plan = self.config, self.loader.plan
+        self.network.train()
+        batches = iter(self.loader)
+        self._window_started, self._waited, first_step = time.monotonic(), 0.0, self.step
+        while self.samples_seen < (epoch + 1) * plan.samples:
+            lr = learning_rate(self.step, plan.batches, self.batching.global_batch, config.schedule, config.optimizer)
+            self.strategy.set_learning_rate(lr)
+            self.train_step.begin(key(config.run.seed, self.step, self.strategy.rank) >> 1)
+            for _ in range(self.batching.micro_batches):
+                batch = self._next_batch(batches)
+                self.train_step.accumulate(batch.images, batch.labels)
+            self.step += 1
+            self.samples_seen += plan.global_batch
+            at_epoch_end = self.samples_seen == (epoch + 1) * plan.samples
+            row_is_due = at_epoch_end or self.step % config.monitor.every_steps == 0
+            values, gradient_norm = self.train_step.update(measure=row_is_due)
+            self.recent.add(values)
+            if self.ema is not None:
+                self.ema.update(self.step)
+            self.monitor.advance(epoch)
+            if row_is_due:
+                self._record_row(lr, self.step - first_step, gradient_norm)
+                first_step = self.step
+            stop, save = self.strategy.any((self._stop.requested, self._save_is_due()))
+            if not at_epoch_end and (stop or save):
+                self._save()
+            if stop:
+                return True
+        return False
+
+    def _next_batch(self, batches: Iterator[Batch]) -> Batch:
+        asked = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - asked
+        return batch
+
+    def _end_epoch(self, epoch: int) -> bool:
+        """Evaluates when it is time and saves; True when the run's target is reached."""
+        config = self.config
+        self._report_substitutions(self.loader)
+        last = epoch + 1 == config.schedule.epochs
+        reached = False
+        if last or (epoch + 1) % config.evaluation.every_epochs == 0:
+            top1 = self._evaluate()
+            reached = config.run.target_top1 is not None and top1 >= config.run.target_top1
+        self._save()
+        return reached
+
+    def _evaluate(self) -> float:
+        """Top-1 in percent of the averaged weights, or of the weights where none are averaged; keeps the best."""
+        started = time.monotonic()
+        self.strategy.share_buffers(self.ema.buffers(self.network) if self.ema else list(self.network.buffers()))
+        self.network.eval()
+        with self.ema.applied() if self.ema else torch.no_grad():
+            result = evaluate(self.score, self.val_loader, self.evaluation_batch, self.strategy)
+            self._report_substitutions(self.val_loader)
+            if result["top1"] > self.best_top1:
+                self.best_top1 = result["top1"]
+                if self.strategy.is_main:
+                    self.checkpointer.save_best(
+                        self.directory.best_weights, self.network.state_dict(), self._metadata()
+                    )
+        self.monitor.record("eval", **self._position(), **result, seconds=round(time.monotonic() - started, 3))
+        return result["top1"]
+
+    @contextlib.contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Ends threads and files in any case; leaves the process group only after success, when every rank does."""
+        try:
+            yield
+        finally:
+            self.checkpointer.close()
+            self.loader.close()
+            self.val_loader.close()
+            self.monitor.close()
+        self.strategy.close()
+        self._stop.close()
+
+    def _end(self, status: str) -> int:
+        self.checkpointer.wait()
+        if status == "preempted":
+            self.monitor.record("event", **self._position(), event="preempted")
+            self.monitor.say(f"asked to stop: saved at step {self.step}; the same command continues from here")
+            return PREEMPTED
+        target = self._seconds() if status == "target" else None
+        self.monitor.record(
+            "end", **self._position(), reason=status, best_top1=self.best_top1, seconds_to_target=target
+        )
+        wanted = self.config.run.target_top1
+        if status == "target":
+            self.monitor.say(f"target of {wanted:g}% top-1 reached after {target:.0f} s")
+        elif wanted is not None:
+            self.monitor.say(f"all epochs done without reaching {wanted:g}% top-1; the best was {self.best_top1:.2f}%")
+        self.monitor.say(f"done: the best weights are in {self.directory.best_weights}")
+        return DONE
+
+    # ---- resuming and saving ----------------------------------------------------------------------------------------
+
+    def _keep_global_batch(self) -> None:
+        """A run that goes on in its directory keeps its global batch, whatever the number of ranks is now."""
+        saved = self.directory.saved_config() if self.config.run.resume == "auto" else None
+        if saved is not None and self.config.data.global_batch_size is None:
+            self.config.data.global_batch_size = saved.data.global_batch_size
+
+    def _finished(self) -> bool:
+        end = self.directory.metrics.end() if self.config.run.resume == "auto" else None
+        if any(self.strategy.gather(end is not None)) and end is not None:
+            saved = self.directory.saved_config()
+            if saved is not None:
+                check_same_run(self.config, saved, self.directory.path)
+            self.monitor.say(
+                f"{self.directory.path} holds a finished run ({end['reason']}, best top-1 {end['best_top1']:.2f}%); "
+                "for another one choose another --run.dir"
+            )
+        return end is not None
+
+    def _resume(self) -> None:
+        found = self.directory.find_start(self.config) if self.strategy.is_main else None
+        path, refused = self.strategy.gather(found)[0] or (None, [])
+        for line in refused:
+            self.monitor.say(line)
+        if path is not None:
+            self._load(path)
+            self.monitor.say(f"resumed from {path} at step {self.step}")
+        if self.strategy.is_main:
+            self.directory.describe(self.config)
+            self.directory.metrics.rewind(self.step)
+        if path is not None:
+            self.monitor.record("event", **self._position(), event="resumed")
+        self.loader.load_state_dict({"samples_seen": self.samples_seen})
+
+    def _load(self, path: Path) -> None:
+        state = load_checkpoint(path)
+        check_same_run(self.config, config_from_dict(state["config"]), path)
+        if state["metadata"]["classes"] != self.classes or state["dataset_size"] != len(self.loader.dataset):
+            raise ConfigError(
+                f"{path} was trained on another dataset (classes or number of images): choose another --run.dir"
+            )
+        self.network.load_state_dict(state["network"])
+        if self.ema is not None and state["ema"] is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.strategy.load_optimizer_state(state["optimizer"])
+        self.step, self.samples_seen = state["step"], state["samples_seen"]
+        self.best_top1, self._seconds_before = state["best_top1"], state["seconds"]
+        self.recent.load(state["recent"])
+
+    def _save_is_due(self) -> bool:
+        return time.monotonic() - self._last_save >= self.config.checkpoint.every_seconds
+
+    def _save(self) -> None:
+        """Every rank takes part; the first one writes, in the background."""
+        recent = self._finite_means(self.recent)
+        optimizer = self.strategy.optimizer_state()
+        self._last_save = time.monotonic()
+        if not self.strategy.is_main:
+            return
+        state = {
+            "metadata": self._metadata(),
+            "network": self.network.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "optimizer": optimizer,
+            "step": self.step,
+            "samples_seen": self.samples_seen,
+            "best_top1": self.best_top1,
+            "seconds": self._seconds(),
+            "recent": recent,
+            "dataset_size": len(self.loader.dataset),
+            "config": self.config.to_dict(),
+        }
+        self.checkpointer.save(self.step, state)
+
+    def _metadata(self) -> dict[str, Any]:
+        return {**self.network.metadata(), "classes": self.classes}
+
+    # ---- what a person sees -----------------------------------------------------------------------------------------
+
+    def _introduce(self) -> None:
+        count = sum(p.numel() for p in self.network.parameters())
+        ranks = (
+            f"{self.strategy.world_size} ranks, {self.strategy.name}" if self.strategy.world_size > 1 else "1 process"
+        )
+        dataset = self.config.data.path or "the embedded sample (a part of CIFAR-10; --data.path names another dataset)"
+        self.monitor.say(
+            f"training {self.network.name} ({count / 1e6:.2f} M parameters) on {dataset}: {len(self.loader.dataset):,} images "
+            f"of {len(self.classes)} classes, global batch {self.batching.global_batch}, {self.config.schedule.epochs} epochs"
+        )
+        self.monitor.say(
+            f"on {self.strategy.device.type}, {ranks}, {self.loader.backend} decoding ({self.loader.reason}); "
+            f"run directory {self.directory.path}"
+        )
+
+    def _record_row(self, lr: float, steps: int, gradient_norm: torch.Tensor | None) -> None:
+        means = self._finite_means(self.recent)
+        now = time.monotonic()
+        elapsed = max(now - self._window_started, 1e-9)
+        self.monitor.record(
+            "train",
+            **self._position(),
+            loss=sum(loss for loss, _ in means) / len(means),
+            top1=100 * sum(right for _, right in means) / len(means),
+            lr=lr,
+            gradient_norm=float(gradient_norm) if gradient_norm is not None else None,
+            images_per_second=round(steps * self.batching.global_batch / elapsed, 1),
+            data_wait_fraction=round(self._waited / elapsed, 4),
+        )
+        self.recent.clear()
+        self._window_started, self._waited = now, 0.0
+
+    def _finite_means(self, recent: RecentSteps) -> list[list[float]]:
+        """The recent steps' means over the ranks. Raises TrainingFailed when a loss is not finite."""
+        means = recent.means()
+        bad = first_not_finite(means)
+        if bad is not None:
+            step = self.step - len(means) + bad
+            plan, config = self.loader.plan, self.config
+            lr = learning_rate(step, plan.batches, self.batching.global_batch, config.schedule, config.optimizer)
+            raise TrainingFailed(
+                f"the loss became {means[bad][0]} at step {step + 1} with learning rate {lr:.4g}: lower --optimizer.lr, "
+                "lengthen --schedule.warmup_epochs or set --optimizer.clip_norm; checkpoints before it are kept"
+            )
+        return means
+
+    def _position(self) -> dict[str, Any]:
+        epoch = self.samples_seen / self.loader.plan.samples
+        return {
+            "step": self.step,
+            "epoch": round(epoch, 4),
+            "samples": self.samples_seen,
+            "time": round(self._seconds(), 3),
+        }
+
+    def _seconds(self) -> float:
+        """Seconds this run has taken, interruptions left out."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _report_substitutions(self, loader: Loader) -> None:
+        found = [entry for entries in self.strategy.gather(list(loader.substitutions)) for entry in entries]
+        for name, reason in found:
+            self.monitor.record("event", **self._position(), event="unreadable", sample=name, reason=reason)
+        if found:
+            name, reason = found[0]
+            more = f" and {len(found) - 1} more, listed in metrics.jsonl" if len(found) > 1 else ""
+            self.monitor.say(f"{len(found)} images could not be read and were replaced: {name} ({reason}){more}")
+
+    def _report_failed_write(self, text: str) -> None:
+        self.monitor.record("event", **self._position(), event="checkpoint failed", reason=text)
+        self.monitor.say(text)

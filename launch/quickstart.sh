@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained network: sets everything up, trains the `sample` recipe on the embedded dataset to its
+# target accuracy (on the GPU where there is one), evaluates it, and predicts a few images. A second call skips what is done.
+#
+#   bash launch/quickstart.sh
+#   QUICKSTART_DIR=/somewhere/else bash launch/quickstart.sh      another run directory than runs/quickstart
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+run="${QUICKSTART_DIR:-$root/runs/quickstart}"
+
+main() {
+    bash "$root/launch/setup.sh"
+    say "" "== train =="
+    train
+    say "" "== evaluate =="
+    "$python" "$root/engine/evaluate.py" --weights "$run/checkpoints/best.safetensors" --json "$run/evaluation.json"
+    say "" "== predict =="
+    local -a images
+    mapfile -t images < <(unpack_images 6)
+    "$python" "$root/engine/predict.py" --weights "$run/checkpoints/best.safetensors" "${images[@]}" \
+        --json "$run/predictions.json" --sheet "$run/predictions.png"
+    say "" "== result =="
+    "$python" "$root/launch/summary.py" "$run"
+}
+
+# All GPUs of the machine, or one process on a CPU.
+train() {
+    local gpus
+    gpus="$("$python" -c 'import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)')"
+    if ((gpus > 1)); then
+        "$python" -m torch.distributed.run --standalone --nproc_per_node="$gpus" "$root/engine/train.py" --run.dir "$run"
+    else
+        "$python" "$root/engine/train.py" --run.dir "$run"
+    fi
+}
+
+# unpack_images COUNT: the first images of the embedded validation split, as files; prints their paths.
+unpack_images() {
+    local shard="$root/pipelines/sample/val-000.tar"
+    local -a names
+    mapfile -t names < <(tar -tf "$shard" | sed "$1q")
+    mkdir -p "$run/images"
+    tar -xf "$shard" -C "$run/images" "${names[@]}"
+    printf "$run/images/%s\n" "${names[@]}"
+}
+
+main "$@"
