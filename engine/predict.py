@@ -1,0 +1,76 @@
+"""What pictures show, by a trained network: `python engine/predict.py --weights FILE IMAGE... [--json FILE]`.
+
+IMAGE is a file, a folder or a pattern such as 'photos/*.jpg'. Images that cannot be read are named and skipped, and the
+exit status is then 2.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# The repository root instead of this script's own folder: modules are found as engine.*, from any working directory.
+_here = Path(__file__).resolve().parent
+sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
+
+from engine.config import ConfigError
+from engine.failure import BAD_INPUT, DONE, run_entry_point
+from engine.prediction import Prediction, find_images, predict
+from engine.prediction_models import open_model
+from engine.strategy import choose_device, use_bf16
+from launch.environment import detect
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="engine/predict.py", description="The most likely classes of images.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern in quotes")
+    parser.add_argument(
+        "--weights", required=True, help="a run's best.safetensors, one of its checkpoints, or its directory"
+    )
+    parser.add_argument("--top", type=int, default=5, help="classes to show for an image (default: 5)")
+    parser.add_argument("--batch_size", type=int, default=32, help="images classified at a time (default: 32)")
+    parser.add_argument("--resolution", type=int, default=0, help="pixels (default: the network's)")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="default: auto")
+    parser.add_argument("--json", type=Path, help="write the predictions to this file as well")
+    options = parser.parse_args(arguments)
+    for name, least in (("top", 1), ("batch_size", 1), ("resolution", 0)):
+        if getattr(options, name) < least:
+            raise ConfigError(f"option --{name} must be at least {least}, not {getattr(options, name)}")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Predicts as the command line says, prints as it goes, and returns the exit status."""
+    options = parse(arguments)
+    images = find_images(options.images)
+    device = choose_device(detect())
+    model = open_model(options.weights, device, use_bf16(options.precision, device), options.resolution)
+    predictions = []
+    for prediction in predict(model, images, options.batch_size, options.top):
+        predictions.append(prediction)
+        show(prediction)
+    if options.json:
+        report = {"weights": options.weights, "network": model.name, "images": [p.as_dict() for p in predictions]}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    bad = sum(bool(prediction.problem) for prediction in predictions)
+    if bad:
+        print(f"error: {bad} of {len(images)} images could not be read and were skipped", file=sys.stderr)
+    return BAD_INPUT if bad else DONE
+
+
+def show(prediction: Prediction) -> None:
+    """Prints an image's classes, most likely first; a bad image goes to the error output."""
+    if prediction.problem:
+        print(f"{prediction.image}: skipped: {prediction.problem}", file=sys.stderr, flush=True)
+        return
+    print(prediction.image)
+    for guess in prediction.guesses:
+        print(f"  {guess.percent:6.2f}%  {guess.name}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
