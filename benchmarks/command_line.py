@@ -30,3 +30,11 @@ class Parser(argparse.ArgumentParser):
 def add_output_options(parser: argparse.ArgumentParser, results: Path) -> None:
     """Where the JSON file and the picture go."""
     parser.add_argument("--output", type=Path, default=results, help="folder for the JSON file and the picture")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value

@@ -88,31 +88,46 @@ def alternate(
     `on_window(name, round)` is called before each window, for a sign of life.
     """
     measured = {name: Measurement(name) for name in subjects}
-    for number in range(warmup):
+    # Each window starts with a collection, so that no subject pays for another's garbage; what is alive by now need not be
+    # looked through every time.
+    gc.collect()
+    gc.freeze()
+    try:
+        _warm_up(subjects, measured, warmup, on_window)
+        deadline = time.perf_counter() + budget_seconds
+        for number in range(windows):
+            for name in list(subjects) if number % 2 == 0 else reversed(list(subjects)):
+                if on_window:
+                    on_window(name, number)
+                _run(subjects[name], measured[name])
+            if time.perf_counter() >= deadline:
+                break
+    finally:
+        gc.unfreeze()
+    return measured
+
+
+def _warm_up(
+    subjects: Mapping[str, Subject],
+    measured: Mapping[str, Measurement],
+    rounds: int,
+    on_window: Callable[[str, int], Any] | None,
+) -> None:
+    for number in range(rounds):
         for name in subjects:
             if on_window:
-                on_window(name, number - warmup)
+                on_window(name, number - rounds)
             started = time.perf_counter()
             _run(subjects[name], measured[name])
             measured[name].warmup_seconds += time.perf_counter() - started
     for measurement in measured.values():
         measurement.windows.clear()
-    deadline = time.perf_counter() + budget_seconds
-    for number in range(windows):
-        names = list(subjects) if number % 2 == 0 else list(reversed(subjects))
-        for name in names:
-            if on_window:
-                on_window(name, number)
-            _run(subjects[name], measured[name])
-        if time.perf_counter() >= deadline:
-            break
-    return measured
 
 
 def _run(subject: Subject, measurement: Measurement) -> None:
     if measurement.failure is not None:
         return
-    gc.collect()  # so that one subject does not pay for the garbage of another
+    gc.collect()
     try:
         measurement.windows.append(subject())
     except Exception as error:  # a peer may fail in any way, and the table says how

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -149,7 +150,7 @@ class Result:
 
     def print(self, columns: Iterable[str] = ("spread", "step_seconds_p95")) -> None:
         """The table of all rows, with these details, the notes, and the circumstances."""
-        console = Console(highlight=False)
+        console = wide_console()
         rows = [
             {"case": row.case, "metric": row.metric, "shown": row.shown, "details": row.details} for row in self.rows
         ]
@@ -163,16 +164,22 @@ class Result:
         )
 
 
+def wide_console() -> Console:
+    """A console for tables: as wide as the terminal, or wide enough where the output is a file."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=180)
+
+
 def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
-    """A rich table: the keys of the cases, the metric, the value, and the details named by `columns`."""
+    """A rich table: the keys of the cases, the value with its unit, and the details named by `columns`."""
     cases = list(dict.fromkeys(key for row in rows for key in row["case"]))
-    present = [column for column in columns if any(column in row["details"] for row in rows)]
-    drawn = Table(title=title, title_justify="left")
-    for name in (*cases, "metric", "median (95% interval)", *(column.replace("_", " ") for column in present)):
+    present = [column for column in columns if any(row["details"].get(column) is not None for row in rows)]
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in (*cases, "median (95% interval)", "unit", *(column.replace("_", " ") for column in present)):
         drawn.add_column(name, overflow="fold")
     for row in rows:
         details = [shown_detail(column, row["details"].get(column)) for column in present]
-        cells = [str(row["case"].get(key, "")) for key in cases] + [row["metric"], row["shown"], *details]
+        cells = [str(row["case"].get(key, "")) for key in cases] + [row["shown"], row["metric"], *details]
         drawn.add_row(*(cell.replace("[", "\\[") for cell in cells))
     return drawn
 

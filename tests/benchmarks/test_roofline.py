@@ -1,0 +1,63 @@
+"""The roofline script on the miniature network, and its bounds for machines of known limits."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import roofline
+from benchmarks.counting import Kernel
+from benchmarks.limits import Limits, photo_like_jpeg
+from benchmarks.results import read_results
+
+
+def limits(operations, bandwidth):
+    rates = ((1, bandwidth), (2**30, bandwidth))
+    return Limits("cpu", {"fp32": operations, "bf16": operations}, rates, None, (1.0, 1.0), (1, 1, 1))
+
+
+def test_every_kernel_is_bound_by_its_slower_side():
+    kernels = [Kernel("convolution", 1000, 999, 10), Kernel("native_batch_norm", 0, 999, 300)]
+    bound = roofline.bound(kernels, limits(100.0, 10.0), "fp32")
+    assert (bound.compute, bound.memory, bound.seconds, bound.by) == (
+        10.0,
+        pytest.approx(30.0),
+        pytest.approx(40.0),
+        "memory",
+    )
+    assert roofline.bound(kernels, limits(1.0, 10.0), "fp32").by == "compute"
+
+
+def test_small_kernels_get_the_bandwidth_measured_for_small_ones():
+    cache = Limits("cpu", {}, ((100, 80.0), (10000, 20.0)), None, (1.0, 1.0), (1, 1, 1))
+    assert (cache.bandwidth(10), cache.bandwidth(1000), cache.bandwidth(10**9)) == (80.0, pytest.approx(50.0), 20.0)
+
+
+def test_the_picture_for_decoding_is_the_same_every_time_and_as_large_as_a_photo():
+    jpeg = photo_like_jpeg(500, 375)
+    assert jpeg == photo_like_jpeg(500, 375)
+    assert 40_000 < len(jpeg) < 60_000
+
+
+def test_the_script_measures_this_machine(tmp_path, capsys):
+    arguments = ["--networks", "debug", "--device", "cpu", "--seconds", "0.05", "--windows", "2", "--batch-size", "4"]
+    assert roofline.main([*arguments, "--output", str(tmp_path)]) == 0
+    result = read_results(tmp_path)[0]
+    rows = {row.case["block"]: row for row in result["rows"]}
+    assert {"limit: matrix product", "limit: JPEG decode, one thread", "stem", "inception_a", "whole"} <= set(rows)
+    assert all(row.value > 0 for row in result["rows"] if row.failure is None)
+    # The whole does the work of its blocks.
+    blocks = [row for row in result["rows"] if row.case["network"] == "debug" and row.case["block"] != "whole"]
+    assert sum(row.details["gmacs"] for row in blocks) == pytest.approx(rows["whole"].details["gmacs"])
+    assert (tmp_path / result["pictures"][0]).stat().st_size > 10_000
+    assert "G multiply-adds an image forward" in capsys.readouterr().out
+    assert json.dumps(result["options"])
+
+
+@pytest.mark.gpu
+def test_the_script_measures_a_gpu(tmp_path):
+    arguments = ["--networks", "debug", "--seconds", "0.2", "--output", str(tmp_path)]
+    assert torch.cuda.is_available()
+    assert roofline.main(arguments) == 0
+    rows = read_results(tmp_path)[0]["rows"]
+    assert any(row.case["block"] == "limit: host to device" and row.value for row in rows)
