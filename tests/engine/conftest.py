@@ -1,0 +1,47 @@
+"""A dataset of a few images, and the options of a run over it that takes seconds."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import sample_path
+
+TRAIN, VAL = 96, 30
+# 8 epochs' worth of steps would take minutes on large networks; the debug network takes 20 ms a step.
+TINY_RUN = {
+    "network.name": "debug",
+    "precision": "fp32",
+    "schedule.epochs": "2",
+    "data.global_batch_size": "16",
+    "data.batch_size": "16",
+    "optimizer.lr": "0.02",
+    "ema.decay": "0.9",
+    "monitor.every_steps": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with 96 training and 30 validation images of ten classes: six steps of 16 an epoch."""
+    root = tmp_path_factory.mktemp("tiny")
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        with tarfile.open(Path(sample_path()) / f"{split}-000.tar") as shard:
+            members = shard.getmembers()[:count]
+            shard.extractall(root / split, members, filter="data")
+    return root
+
+
+@pytest.fixture
+def tiny_run(tiny_dataset: Path, tmp_path: Path):
+    """``tiny_run(name, **options) -> list of arguments`` of engine/train.py for a run in ``tmp_path / name``."""
+
+    def arguments(name: str = "run", **options: Any) -> list[str]:
+        chosen = {"data.path": tiny_dataset, "run.dir": tmp_path / name, **TINY_RUN}
+        chosen |= {key.replace("__", "."): value for key, value in options.items()}
+        return ["engine/train.py", *(part for key, value in chosen.items() for part in (f"--{key}", str(value)))]
+
+    return arguments
