@@ -9,6 +9,7 @@ import mmap
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -66,10 +67,8 @@ class Index:
 
 def open_index(source: Source, data: Path, progress: bool) -> Index:
     """The source's index, built first if there is none: by one process a machine, while others wait."""
-    state = source.state()
-    digest = sha256(json.dumps([VERSION, source.kind, state]).encode()).hexdigest()[:16]
-    stem = f"{source.split}-{digest}"
-    homes = [data / ".index", _user_cache(data)]
+    stem = _stem(source)
+    homes = _homes(data)
     found = _find(homes, stem, source)
     if found:
         return found
@@ -94,6 +93,15 @@ def open_index(source: Source, data: Path, progress: bool) -> Index:
     return found
 
 
+def _stem(source: Source) -> str:
+    digest = sha256(json.dumps([VERSION, source.kind, source.state()]).encode()).hexdigest()[:16]
+    return f"{source.split}-{digest}"
+
+
+def _homes(data: Path) -> list[Path]:
+    return [data / ".index", _user_cache(data)]
+
+
 def _user_cache(data: Path) -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "inception" / f"{data.name}-{sha256(os.fsencode(data)).hexdigest()[:12]}"
@@ -101,12 +109,10 @@ def _user_cache(data: Path) -> Path:
 
 def _writable(homes: list[Path]) -> Path:
     for home in homes:
-        trial = home / f".{socket.gethostname()}.{os.getpid()}.trial"
         try:
             home.mkdir(parents=True, exist_ok=True)
-            trial.touch()
-            trial.unlink()
-            return home
+            with tempfile.TemporaryFile(dir=home):
+                return home
         except OSError as error:
             reason = error.strerror
     raise DataError(
@@ -140,7 +146,21 @@ def _load(directory: Path, source: Source) -> Index | None:
     return Index(directory, entries, meta["classes"], np.array(meta["starts"], np.int64), meta["unreadable"], names)
 
 
-def _build(source: Source, home: Path, stem: str, progress: bool) -> None:
+def record_index(source: Source, data: Path, headers: "Iterable[Row]") -> None:
+    """Write a source's index from what is known already, as whoever has just written its samples knows it.
+
+    headers: (group, samples with their headers, None for what cannot be read) in the order of groups and of the samples
+    in them, followed by (group, None) at each group's end.
+    """
+    stem = _stem(source)
+    homes = _homes(data)
+    home = _writable(homes)
+    with machine_lock(home / f"{stem}.lock", False):
+        if not _find([home], stem, source):
+            _build(source, home, stem, False, headers)
+
+
+def _build(source: Source, home: Path, stem: str, progress: bool, headers: "Iterable[Row] | None" = None) -> None:
     source.check()
     if len(source.groups) > 65535:
         raise DataError(f"{source.root} holds {len(source.groups)} {source.kind}; at most 65535 are supported")
@@ -149,7 +169,7 @@ def _build(source: Source, home: Path, stem: str, progress: bool) -> None:
     temporary.mkdir()
     try:
         with (temporary / "entries.bin").open("wb") as entries, (temporary / "names.bin").open("wb") as names:
-            meta = _Writer(source, entries, names).write(progress)
+            meta = _Writer(source, entries, names).write(progress, headers)
             for file in (entries, names):
                 file.flush()
                 os.fsync(file.fileno())
@@ -179,6 +199,9 @@ def _sweep(home: Path, stem: str) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
+Row = tuple[int, list[tuple[Found, Header | None]] | None]  # a group's samples and headers, or the group's end
+
+
 class _Writer:
     """Streams the entries of a source to disk: headers are read in parallel, written in order, never held."""
 
@@ -187,8 +210,8 @@ class _Writer:
         self._count = self._name_bytes = self._unreadable = 0
         self._classes: dict[str, int] = {}
 
-    def write(self, progress: bool) -> dict:
-        """The index's description, once every sample is written."""
+    def write(self, progress: bool, headers: Iterable[Row] | None) -> dict:
+        """The index's description, once every sample is written; headers that are not given are read."""
         starts = [0]
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[done]}"),
                    TimeRemainingColumn())  # fmt: skip
@@ -196,7 +219,7 @@ class _Writer:
         with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
             unit = "classes" if self._source.kind == "folders" else "shards"
             task = bar.add_task(f"Indexing {self._source.split} ({unit})", total=len(self._source.groups), done="")
-            for group, rows in self._probed():
+            for group, rows in self._probed() if headers is None else headers:
                 if rows is None:
                     starts.append(self._count)
                     bar.update(task, advance=1)
@@ -215,7 +238,7 @@ class _Writer:
             "folders": self._source.folders(),
         }
 
-    def _probed(self) -> Iterator[tuple[int, list[tuple[Found, Header | None]] | None]]:
+    def _probed(self) -> Iterator[Row]:
         """(group, rows) for each chunk in order, and (group, None) at each group's end; few chunks are in flight."""
         pool = ThreadPoolExecutor(_WORKERS, "index")
         in_flight: deque[tuple[int, Future | None]] = deque()

@@ -1,0 +1,160 @@
+"""The native backend: threads that leave nothing behind, steady memory, and batches on a GPU."""
+
+import gc
+import itertools
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines import DataError, EvalPlan, TrainPlan, build_loader, sample_path
+
+ROOT = __file__.rpartition("/tests/")[0]
+
+
+def load(dataset, plan, **options):
+    return build_loader(dataset, plan, "native", **{"batch_size": 16, "resolution": 32, "workers": 3} | options)
+
+
+def decoders() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def open_files() -> list[str]:
+    # The listing itself opens a descriptor that is closed again before it is looked at.
+    return sorted(str(link.readlink()) for link in list(Path("/proc/self/fd").iterdir()) if link.is_symlink())
+
+
+def test_several_threads_share_a_batch(sample_val, monkeypatch):
+    together = threading.Barrier(3)
+    plain, workers = sample_val.read, set()
+
+    def read(index):
+        if threading.current_thread().name not in workers:
+            workers.add(threading.current_thread().name)
+            together.wait(20)  # passes only when three threads are at work on the one batch
+        return plain(index)
+
+    monkeypatch.setattr(sample_val, "read", read)
+    with load(sample_val, TrainPlan(1000, 16), prefetch=1) as loader:
+        next(iter(loader))
+    assert len(workers) == 3
+
+
+@pytest.mark.parametrize("how", ["close", "exception", "garbage"])
+def test_a_loader_that_ends_in_mid_epoch_leaves_nothing_behind(sample_val, how):
+    list(load(sample_val, EvalPlan(1000, 500), batch_size=500))  # whatever is opened once a process
+    gc.collect()
+    before, threads = open_files(), len(decoders())
+    loader = load(sample_val, TrainPlan(1000, 64))
+    batches = iter(loader)
+    next(batches)
+    if how == "close":
+        loader.close()
+        assert next(batches, None) is None
+    elif how == "exception":
+        with pytest.raises(ZeroDivisionError), loader:
+            raise ZeroDivisionError
+    else:
+        del loader, batches
+        gc.collect()
+        for thread in decoders():
+            thread.join(5)
+    assert len(decoders()) <= threads
+    assert open_files() == before
+
+
+def test_an_error_in_a_thread_reaches_the_caller(sample_val, monkeypatch):
+    monkeypatch.setattr(sample_val, "read", lambda index: 1 // 0)
+    with load(sample_val, TrainPlan(1000, 64)) as loader, pytest.raises(ZeroDivisionError):
+        next(iter(loader))
+    assert not decoders()
+
+
+def test_ctrl_c_ends_the_process_at_once():
+    code = (
+        "import sys\n"
+        "from pipelines import TrainPlan, build_loader, open_dataset\n"
+        "dataset = open_dataset(sys.argv[1], 'val', progress=False)\n"
+        "loader = build_loader(dataset, TrainPlan(1000, 64), 'native', batch_size=64, resolution=299, prefetch=8)\n"
+        "for epoch in range(10**6):\n"
+        "    for number, batch in enumerate(loader):\n"
+        "        if epoch == number == 0: print('running', flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, sample_path()]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode in (1, -signal.SIGINT)
+    assert errors.strip().endswith("KeyboardInterrupt")
+
+
+def test_a_bad_batch_ends_the_epoch_and_the_loader_still_closes(sample_val, monkeypatch):
+    plain = sample_val.read
+
+    def read(index):
+        if index == 777:
+            raise DataError("sample 777 is gone")
+        return plain(index)
+
+    monkeypatch.setattr(sample_val, "read", read)
+    with load(sample_val, EvalPlan(1000, 100)) as loader, pytest.raises(DataError, match=r"777.*is gone"):
+        list(loader)
+    assert not decoders()
+
+
+def resident() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+@pytest.mark.parametrize("split", ["val", pytest.param("train", marks=pytest.mark.soak)])
+def test_twenty_epochs_do_not_grow_memory(sample_val, sample_train, split):
+    dataset = {"val": sample_val, "train": sample_train}[split]
+    with load(dataset, TrainPlan(len(dataset), 100), batch_size=100) as loader:
+        for _ in range(4):
+            list(loader)
+        gc.collect()
+        before = resident()
+        for _ in range(16):
+            for _ in loader:
+                pass
+        gc.collect()
+        assert resident() - before < 8
+
+
+@pytest.mark.gpu
+def test_batches_come_to_a_gpu_as_they_are_on_the_host(sample_val):
+    plan = TrainPlan(1000, 64, seed=2)
+    with load(sample_val, plan) as host, load(sample_val, plan, device="cuda") as device:
+        for ours, theirs in itertools.islice(zip(host, device), 20):
+            assert theirs.images.is_cuda
+            assert theirs.labels.is_cuda
+            assert not theirs.indices.is_cuda
+            assert theirs.images.is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(theirs.images.cpu(), ours.images)
+            assert torch.equal(theirs.labels.cpu(), ours.labels)
+
+
+@pytest.mark.gpu
+def test_a_busy_gpu_does_not_hold_up_the_copies(sample_val):
+    """The next batch crosses while the default stream is busy: its copy has ended before the work before it has."""
+    with load(sample_val, TrainPlan(1000, 64), device="cuda") as loader:
+        batches = iter(loader)
+        next(batches)
+        busy = torch.randn(8192, 8192, device="cuda")
+        for _ in range(40):
+            busy = busy @ busy
+            busy = busy / busy.norm()
+        done = torch.cuda.Event()
+        done.record()
+        draft = loader._in_flight[0][1]
+        for part in draft.slices:
+            part.result()
+        draft.copied.synchronize()
+        assert not done.query()
