@@ -17,9 +17,9 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         ranks = dist.get_world_size()
-        sums = torch.stack([x.float().mean(dim=(0, 2, 3)), x.float().square().mean(dim=(0, 2, 3))])
-        mean, mean_square = (all_reduce(sums) / ranks).unbind(0)
-        variance = mean_square - mean.square()
+        # The mean first, then squares of what is left of it: their difference from one exchange would lose digits.
+        mean = all_reduce(x.float().mean(dim=(0, 2, 3))) / ranks
+        variance = all_reduce((x.float() - mean[:, None, None]).square().mean(dim=(0, 2, 3))) / ranks
         self._track(mean.detach(), variance.detach(), ranks * x.numel() // x.shape[1])
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
