@@ -29,11 +29,11 @@ def open_dataset(
     quarantine: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> "Dataset":
-    """Open one split ("train" or "val") of a folder of class folders or of tar shards, indexing it on first use.
+    """Open one split ("train" or "val") of class folders, tar shards or an FFCV file, indexing it on first use.
 
-    Recognises PATH/split/<class>/*.jpg, PATH/split/*.tar and PATH/split-*.tar (WebDataset's layout). classes: the class
-    names that labels are positions in, such as the training split's; by default the split's own, sorted. quarantine: a
-    file of sample names to leave out, one a line. DataError says what is wrong with any of it.
+    Recognises PATH/split/<class>/*.jpg, PATH/split/*.tar and PATH/split-*.tar (WebDataset's layout), and PATH/split.beton
+    (FFCV's). classes: the class names that labels are positions in, such as the training split's; by default the split's
+    own, sorted. quarantine: a file of sample names to leave out, one a line. DataError says what is wrong with any of it.
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}{nearest(split, SPLITS)}; choose from {', '.join(SPLITS)}")
@@ -55,7 +55,7 @@ class Dataset:
         quarantine: str | os.PathLike | None = None,
     ) -> None:
         self.path, self.split = str(source.root), source.split
-        self._source, self._index = source, index
+        self.source, self._index = source, index
         self.classes = _sorted_names(index.classes) if classes is None else tuple(classes)
         self._labels = self._label_table()
         self._excluded = self._read_quarantine(Path(quarantine)) if quarantine else np.empty(0, np.int64)
@@ -81,18 +81,28 @@ class Dataset:
         flags = self._index.entries["flags"][self._entries(indices)].astype(np.int64)
         return flags & 0xFF, flags >> 8
 
+    def entries(self, indices: NDArray[np.integer]) -> np.ndarray:
+        """Structured array (n,) of `index.ENTRY`: all that the index knows of each sample."""
+        return self._index.entries[self._entries(indices)]
+
     def read(self, index: int) -> np.ndarray:
         """uint8 (bytes,): the sample's encoded bytes, read-only where they are memory-mapped."""
         entry = self._index.entries[self._entry(index)]
         group, name = int(entry["group"]), ""
-        if self._source.kind == "folders":
+        if self.source.kind != "shards":
             name = self._index.name(self._entry(index))
         try:
-            return self._source.read(group, name, int(entry["place"]), int(entry["size"]))
+            return self.source.read(group, name, int(entry["place"]), int(entry["size"]))
         except OSError as error:
             raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from None
         except DataError as error:
             raise DataError(f"{self.name(index)}: {error}") from None
+
+    def path_of(self, index: int) -> bytes | None:
+        """The sample's own file, or None when it lies in a file with others."""
+        if self.source.kind != "folders":
+            return None
+        return os.fsencode(self.name(index))
 
     def name(self, index: int) -> str:
         """The sample's path, or shard.tar:member."""
@@ -101,8 +111,8 @@ class Dataset:
     def short_name(self, index: int) -> str:
         """The sample's name below the dataset's folder, as quarantine files hold it."""
         entry = self._entry(index)
-        group = self._source.groups[int(self._index.entries["group"][entry])]
-        return f"{group}{self._source.separator}{self._index.name(entry)}"
+        group = self.source.groups[int(self._index.entries["group"][entry])]
+        return f"{group}{self.source.separator}{self._index.name(entry)}"
 
     def unreadable(self) -> NDArray[np.int64]:
         """int64 (n,): the samples that the index knows no decoder can read."""
@@ -153,9 +163,9 @@ class Dataset:
         for number, line in enumerate(lines, 1):
             name = line.strip()
             if name and not name.startswith("#"):
-                group, _, member = name.partition(self._source.separator)
+                group, _, member = name.partition(self.source.separator)
                 wanted.setdefault(group, []).append((number, name, member))
-        groups = {name: number for number, name in enumerate(self._source.groups)}
+        groups = {name: number for number, name in enumerate(self.source.groups)}
         found: set[int] = set()
         for group, members in wanted.items():
             if group not in groups:

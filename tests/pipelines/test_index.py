@@ -222,7 +222,7 @@ def test_a_cls_member_names_the_class_of_a_sample(tmp_path, odd_images):
 
 
 def test_many_shards_share_a_bounded_number_of_maps(sample_val, monkeypatch):
-    source = Shards(sample_val._source.root, "train", [f"train-{number:03d}.tar" for number in range(4)])
+    source = Shards(sample_val.source.root, "train", [f"train-{number:03d}.tar" for number in range(4)])
     monkeypatch.setattr(source, "_most_maps", 2)
     first = source.read(0, "", 512, 16).tobytes()
     for group in (1, 2, 3):
