@@ -130,9 +130,9 @@ def _decode_until(encoded: Tensor, deadline: float) -> int:
     return done
 
 
-def photo_like_jpeg(width: int, height: int, quality: int = 85) -> bytes:
-    """A JPEG of noise whose amplitude falls with frequency as in photographs; the same bytes at every call."""
-    random = np.random.default_rng(0)
+def photo_like_jpeg(width: int, height: int, quality: int = 85, seed: int = 0) -> bytes:
+    """A JPEG of noise whose amplitude falls with frequency as in photographs; the same bytes for the same arguments."""
+    random = np.random.default_rng(seed)
     pixels = np.full((height, width, 3), 128.0)
     for octave in range(8):
         side = 2 ** (octave + 1)

@@ -1,0 +1,153 @@
+"""The whole training that people would write: PyTorch and torchvision in the manner of torchvision's reference script.
+
+    python benchmarks/peers/train.py --data DIR --network debug --epochs 30 --target 45
+
+ImageFolder, Pillow transforms to normalised float tensors, DataLoader workers, SGD with Nesterov momentum, warm-up and
+cosine, label smoothing, evaluation on the resized centre after every epoch. Prints a JSON object an epoch, then one with
+the seconds to the target, counted from the end of the imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[0] = str(ROOT)
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from inception import create_model
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    started = time.monotonic()
+    torch.manual_seed(options.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    train, val = _loaders(options)
+    network = create_model(options.network, len(train.dataset.classes)).to(device)  # type: ignore[attr-defined]
+    optimizer = torch.optim.SGD(
+        network.parameters(), options.lr, momentum=0.9, weight_decay=options.weight_decay, nesterov=True
+    )
+    schedule = _schedule(optimizer, len(train), options)
+    criterion = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
+    best, reached, images, evaluating = 0.0, None, 0, 0.0
+    for epoch in range(options.epochs):
+        images += _train_epoch(network, train, criterion, optimizer, schedule, device, options.bf16)
+        evaluation = time.monotonic()
+        top1 = _evaluate(network, val, device, options.bf16)
+        evaluating += time.monotonic() - evaluation
+        best = max(best, top1)
+        seconds = time.monotonic() - started
+        print(json.dumps({"epoch": epoch + 1, "top1": top1, "seconds": round(seconds, 3)}), flush=True)
+        if options.target is not None and top1 >= options.target:
+            reached = seconds
+            break
+    seconds = time.monotonic() - started
+    end = {"best_top1": best, "seconds_to_target": reached, "seconds": seconds, "evaluation_seconds": evaluating}
+    print(json.dumps(end | {"images_per_second": images / (seconds - evaluating)}), flush=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="A minimal reference training.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class> and val/<class>")
+    parser.add_argument("--network", default="debug")
+    parser.add_argument("--resolution", type=int, required=True, help="pixels a side")
+    parser.add_argument("--crop-fraction", type=float, default=0.875, help="share of the shorter side in evaluation")
+    parser.add_argument("--crop-scale", type=float, nargs=2, default=(0.08, 1.0))
+    parser.add_argument("--mean", type=float, nargs=3, default=(0.5, 0.5, 0.5))
+    parser.add_argument("--std", type=float, nargs=3, default=(0.5, 0.5, 0.5))
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--warmup-epochs", type=float, default=1.0)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--weight-decay", type=float, default=5e-4)
+    parser.add_argument("--label-smoothing", type=float, default=0.1)
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--target", type=float, help="top-1 in percent that ends the run")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _loaders(options: Any) -> tuple[DataLoader, DataLoader]:
+    finish = [transforms.ToTensor(), transforms.Normalize(options.mean, options.std)]
+    crop = transforms.RandomResizedCrop(options.resolution, scale=tuple(options.crop_scale))
+    train = transforms.Compose([crop, transforms.RandomHorizontalFlip(), *finish])
+    resize = transforms.Resize(round(options.resolution / options.crop_fraction))
+    val = transforms.Compose([resize, transforms.CenterCrop(options.resolution), *finish])
+
+    def loader(split: str, transform: Any, training: bool) -> DataLoader:
+        return DataLoader(
+            ImageFolder(str(options.data / split), transform),
+            batch_size=options.batch_size,
+            shuffle=training,
+            drop_last=training,
+            num_workers=options.workers,
+            persistent_workers=options.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    return loader("train", train, True), loader("val", val, False)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, steps: int, options: Any) -> torch.optim.lr_scheduler.LRScheduler:
+    warmup = max(1, round(options.warmup_epochs * steps))
+    total = max(warmup + 1, options.epochs * steps)
+    rise = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total - warmup)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
+
+
+def _train_epoch(
+    network: nn.Module, loader: DataLoader, criterion: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any,
+    device: torch.device, bf16: bool,
+) -> int:  # fmt: skip
+    network.train()
+    images = 0
+    for image, target in loader:
+        image, target = image.to(device, non_blocking=True), target.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            output = network(image)
+            loss = _loss(network, output, target, criterion)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        images += len(target)
+    return images
+
+
+def _loss(network: nn.Module, output: Tensor | tuple[Tensor, ...], target: Tensor, criterion: nn.Module) -> Tensor:
+    if isinstance(output, Tensor):
+        return criterion(output, target)
+    weights = network.auxiliary_weights
+    auxiliary = (weight * criterion(extra, target) for weight, extra in zip(weights, output[1:]))  # type: ignore[arg-type]
+    return criterion(output[0], target) + sum(auxiliary)
+
+
+def _evaluate(network: nn.Module, loader: DataLoader, device: torch.device, bf16: bool) -> float:
+    network.eval()
+    right = count = 0
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for image, target in loader:
+            guesses = network(image.to(device, non_blocking=True)).argmax(dim=1)
+            right += int((guesses.cpu() == target).sum())
+            count += len(target)
+    return 100 * right / count
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
