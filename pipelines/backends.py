@@ -1,9 +1,11 @@
 """The backends by name, and the choice among them."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -57,6 +59,7 @@ def build_loader(
     workers: int = 0,
     prefetch: int = 2,
     on_error: str = "raise",
+    settings: Mapping[str, Any] | None = None,
 ) -> Loader:
     """The loader that carries out `plan` over `dataset` on `device` for one rank of `world_size`.
 
@@ -64,7 +67,8 @@ def build_loader(
     at most `batch_size` images of resolution x resolution pixels. workers: decoding threads (0: every core this process
     may use); prefetch: batches prepared ahead. on_error: "raise" DataError on an image that cannot be read, or "skip":
     training takes the next readable one of the plan in its place, evaluation marks it with label -1.
-    backend: "auto" takes the fastest on this machine. DataError when a setting or the data makes no sense.
+    backend: "auto" takes the fastest on this machine. settings: what only the backend knows, such as the fields of
+    `pipelines.dali.Settings`. DataError when a setting or the data makes no sense.
     """
     if backend != "auto" and backend not in BACKENDS:
         choices = ", ".join(["auto", *BACKENDS])
@@ -88,6 +92,7 @@ def build_loader(
         workers=workers or len(os.sched_getaffinity(0)),
         prefetch=prefetch,
         skip=on_error == "skip",
+        settings=settings or {},
     )
     reason = "asked for"
     if backend == "auto":

@@ -29,7 +29,7 @@ from pipelines.jpeg import Flag, Header, probe
 from pipelines.locking import machine_lock
 from pipelines.sources import Found, Source
 
-VERSION = 1
+VERSION = 2
 ENTRY = np.dtype(
     [
         ("place", "<u8"),  # byte offset in a shard; 0 for a file

@@ -8,7 +8,7 @@ Pillow, which reads headers only.
 import io
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 
 from PIL import Image
@@ -32,9 +32,12 @@ class Flag(IntFlag):
     NOT_JPEG = 8  # PNG, WebP, ... under whatever name
     UNCOMMON = 16  # a JPEG that only a general decoder may know: 12-bit, lossless, arithmetic-coded
     UNREADABLE = 32  # empty, cut off in its header, or no image at all
+    ENDLESS = 64  # a JPEG that does not end with the end-of-image marker: cut off, or with something behind its end
 
 
 SLOW = Flag.CMYK | Flag.NOT_JPEG | Flag.UNCOMMON  # decoded by Pillow; everything else by the fast JPEG decoder
+# Decoded whole on every backend: one that decodes a part would not see whether the rest is there.
+WHOLE = SLOW | Flag.ENDLESS
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ def probe(read_at: ReadAt, size: int) -> Header:
         raise DataError("the file is empty")
     window = _Window(read_at, size)
     if window.bytes(0, 2) == b"\xff\xd8":
-        return _probe_jpeg(window)
+        header = _probe_jpeg(window)
+        ends = window.bytes(size - 2, 2) == b"\xff\xd9"
+        return header if ends else replace(header, flags=header.flags | Flag.ENDLESS)
     return _probe_other(window)
 
 

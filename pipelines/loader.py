@@ -5,8 +5,8 @@ A backend is a subclass that starts work on a task (`_submit`) and later waits f
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,8 @@ from pipelines.plan import EvalPlan, Plan
 
 @dataclass(frozen=True)
 class Options:
-    """How a loader was asked to work; see `pipelines.build_loader`. skip: bad samples are skipped, not raised."""
+    """How a loader was asked to work; see `pipelines.build_loader`. skip: bad samples are skipped, not raised;
+    settings: the backend's own."""
 
     device: torch.device
     batch_size: int
@@ -33,6 +34,7 @@ class Options:
     workers: int
     prefetch: int
     skip: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def make_folder(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
     return make
 
 
-@pytest.fixture(params=["native"])
+@pytest.fixture(params=["native", "dali"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend that reads a dataset's own files."""
     return request.param

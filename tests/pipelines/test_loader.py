@@ -25,7 +25,7 @@ def same(first: list[Batch], second: list[Batch]) -> bool:
     )
 
 
-@pytest.fixture(params=["native", "synthetic"])
+@pytest.fixture(params=["native", "dali", "synthetic"])
 def any_backend(request):
     return request.param
 
@@ -213,7 +213,7 @@ def test_a_substitute_is_cut_as_it_is_in_its_own_place(damaged, backend):
     twice = [slots for slots in places.values() if len(slots) > 1]
     assert twice
     for first, *others in twice:
-        assert all(psnr(batch.images[first], batch.images[other]) > 50 for other in others)
+        assert all(psnr(batch.images[first], batch.images[other]) > 45 for other in others)
 
 
 def psnr(first, second) -> float:
