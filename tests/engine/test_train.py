@@ -1,0 +1,68 @@
+"""Whole runs: from any directory, to a target, from other weights, and what ends one early."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from runs import newest_state, rows
+
+import inception
+
+
+def test_torchrun_without_options_trains_the_sample_from_any_directory(torchrun, tmp_path):
+    """`torchrun --nproc_per_node=2 engine/train.py`, from an empty directory, to the recipe's target."""
+    done = torchrun(["engine/train.py"], processes=2, timeout=500, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the embedded sample" in done.stdout
+    run = tmp_path / "runs" / "sample"
+    end = rows(run, "end")[-1]
+    assert (end["reason"], end["seconds_to_target"]) == ("target", pytest.approx(end["time"], abs=5))
+    assert end["best_top1"] >= yaml.safe_load((run / "config.yaml").read_text())["run"]["target_top1"] >= 45
+    assert {file.name for file in run.iterdir()} >= {
+        "config.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints", "report.html",
+    }  # fmt: skip
+    train = rows(run)[0]
+    assert {"loss", "lr", "images_per_second", "data_wait_fraction", "step", "epoch", "samples", "time"} <= train.keys()
+    assert {"top1", "top5", "loss", "count"} <= rows(run, "eval")[0].keys()
+    network, weights = inception.network_from_weights(run / "checkpoints" / "best.safetensors")
+    assert (network.name, len(weights.metadata["classes"])) == ("debug", 10)
+    assert len(list((run / "checkpoints").glob("step-*.pt"))) == 2
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["command"].endswith("engine/train.py")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_learning_rate(run_command, tiny_run, tmp_path):
+    done = run_command(tiny_run(optimizer__lr="1e18", schedule__kind="constant"))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "the loss became" in done.stderr
+    assert "at step" in done.stderr
+    assert "learning rate 1e+18" in done.stderr
+
+
+def test_fine_tuning_replaces_the_classifier_and_says_so(run_command, tiny_run, tmp_path):
+    other = inception.create_model("debug", 7)
+    file = tmp_path / "seven.safetensors"
+    inception.save_weights(file, other.state_dict(), other.metadata())
+    done = run_command(tiny_run(network__weights=file, schedule__epochs=1, optimizer__lr="1e-9"))
+    assert done.returncode == 0, done.stderr
+    assert "classifier keeps its fresh weights" in done.stdout + done.stderr
+    trained = newest_state(tmp_path / "run")["network"]
+    assert trained["classifier.weight"].shape[0] == 10
+    kept = other.state_dict()["inception_a.branch1.conv.weight"]
+    assert trained["inception_a.branch1.conv.weight"].sub(kept).abs().max() < 1e-5
+
+
+def test_unreadable_images_are_replaced_counted_and_named(run_command, tiny_run, tiny_dataset, tmp_path):
+    import shutil
+
+    data = shutil.copytree(tiny_dataset, tmp_path / "data", ignore=shutil.ignore_patterns(".index"))
+    for image in sorted((data / "train" / "dog").iterdir())[:2]:
+        image.write_bytes(b"")
+    done = run_command(tiny_run(data__path=data, schedule__epochs=1, data__on_error="skip"))
+    assert done.returncode == 0, done.stderr
+    named = {event["sample"] for event in rows(tmp_path / "run", "event") if event["event"] == "unreadable"}
+    assert named == {str(image) for image in sorted((data / "train" / "dog").iterdir())[:2]}
+    assert "2 images could not be read" in done.stdout
