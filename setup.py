@@ -55,6 +55,8 @@ setup(
         "safetensors>=0.4.5",
         "torchmetrics>=1.4",
         "scipy>=1.14",
+        "simplejpeg>=1.8",
+        "xxhash>=3.4",
     ],
     extras_require=EXTRAS,
 )
