@@ -9,11 +9,12 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from pipelines.batch import empty_images
+from pipelines.colour import to_rgb
 from pipelines.errors import DataError
 from pipelines.jpeg import SLOW, Flag, pillow_orientation, probe_bytes
 
@@ -64,21 +65,12 @@ def _decode_with_pillow(data: Buffer) -> Tensor:
     try:
         with Image.open(io.BytesIO(_view(data))) as image:
             orientation = pillow_orientation(image)
-            pixels = np.array(_to_rgb(image))
+            pixels = np.array(to_rgb(image))
     except Image.UnidentifiedImageError:
         raise DataError("it is no image that can be read") from None
     except Exception as error:  # Pillow's plugins raise anything on damaged files
         raise DataError(f"it cannot be decoded: {error}") from None
     return upright(torch.from_numpy(pixels).permute(2, 0, 1), orientation)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        # Pillow takes every CMYK JPEG for inverted, as Adobe writes them; without Adobe's marker it is not.
-        image = ImageChops.invert(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel: keep the high byte, where a plain conversion would clip to white
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
 
 
 def crop_resize(image: Tensor, box: tuple[int, int, int, int], size: int, flip: bool = False) -> Tensor:

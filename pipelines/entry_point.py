@@ -1,0 +1,69 @@
+"""How this room's entry points parse, fail and end: status 0 when done, 1 for a failure, 2 for bad usage or input.
+
+An error is one line. Under MPI rank 0 alone speaks, and its failure ends every rank.
+"""
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from pipelines.errors import DataError
+from pipelines.work_sharing import Ranks, WorkerLost, mpi_ranks
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise DataError(f"{message} (see {self.prog} --help)")
+
+
+def run_entry_point(main: Callable[[Sequence[str], Ranks | None], int]) -> NoReturn:
+    """Runs `main(command line, MPI ranks or None)` on rank 0 and ends the process; the other ranks do its tasks."""
+    ranks: Ranks | None = None
+    status, message = DONE, ""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd tags in images: what matters is reported
+    try:
+        ranks = mpi_ranks()
+        if ranks is not None and ranks.rank > 0:
+            ranks.serve()
+        else:
+            status = main(sys.argv[1:], ranks)
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else FAILED
+    except DataError as error:
+        status, message = BAD_INPUT, f"error: {error}"
+    except OSError as error:
+        status, message = FAILED, f"error: {_os_error(error)}"
+    except WorkerLost as error:
+        status, message = FAILED, f"error: {error}"
+    except KeyboardInterrupt:
+        status, message = INTERRUPTED, "interrupted"
+    except BaseException:
+        status, message = FAILED, traceback.format_exc().rstrip()
+    if message:
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if ranks is not None:
+        if status:
+            ranks.abort(status)
+        if ranks.rank == 0:
+            ranks.close()
+        sys.exit(status)  # not _exit: MPI has to be finalised
+    os._exit(status)  # worker processes end with this one, whatever they are doing
+
+
+def _os_error(error: OSError) -> str:
+    what = error.strerror or str(error)
+    where = f": {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{what}{where}; make room and run the same command again, it goes on where it stopped"
+    return f"{what}{where}"
