@@ -196,6 +196,16 @@ class MonitorConfig:
 
 
 @dataclass
+class ProfileConfig:
+    """A torch.profiler trace in the run directory, for Perfetto or chrome://tracing."""
+
+    steps: int = 0
+    """Steps recorded [steps; 0: no trace]."""
+    wait: int = 10
+    """Steps of this start before them, in which compilation and warm-up happen [steps]."""
+
+
+@dataclass
 class Config:
     """A whole run."""
 
@@ -213,6 +223,7 @@ class Config:
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """The tree as plain dictionaries, numbers and strings, ready for YAML and for a checkpoint."""
@@ -339,6 +350,7 @@ def _check_values(config: Config) -> None:
         "optimizer.lr_batch_size",
     )
     nonnegative += ("optimizer.weight_decay", "optimizer.momentum", "evaluation.batch_size", "checkpoint.every_seconds")
+    nonnegative += ("profile.steps", "profile.wait")
     fractions = ("ema.decay", "loss.label_smoothing", "data.flip", "optimizer.decay")
     for key, value in leaves(config):
         if key in positive and not value > 0:

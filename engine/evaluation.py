@@ -8,21 +8,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.config import ConfigError
+from engine.confusion import Findings
 from engine.strategy import Strategy
 from pipelines import Loader
 
 
-def evaluate(score: Callable[..., Any], loader: Loader, batch_size: int, strategy: Strategy) -> dict[str, Any]:
+def evaluate(
+    score: Callable[..., Any], loader: Loader, batch_size: int, strategy: Strategy, findings: Findings | None = None
+) -> dict[str, Any]:
     """Runs `score` (an engine.step.Scorer, perhaps compiled) over the loader's split.
 
     Every rank must call it. Returns top1 and top5 in percent, the mean cross-entropy `loss`, the number of images
-    counted, and `unreadable`, those that could not be decoded and therefore do not count.
+    counted, and `unreadable`, those that could not be decoded and therefore do not count. `findings` collects what was
+    taken for what.
     """
     totals = torch.zeros(4, dtype=torch.float64, device=strategy.device)
     loader.set_epoch(0)
     with torch.no_grad():
         for batch in loader:
-            totals += score(*_padded(batch.images, batch.labels, batch_size))
+            images, labels = _padded(batch.images, batch.labels, batch_size)
+            sums, guesses, confidence = score(images, labels)
+            totals += sums
+            if findings is not None:
+                findings.add(images, labels, guesses, confidence, batch.indices)
+    if findings is not None:
+        findings.sum()
     count, top1, top5, loss = strategy.sum(totals).tolist()
     expected = len(loader.dataset)
     if count == 0:

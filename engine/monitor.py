@@ -1,16 +1,21 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, metrics.jsonl and TensorBoard."""
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, metrics.jsonl, TensorBoard, a report."""
 
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from engine.confusion import Findings
 from engine.metrics import MetricsFile
+from engine.report_writer import ReportWriter
+from pipelines import Dataset
 
 _PLAIN_LINE_SECONDS = 10.0
+_BAR_SECONDS = 0.1
+_POSITION = ("step", "epoch", "samples", "time")
 
 
 class Monitor:
@@ -20,11 +25,15 @@ class Monitor:
         self._is_main = is_main
         if not is_main:
             return
+        self._run_dir = run_dir
         self.file = MetricsFile(run_dir / "metrics.jsonl")
         self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"))
+        self._report = ReportWriter(run_dir, self._report_trouble)
         self._console = Console(highlight=False)
         self._bar: Progress | None = None
-        self._last_line = 0.0
+        self._last_line = self._last_draw = 0.0
+        self._steps_to_draw = 0
+        self._position: dict[str, Any] = dict.fromkeys(_POSITION, 0)
 
     def say(self, text: str) -> None:
         """One line for the person watching."""
@@ -37,31 +46,45 @@ class Monitor:
             return
         self._bar = Progress(
             TextColumn("[bold]epoch {task.fields[epoch]}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True),
+            TextColumn("[cyan]{task.fields[left]}"),
             console=self._console,
             transient=True,
+            auto_refresh=False,
         )
         self._epochs = epochs
-        self._bar.add_task("train", total=steps, completed=done, epoch=f"-/{epochs}", figures="")
+        self._bar.add_task("train", total=steps, completed=done, epoch=f"-/{epochs}", figures="", left="")
         self._bar.start()
 
     def advance(self, epoch: int) -> None:
         """One more step is done, of epoch number `epoch`, counted from 0."""
-        if self._is_main and self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], advance=1, epoch=f"{epoch + 1}/{self._epochs}")
+        if not self._is_main or self._bar is None:
+            return
+        self._steps_to_draw += 1
+        now = time.monotonic()
+        if now - self._last_draw >= _BAR_SECONDS:
+            self._last_draw = now
+            self._draw(advance=self._steps_to_draw, epoch=f"{epoch + 1}/{self._epochs}")
+            self._steps_to_draw = 0
+
+    def _draw(self, **fields: Any) -> None:
+        assert self._bar is not None
+        task = self._bar.tasks[0]
+        self._bar.update(task.id, **fields)
+        self._bar.refresh()
 
     def record(self, kind: str, **values: Any) -> None:
         """Writes a row of `kind` (train, eval, event, end) everywhere it belongs and shows it."""
         if not self._is_main:
             return
         row = {"kind": kind, **values}
+        self._position = {name: row[name] for name in _POSITION}
         self.file.write(row)
         if kind in ("train", "eval"):
             for name, value in values.items():
-                if name not in ("step", "epoch", "samples", "time") and isinstance(value, (int, float)):
+                if name not in _POSITION and isinstance(value, (int, float)):
                     self._tensorboard.add_scalar(f"{kind}/{name}", value, row["step"])
         if kind == "train":
             self._show_train(row)
@@ -77,14 +100,29 @@ class Monitor:
             f"data wait {row['data_wait_fraction']:.0%}"
         )
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], figures=figures)
+            self._draw(figures=figures)
         elif time.monotonic() - self._last_line >= _PLAIN_LINE_SECONDS:
             self._last_line = time.monotonic()
             self.say(f"step {row['step']}  epoch {row['epoch']:.2f}  {figures}  lr {row['lr']:.4g}")
+
+    def keep_findings(self, findings: Findings, dataset: Dataset, row: dict[str, Any]) -> None:
+        """Keeps what the evaluation of `row` found, for the report, in `evaluation.json`; in the background."""
+        if self._is_main:
+            self._report.submit(findings.save, self._run_dir / "evaluation.json", dataset, row)
+
+    def report(self) -> None:
+        """Has report.html written anew, in the background."""
+        if self._is_main:
+            self._report.update()
+
+    def _report_trouble(self, text: str) -> None:
+        self.record("event", **self._position, event="report failed", reason=text)
+        self.say(text)
 
     def close(self) -> None:
         """Flushes and closes the files."""
         if self._is_main:
             if self._bar is not None:
                 self._bar.stop()
+            self._report.close()
             self._tensorboard.close()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.profiling import PhaseClock
 from engine.strategy import Strategy
 
 
@@ -79,19 +80,21 @@ class Scorer(nn.Module):
                 result = (result + self.network(pixels.flip(3)).float().softmax(dim=1)) / 2
         return result
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images (N, 3, H, W) uint8, labels (N,) int64 with -1 for slots that do not count -> float64 (4,): images
-        counted, right at first guess, right within five guesses, summed cross-entropy."""
+        counted, right at first guess, right within five guesses, summed cross-entropy; and of every slot the class
+        guessed, int64 (N,), and its probability, float32 (N,)."""
         probabilities = self.probabilities(images)
         counts = labels >= 0
         classes = probabilities.shape[1]
-        guesses = probabilities.topk(min(5, classes), dim=1).indices
+        best = probabilities.topk(min(5, classes), dim=1)
+        guesses = best.indices
         right = (guesses == labels[:, None]) & counts[:, None]
         # Probabilities of 0 in float32 would make the loss infinite; the smallest normal number bounds it at 87.
         log = probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
         loss = -log.gather(1, labels.clamp_min(0)[:, None])[:, 0] * counts
         values = (counts.sum(), right[:, 0].sum(), right.sum(), loss.sum(dtype=torch.float64))
-        return torch.stack([value.double() for value in values])
+        return torch.stack([value.double() for value in values]), guesses[:, 0], best.values[:, 0]
 
 
 class TrainStep:
@@ -103,6 +106,7 @@ class TrainStep:
     def __init__(self, objective: Callable[..., Any], strategy: Strategy, micro_batches: int, clip_norm: float | None):
         self._objective, self._strategy = objective, strategy
         self._micro_batches, self._clip_norm = micro_batches, clip_norm
+        self.clock = PhaseClock(strategy.device)
         self._totals: list[Tensor] = []
 
     def begin(self, seed: int) -> None:
@@ -114,13 +118,18 @@ class TrainStep:
         """Adds the gradients of one micro-batch; those of the last are exchanged among the ranks."""
         last = len(self._totals) == self._micro_batches - 1
         with contextlib.nullcontext() if last else self._strategy.without_exchange():
+            self.clock.phase("forward")
             loss, right = self._objective(images, labels)
+            self.clock.phase("backward")
             self._strategy.backward(loss / self._micro_batches)
+            self.clock.stop()
         self._totals.append(torch.stack([loss.detach(), right / len(labels)]))
 
     def update(self, measure: bool = False) -> tuple[Tensor, Tensor | None]:
         """Moves the weights. Returns float32 (2,), mean loss and share of right answers of this rank's images, and the
         norm of the gradient before clipping if it was needed or asked for; both stay on the device."""
+        self.clock.phase("optimizer")
         norm = self._strategy.update(self._clip_norm, measure)
+        self.clock.stop()
         totals = self._totals
         return (totals[0] if len(totals) == 1 else torch.stack(totals).mean(dim=0)), norm

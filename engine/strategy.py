@@ -68,6 +68,11 @@ class Strategy:
         self._optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def exchange_seconds(self) -> float | None:
+        """How long the backward pass of a recent step waited for the other ranks' gradients, beyond its own computing;
+        None where that is not measured or nothing is exchanged."""
+        return None
+
     def set_learning_rate(self, lr: float) -> None:
         """Sets the learning rate of every parameter group."""
         for group in self._optimizer.param_groups:

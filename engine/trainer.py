@@ -11,15 +11,18 @@ import torch
 from engine.checkpoint import load_checkpoint
 from engine.checkpointer import Checkpointer
 from engine.config import Config, ConfigError, config_from_dict
+from engine.confusion import Findings
 from engine.data import evaluation_loader, open_splits, share_batch, training_loader
 from engine.ema import Ema
 from engine.evaluation import evaluate
 from engine.failure import DONE, PREEMPTED, TrainingFailed
+from engine.hardware import Hardware
 from engine.metrics import RecentSteps, first_not_finite
 from engine.monitor import Monitor
 from engine.network import build_network
 from engine.optimizers import create_optimizer, learning_rate
 from engine.preemption import StopRequest
+from engine.profiling import StepProfiler, phase_fractions
 from engine.run_directory import RunDirectory, check_same_run
 from engine.step import Objective, Scorer, TrainStep
 from engine.strategy import compiled, create_strategy, make_deterministic, use_bf16
@@ -60,6 +63,8 @@ class Trainer:
         self.best_top1 = -1.0
         self._seconds_before = 0.0
         self.recent = RecentSteps(config.monitor.every_steps, self.strategy)
+        self.hardware = Hardware(self.strategy)
+        self.profiler = StepProfiler(config.profile, self.directory.path / "profile", self.strategy, self.monitor.say)
         self.checkpointer = Checkpointer(self.directory.checkpoints, config.checkpoint.keep, self._report_failed_write)
 
     def _build_step(self) -> None:
@@ -106,9 +111,13 @@ class Trainer:
         self.network.train()
         batches = iter(self.loader)
         self._window_started, self._waited, first_step = time.monotonic(), 0.0, self.step
+        self._epoch_started, self._epoch_from = self._window_started, self.samples_seen
+        timed = min(config.monitor.every_steps, plan.batches) // 2 if self.strategy.is_main else -1
         while self.samples_seen < (epoch + 1) * plan.samples:
             lr = learning_rate(self.step, plan.batches, self.batching.global_batch, config.schedule, config.optimizer)
             self.strategy.set_learning_rate(lr)
+            if self.recent.count == timed:
+                self.train_step.clock.begin()
             self.train_step.begin(key(config.run.seed, self.step, self.strategy.rank) >> 1)
             for _ in range(self.batching.micro_batches):
                 batch = self._next_batch(batches)
@@ -122,6 +131,7 @@ class Trainer:
             if self.ema is not None:
                 self.ema.update(self.step)
             self.monitor.advance(epoch)
+            self.profiler.step(self.step)
             if row_is_due:
                 self._record_row(lr, self.step - first_step, gradient_norm)
                 first_step = self.step
@@ -148,6 +158,7 @@ class Trainer:
             top1 = self._evaluate()
             reached = config.run.target_top1 is not None and top1 >= config.run.target_top1
         self._save()
+        self.monitor.report()
         return reached
 
     def _evaluate(self) -> float:
@@ -156,7 +167,8 @@ class Trainer:
         self.strategy.share_buffers(self.ema.buffers(self.network) if self.ema else list(self.network.buffers()))
         self.network.eval()
         with self.ema.applied() if self.ema else torch.no_grad():
-            result = evaluate(self.score, self.val_loader, self.evaluation_batch, self.strategy)
+            findings = Findings(len(self.classes), self.strategy)
+            result = evaluate(self.score, self.val_loader, self.evaluation_batch, self.strategy, findings)
             self._report_substitutions(self.val_loader)
             if result["top1"] > self.best_top1:
                 self.best_top1 = result["top1"]
@@ -164,7 +176,9 @@ class Trainer:
                     self.checkpointer.save_best(
                         self.directory.best_weights, self.network.state_dict(), self._metadata()
                     )
-        self.monitor.record("eval", **self._position(), **result, seconds=round(time.monotonic() - started, 3))
+        row = {**self._position(), **result, "seconds": round(time.monotonic() - started, 3)}
+        self.monitor.record("eval", **row)
+        self.monitor.keep_findings(findings, self.val_loader.dataset, row)
         return result["top1"]
 
     @contextlib.contextmanager
@@ -173,6 +187,8 @@ class Trainer:
         try:
             yield
         finally:
+            self.profiler.close()
+            self.hardware.close()
             self.checkpointer.close()
             self.loader.close()
             self.val_loader.close()
@@ -184,12 +200,14 @@ class Trainer:
         self.checkpointer.wait()
         if status == "preempted":
             self.monitor.record("event", **self._position(), event="preempted")
+            self.monitor.report()
             self.monitor.say(f"asked to stop: saved at step {self.step}; the same command continues from here")
             return PREEMPTED
         target = self._seconds() if status == "target" else None
         self.monitor.record(
             "end", **self._position(), reason=status, best_top1=self.best_top1, seconds_to_target=target
         )
+        self.monitor.report()
         wanted = self.config.run.target_top1
         if status == "target":
             self.monitor.say(f"target of {wanted:g}% top-1 reached after {target:.0f} s")
@@ -297,6 +315,9 @@ class Trainer:
         means = self._finite_means(self.recent)
         now = time.monotonic()
         elapsed = max(now - self._window_started, 1e-9)
+        waiting = self._waited / elapsed
+        phases = self.train_step.clock.read()
+        exchange = self.strategy.exchange_seconds() if phases else None
         self.monitor.record(
             "train",
             **self._position(),
@@ -305,7 +326,11 @@ class Trainer:
             lr=lr,
             gradient_norm=float(gradient_norm) if gradient_norm is not None else None,
             images_per_second=round(steps * self.batching.global_batch / elapsed, 1),
-            data_wait_fraction=round(self._waited / elapsed, 4),
+            images_per_second_epoch=round((self.samples_seen - self._epoch_from) / (now - self._epoch_started), 1),
+            seconds=round(elapsed, 4),
+            data_wait_fraction=round(waiting, 4),
+            **phase_fractions(phases, exchange, elapsed / steps, waiting),
+            **self.hardware.row(steps * self.batching.global_batch),
         )
         self.recent.clear()
         self._window_started, self._waited = now, 0.0
