@@ -40,7 +40,11 @@ setup(
     packages=find_packages(include=[name for room in ROOMS for name in (room, f"{room}.*")]),
     # Naming the root makes an editable install one path entry: modules added later are found without a new install.
     package_dir={"": "."},
-    package_data={"pipelines": ["sample/*.tar"], "engine": ["recipes/*.yaml"], "launch": ["*.sh", "constraints.txt"]},
+    package_data={
+        "pipelines": ["sample/*.tar"],
+        "engine": ["recipes/*.yaml", "report_template.html"],
+        "launch": ["*.sh", "constraints.txt"],
+    },
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",
@@ -52,6 +56,9 @@ setup(
         "rich>=13.7",
         "tensorboard>=2.17",
         "matplotlib>=3.9",
+        "jinja2>=3.1",
+        "psutil>=6.0",
+        "nvidia-ml-py>=12.560",
         "safetensors>=0.4.5",
         "torchmetrics>=1.4",
         "scipy>=1.14",

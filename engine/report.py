@@ -1,7 +1,195 @@
-"""The page that shows a run."""
+"""The page that shows a run: `python engine/report.py RUN_DIR` writes RUN_DIR/report.html anew.
 
+Training writes it at the end of every epoch. It is one file that needs no other, on a screen, a phone or paper.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+# The repository root instead of this script's own folder: modules are found as engine.*, from any working directory.
+_here = Path(__file__).resolve().parent
+sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
+
+import jinja2
+from markupsafe import Markup
+
+from engine.config import ConfigError
+from engine.failure import run_entry_point
+from engine.report_charts import Series, heat_map, line_chart, number
+from engine.report_data import (
+    Row,
+    RunRecord,
+    class_scores,
+    column,
+    confused_pairs,
+    duration,
+    options_by_section,
+    read_run,
+    state_of,
+    throughput,
+    time_spent,
+)
+
+_TEMPLATE = "report_template.html"
+_MATRIX_CLASSES = 20
+_WORST_CLASSES = 10
+_EVENTS = 100
 
 
-def write_report(run_dir: Path) -> None:
-    """Writes report.html into the run directory."""
+def write_report(run_dir: Path) -> Path:
+    """Writes report.html of a run directory, replacing the one before at once, and returns its path.
+
+    Raises ConfigError when it is no run directory, OSError when it cannot be written.
+    """
+    page = render(read_run(run_dir))
+    path, temporary = run_dir / "report.html", run_dir / "report.html.tmp"
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def render(run: RunRecord) -> str:
+    """The page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_here), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"duration": duration, "number": number}
+    state, explanation = state_of(run)
+    spans = time_spent(run)
+    return environment.get_template(_TEMPLATE).render(
+        run=run,
+        name=run.path.name,
+        state=state,
+        explanation=explanation,
+        tiles=_tiles(run),
+        axes=[("epoch", _charts(run, "epoch")), ("time", _charts(run, "time"))],
+        spans=spans,
+        total=sum(span.seconds for span in spans),
+        events=_events(run)[-_EVENTS:],
+        events_before=max(len(run.of("event")) - _EVENTS, 0),
+        options=options_by_section(run.config),
+        **_findings(run.findings),
+    )
+
+
+def _tiles(run: RunRecord) -> list[tuple[str, str, str]]:
+    """The figures at the top: what, how much, and a remark."""
+    train, evals = run.of("train"), run.of("eval")
+    tiles = []
+    if evals:
+        best, last = max(evals, key=lambda row: row["top1"]), evals[-1]
+        tiles.append(("best top-1", f"{best['top1']:.2f}%", f"epoch {number(best['epoch'])}"))
+        tiles.append(("last top-1", f"{last['top1']:.2f}%", f"top-5 {last['top5']:.2f}%"))
+        tiles.append(("last loss", f"{last['loss']:.3f}", f"{last['count']:,} images evaluated"))
+    if run.rows:
+        last = run.rows[-1]
+        epochs = run.config.get("schedule", {}).get("epochs", "?")
+        tiles.append(("epochs", f"{number(round(last['epoch'], 2))} of {epochs}", f"{last['step']:,} steps"))
+        tiles.append(("time", duration(last["time"]), "interruptions left out"))
+    speed = throughput(run)
+    if speed is not None:
+        tiles.append(("training speed", number(speed), "images per second"))
+    per_joule = [row["images_per_joule"] for row in train if "images_per_joule" in row]
+    if per_joule:
+        tiles.append(("energy", number(sum(per_joule) / len(per_joule)), "images per joule"))
+    return tiles
+
+
+def _charts(run: RunRecord, x: str) -> list[Markup]:
+    """All curves against `x`, "epoch" or "time"."""
+    unit, scale = ("epoch", 1.0) if x == "epoch" else _time_unit(run)
+    train, evals = ([{**row, "x": row[x] / scale} for row in run.of(kind)] for kind in ("train", "eval"))
+    marks = [row[x] / scale for row in run.of("event") if row["event"] == "resumed"]
+
+    def curve(name: str, colour: int, key: str, rows: Sequence[Row] = train, factor: float = 1.0) -> Series:
+        points = [(place, value * factor) for place, value in column(rows, "x", key)]
+        return Series(name, colour, points, dots=rows is evals)
+
+    def chart(title: str, *series: Series, **settings: Any) -> Markup | None:
+        return line_chart(title, series, unit, marks=marks, **settings)
+
+    accuracy = (curve("top-1 val", 2, "top1", evals), curve("top-5 val", 3, "top5", evals))
+    figures = [
+        chart("Accuracy", curve("top-1 training", 1, "top1"), *accuracy, unit="%", zero=True, top=100),
+        chart("Loss", curve("training", 1, "loss"), curve("val", 2, "loss", evals)),
+        chart("Throughput", curve("images per second", 1, "images_per_second"), zero=True),
+        chart(
+            "Waiting for data", curve("of the time", 2, "data_wait_fraction", factor=100), unit="%", zero=True, top=100
+        ),
+        chart("Learning rate", curve("learning rate", 3, "lr"), zero=True),
+        chart("Gradient norm", curve("gradient norm", 4, "gradient_norm"), zero=True),
+        chart("GPU utilisation", curve("of the time", 1, "gpu_utilization", factor=100), unit="%", zero=True, top=100),
+        chart("GPU power", curve("GPUs of a machine", 2, "gpu_power_watts"), unit=" W", zero=True),
+        chart("Images per joule", curve("images per joule", 3, "images_per_joule"), zero=True),
+        chart(
+            "Memory",
+            curve("process", 1, "memory_gib"),
+            curve("GPU, peak", 2, "gpu_memory_gib"),
+            unit=" GiB",
+            zero=True,
+        ),
+    ]
+    return [figure for figure in figures if figure is not None]
+
+
+def _time_unit(run: RunRecord) -> tuple[str, float]:
+    total = run.rows[-1]["time"] if run.rows else 0.0
+    return next(
+        (unit, scale) for unit, scale, most in
+        (("seconds", 1.0, 300), ("minutes", 60.0, 3 * 3600), ("hours", 3600.0, float("inf"))) if total <= most
+    )  # fmt: skip
+
+
+def _findings(findings: dict[str, Any] | None) -> dict[str, Any]:
+    """What the template shows of the last evaluation."""
+    if findings is None:
+        return {"findings": None}
+    scores = class_scores(findings)
+    classes, matrix = findings["classes"], findings["matrix"]
+    shown: dict[str, Any] = {"findings": findings, "scores": scores[:_WORST_CLASSES], "classes_scored": len(scores)}
+    shown["best_scores"] = scores[: _WORST_CLASSES - 1 : -1][:3]
+    if matrix is not None and len(classes) <= _MATRIX_CLASSES:
+        counts = {(true, guess): count for true, guess, count in matrix}
+        shown["matrix"] = [
+            (name, [(counts.get((k, guess), 0), counts.get((k, guess), 0) / max(findings["images"][k], 1), guess == k)
+                    for guess in range(len(classes))])
+            for k, name in enumerate(classes)
+        ]  # fmt: skip
+    elif matrix is not None:
+        shown["heat_map"] = heat_map(findings)
+    shown["pairs"] = confused_pairs(findings)
+    shown["wrong"] = [picture for picture in findings["pictures"] if picture["label"] != picture["guess"]]
+    shown["right"] = [picture for picture in findings["pictures"] if picture["label"] == picture["guess"]]
+    return shown
+
+
+def _events(run: RunRecord) -> list[tuple[Row, str]]:
+    """The events, each with a sentence."""
+    told = []
+    for row in run.of("event"):
+        details = [
+            str(value) for key, value in row.items() if key not in ("kind", "step", "epoch", "samples", "time", "event")
+        ]
+        told.append((row, ": ".join([row["event"], *details])))
+    if run.end is not None:
+        told.append((run.end, state_of(run)[1]))
+    return told
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes the page of the run directory on the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="engine/report.py", description="Write report.html of a run directory anew.")
+    parser.add_argument("run_dir", type=Path, help="the run directory")
+    options = parser.parse_args(arguments)
+    try:
+        print(write_report(options.run_dir))
+    except OSError as error:
+        raise ConfigError(f"the report cannot be written to {options.run_dir}: {error.strerror}") from None
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
