@@ -48,12 +48,16 @@ class Inputs:
             return [split for split in SPLITS if getattr(self, split) is not None]
         if not self.path.is_dir():
             raise DataError(f"{self.path} is no directory" if self.path.exists() else f"{self.path} does not exist")
-        found = [split for split in SPLITS if (self.path / split).is_dir() or any(self.path.glob(f"{split}-*.tar"))]
+        found = [split for split in SPLITS if _holds(self.path, split)]
         if not found:
             raise DataError(
                 f"{self.path} holds neither a train nor a val split: expected train/<class>/*.jpg or train-*.tar"
             )
         return found
+
+
+def _holds(path: Path, split: str) -> bool:
+    return (path / split).is_dir() or (path / f"{split}.beton").is_file() or any(path.glob(f"{split}-*.tar"))
 
 
 @cache
