@@ -6,27 +6,33 @@ their own, started by the thread that finishes a batch, while the GPU computes o
 """
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipelines import fast_decode
 from pipelines.batch import Batch, empty_images
 from pipelines.dataset import Dataset
+from pipelines.jpeg import WHOLE, Flag
 from pipelines.loader import Failure, Loader, Options, Task
 from pipelines.plan import Plan
 
 
 @dataclass
 class _Draft:
-    """A batch in the making: host buffers, and the slices of it that threads are at work on."""
+    """A batch in the making: host buffers, and the slices of it that threads are at work on; prepared: what a subclass
+    needs to carry them out."""
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     unfinished: int
+    prepared: Any = None
     failures: dict[int, Failure] = field(default_factory=dict)
     slices: list[Future] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -43,6 +49,7 @@ class NativeLoader(Loader):
     def __init__(self, dataset: Dataset, plan: Plan, options: Options) -> None:
         super().__init__(dataset, plan, options)
         self._pool = ThreadPoolExecutor(options.workers, "decode")
+        self._compiled, _ = fast_decode.library()
         self._on_gpu = options.device.type == "cuda"
         self._stream = torch.cuda.Stream(options.device) if self._on_gpu else None
 
@@ -54,6 +61,7 @@ class NativeLoader(Loader):
             labels=torch.from_numpy(task.labels),
             indices=torch.from_numpy(task.indices.copy()),
             unfinished=slices,
+            prepared=self._prepare(task),
         )
         if self._on_gpu:
             draft.labels = draft.labels.pin_memory()
@@ -61,19 +69,51 @@ class NativeLoader(Loader):
         draft.slices = [self._pool.submit(self._fill, task, draft, *ends) for ends in pairwise(bounds)]
         return draft
 
+    def _prepare(self, task: Task) -> Any:
+        return None
+
     def _fill(self, task: Task, draft: _Draft, start: int, stop: int) -> None:
         """Carry out the slots start..stop of a task; the thread that ends last sends the batch on its way."""
-        for slot in range(start, stop):
-            if draft.abandoned:
-                return
-            failure = self._execute(task, slot, draft.images[slot : slot + 1], draft.labels, draft.indices)
-            if failure is not None:
-                draft.failures[slot] = failure
+        if not draft.abandoned:
+            self._carry_out(task, draft, range(start, stop))
+        if draft.abandoned:
+            return
         with draft.lock:
             draft.unfinished -= 1
             complete = draft.unfinished == 0
         if complete and self._stream is not None:
             self._send(draft)
+
+    def _carry_out(self, task: Task, draft: _Draft, slots: range) -> None:
+        """Neighbouring slots: what the compiled decoder can do in one call, then the others one by one."""
+        self._carry_out_singly(task, draft, self._unfilled(task, draft, slots))
+
+    def _unfilled(self, task: Task, draft: _Draft, slots: range) -> Sequence[int]:
+        """Let the compiled decoder fill what it can; returns the slots left to do."""
+        if self._compiled is None:
+            return slots
+        here = slice(slots.start, slots.stop)
+        indices = task.indices[here]
+        flags, orientations = self.dataset.flags(indices)
+        plain = (flags & int(WHOLE | Flag.UNREADABLE) == 0) & (orientations == 1)
+        encoded = self.dataset.encoded(indices)
+        done = fast_decode.carry_out(
+            self._compiled,
+            [data if fits else None for data, fits in zip(encoded, plain.tolist())],
+            self.dataset.entries(indices)["size"],
+            task.boxes[here],
+            task.flips[here],
+            draft.images[here],
+        )
+        return [slot for slot, is_done in zip(slots, done) if not is_done]
+
+    def _carry_out_singly(self, task: Task, draft: _Draft, slots: Sequence[int]) -> None:
+        for slot in slots:
+            if draft.abandoned:
+                return
+            failure = self._execute(task, slot, draft.images[slot : slot + 1], draft.labels, draft.indices)
+            if failure is not None:
+                draft.failures[slot] = failure
 
     def _send(self, draft: _Draft) -> None:
         draft.host = (draft.images, draft.labels)
