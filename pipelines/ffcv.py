@@ -105,15 +105,14 @@ class FfcvLoader(NativeLoader):
             if os.preadv(self._file, [prepared.bytes[start : start + size].data], int(places[slot])) != size:
                 prepared.jobs["kind"][slot] = IS_OTHER  # the native decoder says what is wrong
 
-    def _carry_out(self, task: Task, draft: Any, slots: Sequence[int]) -> None:
-        """FFCV's decoder on neighbouring slots, then the native one on those that it leaves or fails on."""
-        prepared, start = draft.prepared, slots[0]
-        for read in prepared.reads[start // _TOGETHER : slots[-1] // _TOGETHER + 1]:
+    def _unfilled(self, task: Task, draft: Any, slots: range) -> Sequence[int]:
+        """Let FFCV's decoder fill what it can; returns the slots that it leaves or fails on, for the native one."""
+        prepared = draft.prepared
+        for read in prepared.reads[slots.start // _TOGETHER : (slots.stop - 1) // _TOGETHER + 1]:
             read.result()
-        jobs = prepared.jobs[start : start + len(slots)]
-        pixels = draft.images.permute(0, 2, 3, 1).numpy()[start : start + len(slots)]
-        left = self._decoder().run(self._file, prepared.bytes, jobs, pixels)
-        super()._carry_out(task, draft, [start + slot for slot in left])
+        pixels = draft.images.permute(0, 2, 3, 1).numpy()[slots.start : slots.stop]
+        left = self._decoder().run(self._file, prepared.bytes, prepared.jobs[slots.start : slots.stop], pixels)
+        return [slots[number] for number in left]
 
     def _decoder(self) -> Decoder:
         """This thread's."""
