@@ -63,6 +63,12 @@ class Kernel:
     eager_bytes: int
     fused_bytes: int
 
+    @property
+    def launches(self) -> int:
+        """Kernels that fused code launches: a normalisation's two passes, a convolution's two gradients, else one or none."""
+        twice = self.name == "convolution_backward" or "batch_norm" in self.name
+        return (2 if twice else 1) if self.fused_bytes else 0
+
 
 @dataclass
 class Block:

@@ -79,12 +79,14 @@ def alternate(
     warmup: int = 1,
     budget_seconds: float = math.inf,
     on_window: Callable[[str, int], Any] | None = None,
+    tolerant: bool = True,
 ) -> dict[str, Measurement]:
     """Measures all subjects, in turns.
 
     Every round runs one window of each, in an order that reverses from round to round. The first `warmup` windows of
     each are thrown away; then rounds are run until there are `windows` of them or `budget_seconds` are spent (at least
-    one round is). A subject that raises is listed as failed with its reason, and the others go on.
+    one round is). A subject that raises is listed as failed with its reason, and the others go on; unless not `tolerant`,
+    as among ranks, where the others would wait for the one that failed.
     `on_window(name, round)` is called before each window, for a sign of life.
     """
     measured = {name: Measurement(name) for name in subjects}
@@ -93,13 +95,13 @@ def alternate(
     gc.collect()
     gc.freeze()
     try:
-        _warm_up(subjects, measured, warmup, on_window)
+        _warm_up(subjects, measured, warmup, on_window, tolerant)
         deadline = time.perf_counter() + budget_seconds
         for number in range(windows):
             for name in list(subjects) if number % 2 == 0 else reversed(list(subjects)):
                 if on_window:
                     on_window(name, number)
-                _run(subjects[name], measured[name])
+                _run(subjects[name], measured[name], tolerant)
             if time.perf_counter() >= deadline:
                 break
     finally:
@@ -112,25 +114,28 @@ def _warm_up(
     measured: Mapping[str, Measurement],
     rounds: int,
     on_window: Callable[[str, int], Any] | None,
+    tolerant: bool,
 ) -> None:
     for number in range(rounds):
         for name in subjects:
             if on_window:
                 on_window(name, number - rounds)
             started = time.perf_counter()
-            _run(subjects[name], measured[name])
+            _run(subjects[name], measured[name], tolerant)
             measured[name].warmup_seconds += time.perf_counter() - started
     for measurement in measured.values():
         measurement.windows.clear()
 
 
-def _run(subject: Subject, measurement: Measurement) -> None:
+def _run(subject: Subject, measurement: Measurement, tolerant: bool) -> None:
     if measurement.failure is not None:
         return
     gc.collect()
     try:
         measurement.windows.append(subject())
     except Exception as error:  # a peer may fail in any way, and the table says how
+        if not tolerant:
+            raise
         measurement.failure = one_line(error)
         measurement.windows.clear()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from benchmarks.bounds import UPDATE_BYTES, Bound, bound
 from benchmarks.command_line import Parser, add_output_options, positive
 from benchmarks.counting import Block, Kernel, block_inputs, count
 from benchmarks.drawing import draw_roofline
@@ -30,35 +30,6 @@ from benchmarks.results import RESULTS, Result, number
 from engine.failure import DONE, run_entry_point
 from engine.strategy import use_bf16
 from inception import create_model
-
-# SGD with momentum reads weight, gradient and momentum, and writes weight and momentum, all in fp32.
-_UPDATE_BYTES = 5 * 4
-
-
-@dataclass(frozen=True)
-class Bound:
-    """The least seconds that a block's kernels take one after the other, each at its own limit."""
-
-    compute: float
-    memory: float
-
-    @property
-    def seconds(self) -> float:
-        return self.compute + self.memory
-
-    @property
-    def by(self) -> str:
-        """What most of the time is bound by."""
-        return "compute" if self.compute >= self.memory else "memory"
-
-
-def bound(kernels: Sequence[Kernel], limits: Limits, precision: str) -> Bound:
-    """Sums over the kernels, each bound by its operations or by its bytes, whichever take longer."""
-    totals = {"compute": 0.0, "memory": 0.0}
-    for kernel in kernels:
-        compute, memory = limits.seconds(kernel.operations, kernel.fused_bytes, precision)
-        totals["compute" if compute >= memory else "memory"] += max(compute, memory)
-    return Bound(**totals)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -184,7 +155,7 @@ def _add_network(
                 rows.append((block.name, least, seconds))
     macs = sum(block.macs for block in blocks if not block.auxiliary) / batch
     parameters = sum(block.parameters for block in blocks)
-    update = parameters * _UPDATE_BYTES / limits.bandwidth(parameters * _UPDATE_BYTES)
+    update = parameters * UPDATE_BYTES / limits.bandwidth(parameters * UPDATE_BYTES)
     kernels = [kernel for block in blocks for kernel in block.kernels]
     least = bound(kernels, limits, precision)
     for variant in ("", " compiled"):

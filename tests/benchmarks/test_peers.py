@@ -1,0 +1,130 @@
+"""Peers do the work that is asked of them, and a loader that does other work is found out."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.equal_work import differences, expected, observe
+from benchmarks.peers import DATA_PEERS, DataJob, data_peer
+from benchmarks.peers.networks import build_peer, peer_step, peers_of
+from benchmarks.photos import HEIGHT, WIDTH, recovered_crops, write_gradients, write_shards
+from pipelines import TrainPlan, build_loader, open_dataset
+
+IMAGES = 96
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    folder = write_gradients(tmp_path_factory.mktemp("gradients"), IMAGES)
+    return DataJob(folder, tmp_path_factory.mktemp("work"), batch_size=32, resolution=48, workers=1)
+
+
+@pytest.fixture(scope="module")
+def dataset(job):
+    return open_dataset(job.folder, "train", progress=False)
+
+
+def our_batches(job, dataset, **changes):
+    plan = TrainPlan(len(dataset), 32, **{"scale": job.scale, "ratio": job.ratio, "flip": job.flip} | changes)
+    with build_loader(dataset, plan, "native", batch_size=32, resolution=job.resolution, workers=1) as loader:
+        yield from loader
+
+
+def test_crops_are_recovered_from_the_pixels(job, dataset):
+    plan = TrainPlan(len(dataset), 32)
+    for batch in our_batches(job, dataset):
+        indices = batch.indices.numpy()
+        boxes = plan.boxes(0, indices, dataset.sizes(indices))
+        found = recovered_crops(batch.images)
+        assert np.abs(found[:, 0] - boxes[:, 2] * boxes[:, 3] / (WIDTH * HEIGHT)).max() < 0.03
+        assert np.abs(np.log(found[:, 1]) - np.log(boxes[:, 2] / boxes[:, 3])).max() < 0.05
+        assert (found[:, 2] == plan.flips(0, indices)).all()
+
+
+def test_our_own_loader_does_what_is_asked(job, dataset):
+    work = observe(lambda: (batch.images for batch in our_batches(job, dataset)))
+    assert work.images == IMAGES
+    assert differences(work, job) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"scale": (0.8, 1.0)}, "area"), ({"flip": 0.0}, "mirrored"), ({"ratio": (2.0, 2.0)}, "ratio")],
+)
+def test_a_loader_that_does_other_work_is_found_out(job, dataset, changes, named):
+    work = observe(lambda: (batch.images for batch in our_batches(job, dataset, **changes)))
+    found = differences(work, job)
+    assert any(named in difference for difference in found), found
+
+
+def test_another_type_or_size_is_found_out(job, dataset):
+    def smaller_floats():
+        for batch in our_batches(job, dataset):
+            yield batch.images[:, :, :40, :40].float()
+
+    assert {"dtype is float32, not uint8", "size is (40, 40), not (48, 48)"} <= set(
+        differences(observe(smaller_floats), job)
+    )
+
+
+def test_what_is_expected_comes_with_its_error(job):
+    (few, wide), (_, narrow) = expected(job, 100), expected(job, 10_000)
+    assert 0.3 < few.area < 0.6
+    assert narrow["area"] == pytest.approx(wide["area"] / 10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    # FFCV compiles its decoder for half a minute; the pipelines' tests run FFCV every time.
+    [pytest.param(name, marks=pytest.mark.soak) if name == "ffcv" else name for name in DATA_PEERS],
+)
+def test_a_data_peer_does_equal_work(name, job, tmp_path):
+    own = DataJob(job.folder, tmp_path, job.batch_size, job.resolution, job.workers)
+    passes = data_peer(name).passes(own)
+    assert differences(observe(passes), own) == []
+    assert observe(passes).images == IMAGES  # a second pass is a whole pass again
+    assert data_peer(name).SETTING
+
+
+def test_shards_hold_every_image_once_with_its_class(job, tmp_path):
+    import tarfile
+
+    names = []
+    for shard in write_shards(job.folder / "train", tmp_path, 3):
+        with tarfile.open(shard) as tar:
+            names += tar.getnames()
+            labels = {tar.extractfile(m).read().decode() for m in tar.getmembers() if m.name.endswith("cls")}
+        assert labels == {"0", "1", "2", "3"}  # classes are mixed in every shard
+    assert sorted(names) == sorted(f"{n:06d}.{kind}" for n in range(IMAGES) for kind in ("jpg", "cls"))
+
+
+def test_a_network_peer_steps_and_learns_nothing_it_should_not():
+    assert peers_of("inception_v3") == ["torchvision", "timm"]
+    assert peers_of("debug") == []
+    network = build_peer("torchvision", "inception_v3", num_classes=10)
+    before = network.fc.weight.detach().clone()
+    images = torch.randint(0, 256, (2, 3, 299, 299), dtype=torch.uint8)
+    peer_step(network, images, torch.tensor([1, 2]), bf16=False, compile_mode=None)()
+    assert 0 < (network.fc.weight - before).abs().max() < 1e-2
+
+
+def test_the_reference_training_learns_and_reports(run_command, tmp_path):
+    rng = np.random.default_rng(0)
+    from PIL import Image
+
+    for split, count in (("train", 24), ("val", 8)):
+        for label, level in (("dark", 40), ("light", 215)):
+            folder = tmp_path / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                noise = rng.integers(-30, 30, (40, 40, 3)) + level
+                Image.fromarray(noise.astype(np.uint8)).save(folder / f"{number}.jpg")
+    arguments = ["--data", tmp_path, "--resolution", "32", "--batch-size", "8", "--epochs", "12", "--target", "90"]
+    finished = run_command(["benchmarks/peers/train.py", *arguments, "--workers", "0", "--lr", "0.02"], timeout=200)
+    assert finished.returncode == 0, finished.stderr
+    *epochs, end = map(json.loads, finished.stdout.splitlines())
+    assert epochs[-1]["top1"] >= 90
+    assert end["seconds_to_target"] == pytest.approx(epochs[-1]["seconds"], abs=0.01)
+    assert 0 < end["evaluation_seconds"] < end["seconds"]

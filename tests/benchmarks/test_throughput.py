@@ -1,0 +1,79 @@
+"""The throughput script from end to end on the miniature network, alone, beside a peer, and on two ranks."""
+
+import json
+
+import pytest
+
+from benchmarks import throughput
+from benchmarks.results import read_results
+
+QUICK = ["--networks", "debug", "--batch-sizes", "16", "--windows", "2", "--seconds", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    assert throughput.main([*QUICK, "--peers", "torchvision", "--output", str(folder)]) == 0
+    return read_results(folder)[0] | {"folder": folder}
+
+
+def test_all_parts_are_measured_and_add_up(result):
+    rows = {(r.case["part"], r.metric): r for r in result["rows"] if r.case["of"] == "ours, native"}
+    step, data, both = (rows[part, "images/s"] for part in ("step", "data", "end to end"))
+    assert min(step.value, data.value, both.value) > 0
+    assert len(step.values) == 2
+    assert step.details["step_seconds_p95"] >= step.details["step_seconds"] > 0
+    assert step.details["process_gib"] > 0.1
+    share = rows["end to end", "share of the step's speed"]
+    assert share.low <= both.value / step.value <= share.high
+    bound = rows["step", "share of the machine's bound"]
+    assert bound.value == pytest.approx(step.value / bound.details["bound"])
+
+
+def test_a_verdict_names_the_limiter_in_words(result):
+    limits = ("The input holds training back", "The step holds training back")
+    assert any(limit in note for note in result["notes"] for limit in limits)
+
+
+def test_the_peer_stands_beside_ours_with_its_setting_and_its_work_checked(result):
+    peer = next(row for row in result["rows"] if row.case["of"] == "torchvision")
+    assert peer.failure is None
+    assert peer.details["of_ours"] > 0
+    assert any(note.startswith("torchvision: ImageFolder") and note.endswith("Equal work.") for note in result["notes"])
+
+
+def test_the_picture_and_what_could_not_be_measured(result):
+    assert (result["folder"] / result["pictures"][0]).stat().st_size > 5_000
+    assert any("No GPU here" in note for note in result["notes"])
+    assert any("one of warm-up" not in note and "excluded" in note for note in result["notes"])
+    assert result["load"]["load_average"] >= 0
+    assert json.dumps(result["options"])
+
+
+def test_two_ranks_measure_together(torchrun, tmp_path):
+    arguments = [*QUICK, "--no-trial", "--output", str(tmp_path)]
+    finished = torchrun(["benchmarks/throughput.py", *arguments], processes=2)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("Written:") == 1
+    result = read_results(tmp_path)[0]
+    rows = {(row.case["part"], row.metric): row for row in result["rows"]}
+    assert rows["without exchange", "images/s"].value > 0
+    assert "torchrun --nproc_per_node=2" in result["command"]
+    # 32 images a step: a window's rate is over both ranks.
+    step = rows["step", "images/s"]
+    assert step.value == pytest.approx(32 / step.details["step_seconds"], rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--networks", "inception_v9"], "unknown network 'inception_v9'"),
+        (["--batch-sizes", "0"], "0 is below 1"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(run_command, arguments, message):
+    finished = run_command(["benchmarks/throughput.py", *arguments], timeout=100)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+    assert finished.stderr.count("\n") == 1
