@@ -170,12 +170,13 @@ class _Names:
         self._keys: set[str] = set()
 
     def output(self, found: Found) -> str:
-        """ "class/stem.extension", perhaps with folders between, its key (all before the dot) given once only."""
+        """ "class/stem.extension", perhaps with folders between, its key (all before the dot) given once only; without an
+        extension where the input has none."""
         *folders, file = [part for part in found.name.split("/") if part not in ("", ".")]
         for prefix in (self._split, found.label):  # shards made from folders name them in their members
             if folders[:1] == [prefix]:
                 folders = folders[1:]
-        stem, _, extension = file.rpartition(".")
+        stem, _, extension = file.rpartition(".") if "." in file else (file, "", "")
         stem = (stem or "image").replace(".", "_")
         key = "/".join([found.label, *(folder.lstrip(".") or "_" for folder in folders), stem])
         if key in self._keys:
@@ -184,4 +185,4 @@ class _Names:
                 number += 1
             key = f"{key}-{number}"
         self._keys.add(key)
-        return f"{key}.{extension}"
+        return f"{key}.{extension}" if extension else key

@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 
 from pipelines import writers
+from pipelines.beton_output import make_betons
 from pipelines.catalogue import SPLITS, Catalogue, Inputs, build_catalogue, check_classes, open_source
 from pipelines.dataset import open_dataset
 from pipelines.errors import DataError
@@ -35,7 +36,7 @@ _ROOM_TO_SPARE = 0.02  # of what is written, for headers and the file system its
 
 @dataclass(frozen=True)
 class Form:
-    """What to make. to: "shards" or "folder"; shard_size: bytes of input that go into a shard, about; shuffle_seed: of
+    """What to make. to: "shards", "folder" or "beton"; shard_size: bytes of input that go into a shard, about; shuffle_seed: of
     the samples' order over the shards, None for the input's."""
 
     to: str
@@ -48,7 +49,8 @@ class Form:
 @dataclass(frozen=True)
 class Prepared:
     """samples: by split; bytes: written; resumed: pieces that an earlier run had finished; unreadable: names of images
-    that no decoder can read, which were copied as they are; already: nothing was left to do but check."""
+    that no decoder can read, which were copied as they are, or left out of a .beton; already: nothing was left to do
+    but check."""
 
     samples: dict[str, int]
     bytes: int
@@ -138,6 +140,7 @@ class _Preparation:
         self.inputs, self.form, self.output, self.splits = inputs, form, output, splits
         self.team, self.say = team, say
         self.work = output / WORK
+        self.pieces_at = _pieces_at(form, output)
 
     def run(self, job: dict) -> Prepared:
         self._sweep()
@@ -153,18 +156,23 @@ class _Preparation:
             _write_whole(self.work / JOB, json.dumps(job))
         done, resumed = self._write(catalogues)
         self._check(done)
-        if self.form.to == "shards":
+        if self.form.to != "folder":
             self._index(done)
         counts = {split: self._counted(catalogue) for split, catalogue in catalogues.items()}
         unreadable = [f"{piece.split}/{name}" for piece in done for name in piece.unreadable]
         files = [file for piece in done for file in piece.files]
+        if self.form.to == "beton":
+            files = make_betons(self.pieces_at, self.splits, done, self.output, self.team)
+            counts = {split: _class_counts(self.output, split) for split in self.splits}
         self._describe(job, counts, files, unreadable)
         samples = {split: sum(counts[split].values()) for split in self.splits}
         return Prepared(samples, sum(file.size for file in files), resumed, unreadable, already=False)
 
     def _sweep(self) -> None:
-        for left in self.output.glob(".*.tmp"):
-            left.unlink()
+        self.pieces_at.mkdir(exist_ok=True)
+        for directory in {self.output, self.pieces_at}:
+            for left in directory.glob(".*.tmp"):
+                left.unlink()
 
     def _write(self, catalogues: dict[str, Catalogue]) -> tuple[list[Piece], int]:
         """Every piece, in order, and how many of them were there before."""
@@ -182,7 +190,7 @@ class _Preparation:
         total = sum(len(catalogue) for catalogue in catalogues.values())
         with (
             (self.work / "journal.jsonl").open("a") as journal,
-            progress_bar(f"Writing {self.form.to}", total, "images") as advance,
+            progress_bar(f"Writing {_pieces_of(self.form)}", total, "images") as advance,
         ):
             advance(sum(piece.samples for piece in done.values()))
             for _, piece in self.team.run(_write_piece, tasks):
@@ -203,13 +211,15 @@ class _Preparation:
             if not line.endswith("\n"):
                 continue  # the run was killed while it wrote this line
             piece = Piece.from_json(line)
-            if all(_size(self.output / file.name) == file.size for file in piece.files):
+            if all(_size(self.pieces_at / file.name) == file.size for file in piece.files):
                 yield piece
 
     def _check_room(self, catalogues: dict[str, Catalogue]) -> None:
         if self.form.longest_side is not None or self.form.quality is not None:
             return  # nobody knows beforehand how small the images get
         need = int(sum(catalogue.bytes for catalogue in catalogues.values()) * (1 + _ROOM_TO_SPARE))
+        if self.form.to == "beton":
+            need *= 2  # shards first
         free = shutil.disk_usage(self.output).free
         if need > free:
             raise DataError(
@@ -219,10 +229,10 @@ class _Preparation:
 
     def _check(self, done: list[Piece]) -> None:
         files = [file for piece in done for file in piece.files]
-        wrong = _differing(self.team, self.output, files)
+        wrong = _differing(self.team, self.pieces_at, files)
         if wrong:
             for name in wrong:
-                (self.output / name).unlink(missing_ok=True)
+                (self.pieces_at / name).unlink(missing_ok=True)
             raise OSError(
                 f"{wrong[0]}{_and_more(wrong)} could not be read back as written, and was removed: "
                 f"the disk under {self.output} may be failing; run the same command again to write it anew"
@@ -233,14 +243,12 @@ class _Preparation:
         for split in self.splits:
             shards = [piece for piece in done if piece.split == split]
             ends = ((shard.number, rows) for shard in shards for rows in (shard.index_rows(), None))
-            record_index(find_source(self.output, split), self.output, ends)
+            record_index(find_source(self.pieces_at, split), self.pieces_at, ends)
 
     def _counted(self, catalogue: Catalogue) -> dict[str, int]:
         """Samples of each class, counted the way training will read them."""
         expected = dict(zip(catalogue.classes, catalogue.counts.tolist()))
-        dataset = open_dataset(self.output, catalogue.split)
-        labels = dataset.labels(np.arange(len(dataset)))
-        found = dict(zip(dataset.classes, np.bincount(labels, minlength=len(dataset.classes)).tolist()))
+        found = _class_counts(self.pieces_at, catalogue.split)
         wrong = [name for name in expected if found.get(name) != expected[name]] or sorted(set(found) - set(expected))
         if wrong:
             raise OSError(
@@ -263,6 +271,13 @@ class _Preparation:
             "unreadable": unreadable,
         }
         _write_whole(self.output / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def _class_counts(path: Path, split: str) -> dict[str, int]:
+    """Samples of each class, as training opens the data."""
+    dataset = open_dataset(path, split)
+    labels = dataset.labels(np.arange(len(dataset)))
+    return dict(zip(dataset.classes, np.bincount(labels, minlength=len(dataset.classes)).tolist()))
 
 
 def _write_whole(file: Path, text: str) -> None:
@@ -288,14 +303,19 @@ def _opened(inputs: Inputs, form: Form, output: Path, split: str) -> Pieces:
     reencoding = Reencoding(form.longest_side, form.quality)
     count = piece_count(form, catalogue)
     # A folder's order is nobody's business but the reading's: as the input lies.
-    seed = form.shuffle_seed if form.to == "shards" else None
+    seed = None if form.to == "folder" else form.shuffle_seed
     return Pieces(catalogue, open_source(inputs, split), reencoding, count, seed)
 
 
 def _write_piece(task: tuple[Inputs, Form, Path, str, int]) -> Piece:
     inputs, form, output, split, number = task
-    write = writers.write_shard if form.to == "shards" else writers.write_files
-    return write(_opened(inputs, form, output, split), number, output)
+    write = writers.write_files if form.to == "folder" else writers.write_shard
+    return write(_opened(inputs, form, output, split), number, _pieces_at(form, output))
+
+
+def _pieces_at(form: Form, output: Path) -> Path:
+    """Where the pieces are written: the output, or a place for shards that are a step on the way."""
+    return output / WORK / "shards" if form.to == "beton" else output
 
 
 def _differing(team: Team, output: Path, files: list[File]) -> list[str]:
@@ -339,7 +359,7 @@ def _size(path: Path) -> int:
 
 
 def _pieces_of(form: Form) -> str:
-    return "shards" if form.to == "shards" else f"runs of {FOLDER_PIECE} images"
+    return "shards" if form.to != "folder" else f"runs of {FOLDER_PIECE} images"
 
 
 def _and_more(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Prepare a dataset: from ImageNet's archives or any dataset's folder to tar shards or class folders.
+"""Prepare a dataset: from ImageNet's archives or any dataset's folder to tar shards, class folders or FFCV's .beton.
 
     python pipelines/prepare.py imagenet --train ILSVRC2012_img_train.tar --val ILSVRC2012_img_val.tar --to shards --output DIR
     mpirun -n 16 python pipelines/prepare.py folder DIR --to shards --longest-side 512 --output DIR
@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     default = Form("shards")
-    parser.add_argument("--to", required=True, choices=["folder", "shards"], help="what to make")
+    parser.add_argument("--to", required=True, choices=["folder", "shards", "beton"], help="what to make")
     parser.add_argument("--output", required=True, type=_path, metavar="DIR", help="an empty or a new directory")
     parser.add_argument("--longest-side", type=_positive, metavar="PIXELS", help="shrink larger images to this")
     parser.add_argument("--quality", type=_quality, metavar="1..100", help="encode all images again, as JPEGs of this")
@@ -112,21 +112,20 @@ def main(arguments: Sequence[str], ranks: Ranks | None) -> int:
     team = ranks or Processes(options.workers or usable_cores())
     started = time.monotonic()
     prepared = prepare(_inputs(options), form, options.output, team, lambda line: print(line, flush=True))
-    print(_summary(prepared, options.output, time.monotonic() - started))
+    print(_summary(prepared, options, time.monotonic() - started))
     return DONE
 
 
-def _summary(prepared: Prepared, output: Path, seconds: float) -> str:
+def _summary(prepared: Prepared, options: argparse.Namespace, seconds: float) -> str:
     images = " and ".join(f"{count:,} {split}" for split, count in prepared.samples.items())
     size = f"{prepared.bytes / 1e9:.2f} GB" if prepared.bytes > 1e8 else f"{prepared.bytes / 1e6:.2f} MB"
     what = "was prepared already; its checksums are right" if prepared.already else "prepared and checked"
-    lines = [f"{output}: {images} images, {size}, {what} in {seconds:.1f} s; see {MANIFEST}"]
+    lines = [f"{options.output}: {images} images, {size}, {what} in {seconds:.1f} s; see {MANIFEST}"]
     if prepared.unreadable:
         more = f" and {len(prepared.unreadable) - 1} more" if len(prepared.unreadable) > 1 else ""
-        lines.append(
-            f"warning: no decoder can read {prepared.unreadable[0]}{more}, copied as it is: "
-            f"python pipelines/doctor.py {output} --quarantine FILE"
-        )
+        doctor = f"copied as it is: python pipelines/doctor.py {options.output} --quarantine FILE"
+        done = "left out" if options.to == "beton" else doctor
+        lines.append(f"warning: no decoder can read {prepared.unreadable[0]}{more}; {done}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.colour import upright_rgb
 from pipelines.errors import DataError
-from pipelines.jpeg import Header, probe_bytes
+from pipelines.jpeg import Flag, Header, probe_bytes
 
 DEFAULT_QUALITY = 90
 
@@ -59,6 +59,8 @@ def stored(reencoding: Reencoding, data: np.ndarray, name: str) -> Stored:
     header = None
     try:
         header = probe_bytes(data.data)
+        if "." not in name.rpartition("/")[2]:  # from a .beton, whose samples have no names: JPEGs, and pixels as PPM
+            name += ".ppm" if header.flags & Flag.NOT_JPEG else ".jpg"
         smaller = reencoding.apply(data, header)
     except DataError:
         return Stored(data.data, name, header, True)
