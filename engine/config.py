@@ -70,6 +70,20 @@ class DataConfig:
 
 
 @dataclass
+class ProgressiveConfig:
+    """Progressive resizing: small images at first, the full size at the end (arXiv 2104.00298, section 4)."""
+
+    start: int = 0
+    """Side of the training images at first [pixels; 0: the full size from the beginning]."""
+    begin_epoch: int = 0
+    """Last epoch of that size [epochs]."""
+    end_epoch: int = 0
+    """First epoch of the full size [epochs]."""
+    multiple: int = 32
+    """Sizes in between are multiples of this [pixels]."""
+
+
+@dataclass
 class NetworkConfig:
     """The network."""
 
@@ -105,8 +119,9 @@ class ScheduleConfig:
 class OptimizerConfig:
     """The optimizer."""
 
-    name: Literal["sgd", "rmsprop"] = "sgd"
-    """SGD, or RMSprop as TensorFlow defines it (epsilon inside the root, accumulator starts at one)."""
+    name: Literal["sgd", "rmsprop", "lars", "lamb"] = "sgd"
+    """SGD; RMSprop as TensorFlow defines it (epsilon inside the root, accumulator starts at one); LARS or LAMB, which
+    scale every layer's step to its weights, for very large batches (arXiv 1708.03888, 1904.00962)."""
     lr: float = 0.1
     """Peak learning rate, for a step of lr_batch_size images."""
     lr_batch_size: int = 0
@@ -141,6 +156,8 @@ class EmaConfig:
 
     decay: float = 0.0
     """Decay per step [0: no average]."""
+    recalibrate: int = 0
+    """Measure batch normalisation's statistics anew for the averaged weights before evaluation [batches a rank; 0: no]."""
 
 
 @dataclass
@@ -151,6 +168,9 @@ class EvaluationConfig:
     """How often [epochs]; the last epoch always is evaluated."""
     batch_size: int = 0
     """Images in a batch of one rank [images; 0: as in training]."""
+    resolution: int = 0
+    """Side of the images [pixels; 0: as at the end of training]. Larger than in training often scores better, since
+    random crops show objects larger (arXiv 1906.06423)."""
     flip: bool = False
     """Average the prediction with that of the mirrored image."""
 
@@ -161,16 +181,26 @@ class CompileConfig:
 
     enabled: bool = False
     """Compile."""
+    scope: Literal["step", "block"] = "step"
+    """One graph of normalisation, network and loss, or one for each stage of the network (compiles faster)."""
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
-    """torch.compile's mode."""
+    """torch.compile's mode; reduce-overhead and max-autotune use CUDA graphs."""
+    cache: str = ""
+    """Directory of compiled code, from which a restart starts sooner [path; empty: ~/.cache/inception/compile]."""
 
 
 @dataclass
 class StrategyConfig:
     """How the ranks work together."""
 
-    name: Literal["auto", "single", "ddp"] = "auto"
-    """One process, DistributedDataParallel, or whichever the launcher calls for."""
+    name: Literal["auto", "single", "ddp", "deepspeed"] = "auto"
+    """One process, DistributedDataParallel, DeepSpeed, or whichever of the first two the launcher calls for."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed: share out nothing (0), the optimizer's state (1), gradients too (2); weights (3) are refused."""
+    deepspeed_config: str | None = None
+    """DeepSpeed: JSON file of settings merged over those made from these options [path]."""
+    compress_gradients: bool = False
+    """Exchange gradients in bf16, half the bytes; their sums are rounded to 8 bits of mantissa."""
     sync_batchnorm: bool = False
     """Normalise over the batch of all ranks instead of each rank's own."""
     timeout: float = 600.0
@@ -211,6 +241,7 @@ class Config:
 
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    progressive: ProgressiveConfig = field(default_factory=ProgressiveConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -329,13 +360,19 @@ def _flat_names(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
 def _check_names(names: Iterator[str], known: Sequence[str], what: str) -> None:
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise ConfigError(f"{what}{name} does not exist; the nearest is {near[0]} (--help lists all)")
+            raise ConfigError(f"{what}{name} does not exist; the nearest is {_nearest(name, known)} (--help lists all)")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    section, _, leaf = name.rpartition(".")
+    initials = f"{section}.{''.join(word[:1] for word in leaf.split('_'))}"  # learning_rate for lr
+    return initials if initials in known else difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def _check_values(config: Config) -> None:
     """Values that have the right type and make no sense."""
-    positive: tuple[str, ...] = (
+    positive: tuple[str, ...] = ("progressive.multiple",)
+    positive += (
         "data.batch_size",
         "schedule.epochs",
         "optimizer.lr",
@@ -350,7 +387,8 @@ def _check_values(config: Config) -> None:
         "optimizer.lr_batch_size",
     )
     nonnegative += ("optimizer.weight_decay", "optimizer.momentum", "evaluation.batch_size", "checkpoint.every_seconds")
-    nonnegative += ("profile.steps", "profile.wait")
+    nonnegative += ("profile.steps", "profile.wait", "progressive.start", "progressive.begin_epoch")
+    nonnegative += ("evaluation.resolution", "ema.recalibrate")
     fractions = ("ema.decay", "loss.label_smoothing", "data.flip", "optimizer.decay")
     for key, value in leaves(config):
         if key in positive and not value > 0:
@@ -366,6 +404,12 @@ def _check_values(config: Config) -> None:
             )
     if config.data.crop_scale[1] > 1:
         raise ConfigError(f"option --data.crop_scale cannot exceed the image: {config.data.crop_scale[1]} is above 1")
+    growing = config.progressive
+    if growing.start and not growing.begin_epoch <= growing.end_epoch <= config.schedule.epochs:
+        raise ConfigError(
+            "option --progressive.end_epoch must lie between --progressive.begin_epoch and --schedule.epochs, "
+            f"not at {growing.end_epoch}"
+        )
     total = config.data.global_batch_size
     if total is not None and total < 1:
         raise ConfigError(f"option --data.global_batch_size must be above 0, not {total}")

@@ -60,11 +60,11 @@ def training_loader(
 
 
 def evaluation_loader(
-    data: DataConfig, dataset: Dataset, network: Network, batch_size: int, strategy: Strategy
+    data: DataConfig, dataset: Dataset, network: Network, batch_size: int, strategy: Strategy, resolution: int = 0
 ) -> Loader:
-    """Every image of a split once, its centre at the network's size; `batch_size` is of one rank."""
+    """Every image of a split once, its centre at `resolution` pixels (0: as in training); `batch_size` is of one rank."""
     plan = EvalPlan(len(dataset), batch_size * strategy.world_size, crop_fraction=network.crop_fraction)
-    return _loader(data, dataset, plan, batch_size, data.resolution or network.input_size, strategy)
+    return _loader(data, dataset, plan, batch_size, resolution or data.resolution or network.input_size, strategy)
 
 
 def _loader(

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from engine.batchnorm import synchronise_batchnorm
-from engine.config import CompileConfig, StrategyConfig
-from engine.strategy import Strategy, compiled
+from engine.compilation import compiled
+from engine.config import Config, StrategyConfig
+from engine.data import Batching
+from engine.strategy import Strategy
 from launch.environment import Environment
 
 # The same switch under its name before and since torch 2.14.
@@ -49,7 +52,7 @@ class DdpStrategy(Strategy):
         self._pending: tuple[dist.Work, Tensor] | None = None
 
     def prepare(
-        self, objective: nn.Module, optimizer: torch.optim.Optimizer, options: CompileConfig, micro_batches: int
+        self, objective: nn.Module, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
     ) -> Callable[..., Any]:
         if self._options.sync_batchnorm:
             synchronise_batchnorm(objective, self.device)
@@ -61,10 +64,12 @@ class DdpStrategy(Strategy):
             # The first rank's statistics are the run's: they are shared when evaluation or a resumed run needs them.
             **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
             # A static graph lets DDP order its buckets once; it cannot leave out exchanges, as accumulation wants.
-            static_graph=micro_batches == 1,
+            static_graph=batching.micro_batches == 1,
         )
+        if self._options.compress_gradients:
+            self._wrapped.register_comm_hook(None, bf16_compress_hook)
         # Compiled outside of the wrapper, the graph is cut at DDP's buckets and their exchange overlaps the backward pass.
-        return compiled(self._wrapped, options)
+        return compiled(self._wrapped, config.compile)
 
     def without_exchange(self) -> AbstractContextManager[Any]:
         return self._wrapped.no_sync()

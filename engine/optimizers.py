@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.config import OptimizerConfig, ScheduleConfig
+from engine.config import OptimizerConfig, ProgressiveConfig, ScheduleConfig
 
 
 def create_optimizer(network: nn.Module, options: OptimizerConfig) -> torch.optim.Optimizer:
@@ -20,8 +20,12 @@ def create_optimizer(network: nn.Module, options: OptimizerConfig) -> torch.opti
     if options.name == "sgd":
         nesterov = options.nesterov and options.momentum > 0
         return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=nesterov, fused=True)
-    from timm.optim import RMSpropTF  # timm takes a second to import
+    from timm.optim import Lamb, Lars, RMSpropTF  # timm takes a second to import
 
+    if options.name == "lars":  # layers whose weights do not decay keep the plain step
+        return Lars(groups, lr=options.lr, momentum=options.momentum, nesterov=options.nesterov)
+    if options.name == "lamb":
+        return Lamb(groups, lr=options.lr, betas=(options.momentum, 0.999))
     return RMSpropTF(groups, lr=options.lr, alpha=options.decay, eps=options.epsilon, momentum=options.momentum)
 
 
@@ -70,3 +74,14 @@ def learning_rate(
     if schedule.kind == "step":
         return peak * schedule.decay_rate ** math.floor(periods)
     return peak
+
+
+def resolution_at(epoch: int, full: int, options: ProgressiveConfig) -> int:
+    """Side of the training images in `epoch`, counted from 0, in pixels: from `start` to `full` in a straight line."""
+    if not options.start or epoch >= options.end_epoch:
+        return full
+    if epoch <= options.begin_epoch:
+        return options.start
+    share = (epoch - options.begin_epoch) / (options.end_epoch - options.begin_epoch)
+    between = options.start + share * (full - options.start)
+    return min(max(round(between / options.multiple) * options.multiple, options.start), full)

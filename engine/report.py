@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 # The repository root instead of this script's own folder: modules are found as engine.*, from any working directory.
 _here = Path(__file__).resolve().parent
@@ -23,8 +23,8 @@ from engine.report_data import (
     Row,
     RunRecord,
     class_scores,
-    column,
     confused_pairs,
+    curve,
     duration,
     options_by_section,
     read_run,
@@ -65,7 +65,7 @@ def render(run: RunRecord) -> str:
         state=state,
         explanation=explanation,
         tiles=_tiles(run),
-        axes=[("epoch", _charts(run, "epoch")), ("time", _charts(run, "time"))],
+        axes=_charts(run),
         spans=spans,
         total=sum(span.seconds for span in spans),
         events=_events(run)[-_EVENTS:],
@@ -98,49 +98,50 @@ def _tiles(run: RunRecord) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _charts(run: RunRecord, x: str) -> list[Markup]:
-    """All curves against `x`, "epoch" or "time"."""
-    unit, scale = ("epoch", 1.0) if x == "epoch" else _time_unit(run)
-    train, evals = ([{**row, "x": row[x] / scale} for row in run.of(kind)] for kind in ("train", "eval"))
-    marks = [row[x] / scale for row in run.of("event") if row["event"] == "resumed"]
+def _figures(run: RunRecord) -> list[tuple[str, list[Series], dict[str, Any]]]:
+    """All charts: title, curves, and how the values are shown."""
+    train, evals = run.of("train"), run.of("eval")
 
-    def curve(name: str, colour: int, key: str, rows: Sequence[Row] = train, factor: float = 1.0) -> Series:
-        points = [(place, value * factor) for place, value in column(rows, "x", key)]
-        return Series(name, colour, points, dots=rows is evals)
+    def training(name: str, colour: int, key: str, factor: float = 1.0) -> Series:
+        return Series(name, colour, curve(train, key, factor))
 
-    def chart(title: str, *series: Series, **settings: Any) -> Markup | None:
-        return line_chart(title, series, unit, marks=marks, **settings)
+    def evaluation(name: str, colour: int, key: str) -> Series:
+        return Series(name, colour, curve(evals, key), dots=True)
 
-    accuracy = (curve("top-1 val", 2, "top1", evals), curve("top-5 val", 3, "top5", evals))
-    figures = [
-        chart("Accuracy", curve("top-1 training", 1, "top1"), *accuracy, unit="%", zero=True, top=100),
-        chart("Loss", curve("training", 1, "loss"), curve("val", 2, "loss", evals)),
-        chart("Throughput", curve("images per second", 1, "images_per_second"), zero=True),
-        chart(
-            "Waiting for data", curve("of the time", 2, "data_wait_fraction", factor=100), unit="%", zero=True, top=100
-        ),
-        chart("Learning rate", curve("learning rate", 3, "lr"), zero=True),
-        chart("Gradient norm", curve("gradient norm", 4, "gradient_norm"), zero=True),
-        chart("GPU utilisation", curve("of the time", 1, "gpu_utilization", factor=100), unit="%", zero=True, top=100),
-        chart("GPU power", curve("GPUs of a machine", 2, "gpu_power_watts"), unit=" W", zero=True),
-        chart("Images per joule", curve("images per joule", 3, "images_per_joule"), zero=True),
-        chart(
-            "Memory",
-            curve("process", 1, "memory_gib"),
-            curve("GPU, peak", 2, "gpu_memory_gib"),
-            unit=" GiB",
-            zero=True,
-        ),
+    accuracy = [evaluation("top-1 val", 2, "top1"), evaluation("top-5 val", 3, "top5")]
+    memory = [training("process", 1, "memory_gib"), training("GPU, peak", 2, "gpu_memory_gib")]
+    share = {"unit": "%", "zero": True, "top": 100}
+    return [
+        ("Accuracy", [training("top-1 training", 1, "top1"), *accuracy], share),
+        ("Loss", [training("training", 1, "loss"), evaluation("val", 2, "loss")], {"spikes": True}),
+        ("Throughput", [training("images per second", 1, "images_per_second")], {"zero": True}),
+        ("Waiting for data", [training("of the time", 2, "data_wait_fraction", 100)], share),
+        ("Learning rate", [training("learning rate", 3, "lr")], {"zero": True}),
+        ("Gradient norm", [training("gradient norm", 4, "gradient_norm")], {"zero": True, "spikes": True}),
+        ("GPU utilisation", [training("of the time", 1, "gpu_utilization", 100)], share),
+        ("GPU power", [training("GPUs of a machine", 2, "gpu_power_watts")], {"unit": " W", "zero": True}),
+        ("Images per joule", [training("images per joule", 3, "images_per_joule")], {"zero": True}),
+        ("Memory", memory, {"unit": " GiB", "zero": True}),
     ]
-    return [figure for figure in figures if figure is not None]
 
 
-def _time_unit(run: RunRecord) -> tuple[str, float]:
-    total = run.rows[-1]["time"] if run.rows else 0.0
-    return next(
-        (unit, scale) for unit, scale, most in
-        (("seconds", 1.0, 300), ("minutes", 60.0, 3 * 3600), ("hours", 3600.0, float("inf"))) if total <= most
-    )  # fmt: skip
+def _charts(run: RunRecord) -> list[tuple[str, list[Markup]]]:
+    """Every chart against the epoch, and every chart against time."""
+    figures = _figures(run)
+    seconds = run.rows[-1]["time"] if run.rows else 0.0
+    unit, scale = (
+        ("seconds", 1.0) if seconds <= 300 else ("minutes", 60.0) if seconds <= 3 * 3600 else ("hours", 3600.0)
+    )
+    resumed = [row for row in run.of("event") if row["event"] == "resumed"]
+
+    def drawn(across: Literal["epoch", "time"], label: str, scale: float) -> list[Markup]:
+        marks = [row[across] for row in resumed]
+        charts = [
+            line_chart(title, series, across, label, scale, marks=marks, **shown) for title, series, shown in figures
+        ]
+        return [chart for chart in charts if chart is not None]
+
+    return [("epoch", drawn("epoch", "epoch", 1.0)), ("time", drawn("time", unit, scale))]
 
 
 def _findings(findings: dict[str, Any] | None) -> dict[str, Any]:

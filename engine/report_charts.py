@@ -4,24 +4,24 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
-from engine.report_data import Group, thinned
+from engine.report_data import Point
 
 _WIDTH, _HEIGHT = 460.0, 230.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 10.0, 36.0
 
 
 class Series(NamedTuple):
-    """A curve: its name, the number of its colour (1 to 5), its points, and whether they are single, marked values."""
+    """A curve: its name, the number of its colour (1 to 5), its points, and whether each is marked with a dot."""
 
     name: str
     colour: int
-    points: Sequence[tuple[float, float]]
+    points: Sequence[Point]
     dots: bool = False
 
 
@@ -51,22 +51,27 @@ def axis(low: float, high: float, parts: int = 4) -> Axis:
 def line_chart(
     title: str,
     series: Sequence[Series],
+    across: Literal["epoch", "time"],
     x_label: str,
+    scale: float = 1.0,
     unit: str = "",
     *,
     zero: bool = False,
     top: float | None = None,
+    spikes: bool = False,
     marks: Sequence[float] = (),
 ) -> Markup | None:
-    """A figure with the curves, or None where none has a point.
+    """A figure with the curves against their epochs or their times over `scale`, or None where none has a point.
 
-    unit: what stands behind values. zero: the axis begins at 0. top: a limit that values cannot exceed. marks: places on
-    the horizontal axis where the run was resumed.
+    unit: what stands behind values. zero: the axis begins at 0. top: a limit that values cannot exceed. spikes: single
+    values far above all others leave the chart at the top rather than flatten the curve. marks: places on the horizontal
+    axis where the run was resumed.
     """
-    curves = [(each, thinned(each.points)) for each in series if each.points]
+    curves = [each for each in series if each.points]
     if not curves:
         return None
-    across, up = _axes(curves, zero, top)
+    xs = [[getattr(point, across) / scale for point in each.points] for each in curves]
+    level, up = _level_axis([x for places in xs for x in places]), _upright_axis(curves, zero, top, spikes)
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     parts = [
         f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -76,26 +81,26 @@ def line_chart(
     ]
     parts += [
         f'<text class="tick" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{number(tick)}</text>'
-        for tick in across.ticks
-        if tick <= across.high
-        for x in [across.place(tick, _LEFT, right)]
+        for tick in level.ticks
+        if tick <= level.high
+        for x in [level.place(tick, _LEFT, right)]
     ]
     parts += [
         f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"><title>resumed</title></line>'
         for mark in marks
-        for x in [across.place(mark, _LEFT, right)]
+        for x in [level.place(mark / scale, _LEFT, right)]
     ]
-    parts += [_curve(each, groups, across, up) for each, groups in curves]
+    parts += [_curve(each, places, level, up) for each, places in zip(curves, xs)]
     parts.append(f'<text class="tick" x="{right}" y="{_HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
-    scale = f'data-x="{_LEFT} {right} {across.low} {across.high}" data-y="{bottom} {_TOP} {up.low} {up.high}"'
+    axes = f'data-x="{_LEFT} {right} {level.low} {level.high}" data-y="{bottom} {_TOP} {up.low} {up.high}"'
     svg = (
-        f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{escape(title)}" {scale} '
+        f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{escape(title)}" {axes} '
         f'data-unit="{escape(unit)}" data-across="{escape(x_label)}">{"".join(parts)}</svg>'
     )
     legend = "".join(
         f'<span class="key c{each.colour}"><i></i>{escape(each.name)} '
-        f"<b>{number(each.points[-1][1])}{escape(unit)}</b></span>"
-        for each, _ in curves
+        f"<b>{number(each.points[-1].value)}{escape(unit)}</b></span>"
+        for each in curves
     )
     return Markup(
         f'<figure class="chart"><figcaption><h3>{escape(title)}</h3><div class="legend">{legend}</div></figcaption>'
@@ -103,37 +108,37 @@ def line_chart(
     )
 
 
-def _axes(curves: Sequence[tuple[Series, list[Group]]], zero: bool, top: float | None) -> tuple[Axis, Axis]:
-    xs = [group.x for _, groups in curves for group in groups]
-    ys = sorted(group.y for _, groups in curves for group in groups)
-    high = ys[-1]
-    # A first loss or a gradient far above all others must not flatten the curve: it leaves the chart at the top.
-    usual = ys[int(0.97 * (len(ys) - 1))]
-    if high > 2 * usual > 0:
+def _level_axis(xs: Sequence[float]) -> Axis:
+    """From 0 to where the data ends, rather than to a round number."""
+    end = max(xs) or 1.0
+    return axis(0.0, end, 5)._replace(high=end)
+
+
+def _upright_axis(curves: Sequence[Series], zero: bool, top: float | None, spikes: bool) -> Axis:
+    values = sorted(point.value for each in curves for point in each.points)
+    high, usual = values[-1], values[int(0.97 * len(values)) - 1]
+    if spikes and len(values) >= 20 and high > 2 * usual > 0:
         high = usual * 1.2
-    across = axis(min(0.0, *xs) if len(xs) > 1 else min(0.0, xs[0]), max(xs), 5)
-    up = axis(0.0 if zero else ys[0], high)
-    if top is not None and up.high > top:
-        up = axis(up.low, top)
-    # The horizontal axis ends with the data rather than at a round number.
-    return across._replace(high=max(*xs, across.low + 1e-9) if len(xs) > 1 else across.high), up
+    up = axis(0.0 if zero else values[0], high)
+    return up if top is None or up.high <= top else axis(up.low, top)
 
 
-def _curve(series: Series, groups: Sequence[Group], across: Axis, up: Axis) -> str:
+def _curve(series: Series, xs: Sequence[float], level: Axis, up: Axis) -> str:
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 
-    def place(x: float, y: float) -> str:
-        inside = min(max(up.place(y, bottom, _TOP), _TOP), bottom)
-        return f"{across.place(x, _LEFT, right):.1f},{inside:.1f}"
+    def places(values: Sequence[float]) -> list[str]:
+        ys = (min(max(up.place(value, bottom, _TOP), _TOP), bottom) for value in values)
+        return [f"{level.place(x, _LEFT, right):.1f},{y:.1f}" for x, y in zip(xs, ys)]
 
     parts = []
-    if any(group.high > group.low for group in groups):
-        edge = [place(group.x, group.high) for group in groups] + [place(g.x, g.low) for g in reversed(groups)]
+    points = series.points
+    if any(point.high > point.low for point in points):
+        edge = places([point.high for point in points]) + places([point.low for point in points])[::-1]
         parts.append(f'<polygon class="band" points="{" ".join(edge)}"/>')
-    line = [place(group.x, group.y) for group in groups]
+    line = places([point.value for point in points])
     parts.append(f'<polyline data-name="{escape(series.name)}" points="{" ".join(line)}"/>')
     if (series.dots and len(line) <= 60) or len(line) == 1:
-        parts += [f'<circle cx="{x}" cy="{y}" r="3"/>' for x, y in (point.split(",") for point in line)]
+        parts += [f'<circle cx="{x}" cy="{y}" r="3.5"/>' for x, y in (place.split(",") for place in line)]
     return f'<g class="c{series.colour}">{"".join(parts)}</g>'
 
 

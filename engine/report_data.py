@@ -62,28 +62,26 @@ def _read(path: Path, parse: Callable[[str], Any]) -> Any:
     return parse(path.read_text()) if path.exists() else None
 
 
-class Group(NamedTuple):
-    """Neighbouring points of a curve as one: their mean place and value, and the range of their values."""
+class Point(NamedTuple):
+    """Neighbouring rows of a curve as one point: their mean epoch, time in seconds and value, and the range of values."""
 
-    x: float
-    y: float
+    epoch: float
+    time: float
+    value: float
     low: float
     high: float
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int = 240) -> list[Group]:
-    """At most `most` groups of neighbouring points, so that a page of a long run stays small."""
-    size = -(-len(points) // most) or 1
-    groups = []
-    for start in range(0, len(points), size):
-        xs, ys = zip(*points[start : start + size])
-        groups.append(Group(sum(xs) / len(xs), sum(ys) / len(ys), min(ys), max(ys)))
-    return groups
-
-
-def column(rows: Sequence[Row], x: str, y: str) -> list[tuple[float, float]]:
-    """(x, y) of the rows that have both."""
-    return [(row[x], row[y]) for row in rows if row.get(y) is not None and row.get(x) is not None]
+def curve(rows: Sequence[Row], key: str, factor: float = 1.0, most: int = 240) -> list[Point]:
+    """`key` times `factor` over the rows that have it, as at most `most` points, so that a long run's page stays small."""
+    found = [(row["epoch"], row["time"], row[key] * factor) for row in rows if row.get(key) is not None]
+    size = -(-len(found) // most) or 1
+    points = []
+    for start in range(0, len(found), size):
+        epochs, times, values = zip(*found[start : start + size])
+        count = len(values)
+        points.append(Point(sum(epochs) / count, sum(times) / count, sum(values) / count, min(values), max(values)))
+    return points
 
 
 class Span(NamedTuple):

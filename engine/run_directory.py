@@ -21,8 +21,9 @@ from engine.metrics import MetricsFile
 _FREE = (
     "run.dir", "run.resume", "run.target_top1", "data.path", "data.backend", "data.batch_size", "data.workers",
     "data.prefetch", "data.on_error", "network.weights", "evaluation.batch_size", "compile.enabled", "compile.mode",
-    "strategy.name", "strategy.timeout", "checkpoint.every_seconds", "checkpoint.keep", "monitor.every_steps",
-    "profile.steps", "profile.wait",
+    "compile.scope", "compile.cache",
+    "strategy.name", "strategy.zero_stage", "strategy.deepspeed_config", "strategy.timeout", "checkpoint.every_seconds",
+    "checkpoint.keep", "monitor.every_steps", "profile.steps", "profile.wait",
 )  # fmt: skip
 
 

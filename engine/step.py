@@ -133,3 +133,13 @@ class TrainStep:
         self.clock.stop()
         totals = self._totals
         return (totals[0] if len(totals) == 1 else torch.stack(totals).mean(dim=0)), norm
+
+    def compile_for(self, batch_size: int, size: int, device: torch.device) -> None:
+        """Runs forward and backward once on black images of `size` pixels, so that torch.compile has done its work, and
+        forgets the gradients."""
+        images = torch.zeros(batch_size, size, size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+        labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.begin(seed=0)
+        for _ in range(self._micro_batches):
+            self.accumulate(images, labels)
+        self._strategy.discard()

@@ -7,14 +7,18 @@ import contextlib
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.config import CompileConfig, ConfigError, StrategyConfig
+from engine.compilation import compiled
+from engine.config import Config, ConfigError, StrategyConfig
 from engine.optimizers import load_named_state, named_state
 from launch.environment import Environment
+
+if TYPE_CHECKING:
+    from engine.data import Batching
 
 
 class Strategy:
@@ -33,14 +37,11 @@ class Strategy:
         return self.rank == 0
 
     def prepare(
-        self, objective: nn.Module, optimizer: torch.optim.Optimizer, options: CompileConfig, micro_batches: int
+        self, objective: nn.Module, optimizer: torch.optim.Optimizer, config: Config, batching: "Batching"
     ) -> Callable[..., Any]:
-        """What the training step calls: the objective, wrapped for gradient exchange and compiled as asked.
-
-        `micro_batches` is how many backward passes make one update.
-        """
+        """What the training step calls: the objective, wrapped for gradient exchange and compiled as asked."""
         self._remember(objective, optimizer)
-        return compiled(objective, options)
+        return compiled(objective, config.compile)
 
     def _remember(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         network: nn.Module = objective.network  # type: ignore[assignment]
@@ -72,6 +73,15 @@ class Strategy:
         """How long the backward pass of a recent step waited for the other ranks' gradients, beyond its own computing;
         None where that is not measured or nothing is exchanged."""
         return None
+
+    @property
+    def can_discard(self) -> bool:
+        """Whether `discard` works: whether gradients can be computed and left unused."""
+        return True
+
+    def discard(self) -> None:
+        """Forgets the gradients without moving the weights."""
+        self._optimizer.zero_grad(set_to_none=True)
 
     def set_learning_rate(self, lr: float) -> None:
         """Sets the learning rate of every parameter group."""
@@ -168,9 +178,8 @@ def create_strategy(environment: Environment, options: StrategyConfig) -> Strate
         from engine.ddp import DdpStrategy
 
         return DdpStrategy(environment, device, options)
+    if name == "deepspeed":
+        from engine.zero import DeepSpeedStrategy
+
+        return DeepSpeedStrategy(environment, device, options)
     return Strategy(environment, device)
-
-
-def compiled(module: Callable[..., Any], options: CompileConfig) -> Callable[..., Any]:
-    """`module` under torch.compile if `options` say so, for images of one size."""
-    return torch.compile(module, mode=options.mode, dynamic=False) if options.enabled else module

@@ -10,6 +10,7 @@ import torch
 
 from engine.checkpoint import load_checkpoint
 from engine.checkpointer import Checkpointer
+from engine.compilation import RecompileWatch, compile_ahead, compiled, prepare_compiler
 from engine.config import Config, ConfigError, config_from_dict
 from engine.confusion import Findings
 from engine.data import evaluation_loader, open_splits, share_batch, training_loader
@@ -20,12 +21,13 @@ from engine.hardware import Hardware
 from engine.metrics import RecentSteps, first_not_finite
 from engine.monitor import Monitor
 from engine.network import build_network
-from engine.optimizers import create_optimizer, learning_rate
+from engine.optimizers import create_optimizer, learning_rate, resolution_at
 from engine.preemption import StopRequest
 from engine.profiling import StepProfiler, phase_fractions
+from engine.recalibration import recalibrate
 from engine.run_directory import RunDirectory, check_same_run
 from engine.step import Objective, Scorer, TrainStep
-from engine.strategy import compiled, create_strategy, make_deterministic, use_bf16
+from engine.strategy import create_strategy, make_deterministic, use_bf16
 from launch.environment import Environment
 from pipelines import Batch, Loader
 from pipelines.permutation import key
@@ -55,7 +57,9 @@ class Trainer:
         self.monitor = Monitor(self.directory.path, self.strategy.is_main)
         self.loader = training_loader(config, train, self.network, self.batching, self.strategy)
         self.evaluation_batch = config.evaluation.batch_size or config.data.batch_size
-        self.val_loader = evaluation_loader(config.data, val, self.network, self.evaluation_batch, self.strategy)
+        self.val_loader = evaluation_loader(
+            config.data, val, self.network, self.evaluation_batch, self.strategy, config.evaluation.resolution
+        )
         self._build_step()
 
         self.step = 0
@@ -69,16 +73,22 @@ class Trainer:
 
     def _build_step(self) -> None:
         config, strategy, network = self.config, self.strategy, self.network
+        self.full_resolution = self.loader.resolution
+        self.sizes = [
+            resolution_at(epoch, self.full_resolution, config.progressive) for epoch in range(config.schedule.epochs)
+        ]
+        prepare_compiler(config.compile, len({*self.sizes, self.val_loader.resolution}))
         bf16 = use_bf16(config.precision, strategy.device)
         weights = network.auxiliary_weights
         if config.loss.auxiliary_weight is not None:
             weights = (config.loss.auxiliary_weight,) * len(weights)
         objective = Objective(network, weights, config.loss.label_smoothing, bf16).to(strategy.device)
         optimizer = create_optimizer(network, config.optimizer)
-        prepared = strategy.prepare(objective, optimizer, config.compile, self.batching.micro_batches)
+        prepared = strategy.prepare(objective, optimizer, config, self.batching)
         self.train_step = TrainStep(prepared, strategy, self.batching.micro_batches, config.optimizer.clip_norm)
-        scorer = Scorer(network, bf16, config.evaluation.flip).to(strategy.device)
-        self.score = compiled(scorer, config.compile)
+        scorer = self.scorer = Scorer(network, bf16, config.evaluation.flip).to(strategy.device)
+        in_blocks = config.compile.enabled and config.compile.scope == "block"  # then the network is compiled already
+        self.score = scorer if in_blocks else compiled(scorer, config.compile)
         self.ema = Ema(network, config.ema.decay) if config.ema.decay else None
 
     # ---- the run ----------------------------------------------------------------------------------------------------
@@ -91,6 +101,8 @@ class Trainer:
                 return DONE
             self._resume()
             self._introduce()
+            if config.compile.enabled:
+                self._compile()
             self.monitor.begin(config.schedule.epochs * plan.batches, self.step, config.schedule.epochs)
             self._last_save = time.monotonic()
             status = "completed"
@@ -109,6 +121,7 @@ class Trainer:
         """Trains to the end of `epoch`; True when the run was asked to stop and has saved its place."""
         config, plan = self.config, self.loader.plan
         self.network.train()
+        self.loader.resolution = self.sizes[epoch]
         batches = iter(self.loader)
         self._window_started, self._waited, first_step = time.monotonic(), 0.0, self.step
         self._epoch_started, self._epoch_from = self._window_started, self.samples_seen
@@ -142,6 +155,33 @@ class Trainer:
                 return True
         return False
 
+    def _compile(self) -> None:
+        """Compiles training and evaluation for every image size to come, before the first step."""
+        started = time.monotonic()
+        sizes = sorted(set(self.sizes[self.samples_seen // self.loader.plan.samples :])) if self.strategy.can_discard else []
+        self.monitor.say(f"compiling for images of {', '.join(map(str, sizes)) or 'each size as it comes'} pixels")
+        device = self.strategy.device
+        self.network.train()
+        compile_ahead(
+            lambda size: self.train_step.compile_for(self.batching.batch_size, size, device), self.network, sizes
+        )
+        self.network.eval()
+        size = self.val_loader.resolution
+        images = torch.zeros(self.evaluation_batch, size, size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            self.score(images, torch.zeros(self.evaluation_batch, dtype=torch.int64, device=device))
+        seconds = time.monotonic() - started
+        self.recompiles = RecompileWatch()
+        self.monitor.record("event", **self._position(), event="compiled", sizes=sizes, seconds=round(seconds, 1))
+        self.monitor.say(f"compiled in {seconds:.0f} s")
+
+    def _report_recompiles(self) -> None:
+        causes, self.recompiles.causes = self.recompiles.causes, []
+        for cause in causes:
+            self.monitor.record("event", **self._position(), event="recompiled", reason=cause)
+        if causes:
+            self.monitor.say(f"torch.compile had to compile {len(causes)} graphs again in this epoch: {causes[0]}")
+
     def _next_batch(self, batches: Iterator[Batch]) -> Batch:
         asked = time.monotonic()
         batch = next(batches)
@@ -152,6 +192,8 @@ class Trainer:
         """Evaluates when it is time and saves; True when the run's target is reached."""
         config = self.config
         self._report_substitutions(self.loader)
+        if self.config.compile.enabled:
+            self._report_recompiles()
         last = epoch + 1 == config.schedule.epochs
         reached = False
         if last or (epoch + 1) % config.evaluation.every_epochs == 0:
@@ -167,6 +209,8 @@ class Trainer:
         self.strategy.share_buffers(self.ema.buffers(self.network) if self.ema else list(self.network.buffers()))
         self.network.eval()
         with self.ema.applied() if self.ema else torch.no_grad():
+            if self.ema and self.config.ema.recalibrate:
+                self._recalibrate()
             findings = Findings(len(self.classes), self.strategy)
             result = evaluate(self.score, self.val_loader, self.evaluation_batch, self.strategy, findings)
             self._report_substitutions(self.val_loader)
@@ -180,6 +224,13 @@ class Trainer:
         self.monitor.record("eval", **row)
         self.monitor.keep_findings(findings, self.val_loader.dataset, row)
         return result["top1"]
+
+    def _recalibrate(self) -> None:
+        """Over the first batches of the first epoch, so that the statistics depend on the weights alone."""
+        self.loader.set_epoch(0)
+        forward = self.scorer.probabilities
+        recalibrate(self.network, forward, self.loader, self.config.ema.recalibrate, self.strategy)
+        self.loader.load_state_dict({"samples_seen": self.samples_seen})
 
     @contextlib.contextmanager
     def _closing(self) -> Iterator[None]:
