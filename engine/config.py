@@ -95,6 +95,8 @@ class NetworkConfig:
     """Multiplier of every layer's channels."""
     auxiliary: bool | None = None
     """Train with auxiliary classifiers [null: where the paper does]."""
+    batch_norm: bool | None = None
+    """Normalise activations; false gives convolutions biases instead [null: the network's default]."""
     dropout: float | None = None
     """Dropout before the classifier [probability; null: the paper's]."""
 

@@ -15,11 +15,9 @@ def build_network(config: Config, num_classes: int) -> Network:
 
     Raises NetworkError for an unknown network or weights that do not fit.
     """
+    given = {name: getattr(config.network, name) for name in ("auxiliary", "batch_norm", "dropout")}
     options: dict[str, Any] = {"width": config.network.width}
-    if config.network.auxiliary is not None:
-        options["auxiliary"] = config.network.auxiliary
-    if config.network.dropout is not None:
-        options["dropout"] = config.network.dropout
+    options |= {name: value for name, value in given.items() if value is not None}
     torch.manual_seed(config.run.seed)
     network = create_model(config.network.name, num_classes, **options)
     if config.network.weights:

@@ -1,0 +1,80 @@
+"""Every command of the README runs as it is written, on a small stand-in for ImageNet."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.strip().splitlines()
+]
+# The networks and data of the README take a cluster; these options are added, and nothing else is changed.
+SMALL = (
+    "--network.name debug --schedule.epochs 2 --data.global_batch_size 16 --data.batch_size 2 --optimizer.lr 0.001 "
+    "--compile.enabled false --checkpoint.every_seconds 0.2 --network.auxiliary true"
+)
+
+
+def test_the_readme_shows_what_it_must():
+    programs = " ".join(COMMANDS)
+    for program in ("quickstart.sh", "test.sh", "train.py", "evaluate.py", "predict.py", "throughput.py", "export.py"):
+        assert program in programs
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory where the README's commands are run, with its data."""
+    import tarfile
+
+    place = tmp_path_factory.mktemp("readme")
+    for split in ("train", "val"):
+        with tarfile.open(ROOT / "pipelines" / "sample" / f"{split}-000.tar") as shard:
+            shard.extractall(place / "imagenet" / split, shard.getmembers()[:60], filter="data")
+    shutil.copytree(place / "imagenet", place / "flowers")
+    for split in ("train", "val"):
+        for label in ("cat", "dog", "deer"):
+            shutil.rmtree(place / "flowers" / split / label)
+    shutil.copytree(place / "imagenet" / "val" / "frog", place / "photos")
+    for room in ("engine", "launch", "benchmarks"):
+        (place / room).symlink_to(ROOT / room)
+    return place
+
+
+def adapted(command: str, place: Path) -> list[str]:
+    command = command.replace("/data/", f"{place}/")
+    if "engine/train.py" in command and "--help" not in command:
+        command = re.sub(r"--network.name \S+|--schedule.epochs \S+|--optimizer.lr \S+", "", command) + " " + SMALL
+    saved = sorted((place / "runs").glob("*/checkpoints/step-*.pt"))
+    if saved:
+        command = re.sub(r"step-\d+\.pt", saved[-1].name, command)
+    words = shlex.split(re.sub(r"--nproc_per_node=\d+", "--nproc_per_node=2", command))
+    if words[0] == "torchrun":
+        return ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", *words[1:]]
+    return words[1:] if words[0] == "python" else words
+
+
+def test_commands_of_training_and_after_run_in_their_order(run_command, place):
+    """All but the two scripts and the benchmark, which have tests of their own."""
+    ours = [command for command in COMMANDS if "engine/" in command]
+    assert len(ours) >= 8
+    for command in ours:
+        words = adapted(command, place)
+        words = [str(ROOT / word) if word.startswith("engine/") and words[0] != "-m" else word for word in words]
+        done = run_command(words, timeout=300, cwd=place)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert (place / "sheet.png").is_file()
+    assert (place / "inception_v3.onnx").is_file()
+    saved = yaml.safe_load((place / "runs" / "again" / "config.yaml").read_text())
+    assert saved["data"]["global_batch_size"] == 16

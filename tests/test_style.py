@@ -1,0 +1,72 @@
+"""The tools that read the code: ruff finds nothing, its formatter changes nothing, mypy agrees; and the house's rules."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = {
+    "inception": {"inception"},
+    "pipelines": {"pipelines"},
+    "engine": {"engine", "inception", "pipelines", "launch"},
+    "launch": {"launch"},
+    "slurm": {"slurm", "launch"},
+    "benchmarks": {"benchmarks", "engine", "inception", "pipelines", "launch"},
+}
+# Each optional dependency and the modules that may import it.
+HOMES = {
+    "nvidia": r"pipelines/dali\w*|benchmarks/\w+|benchmarks/peers/\w+",
+    "ffcv": r"pipelines/(ffcv|beton)\w*|benchmarks/\w+|benchmarks/peers/\w+",
+    "deepspeed": r"engine/zero\w*",
+    "onnx": r"engine/export\w*",
+    "onnxruntime": r"engine/\w+",
+}
+
+
+@pytest.mark.parametrize("arguments", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=" ".join)
+def test_tools_find_nothing(arguments):
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+def modules() -> list[Path]:
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_imports_point_one_way():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules()
+        for name in imported(path) & set(ROOMS) - ROOMS[path.relative_to(ROOT).parts[0]]
+    ]
+    assert wrong == []
+
+
+def test_optional_dependencies_are_imported_at_home():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules()
+        for name, homes in HOMES.items()
+        if name in imported(path) and not re.fullmatch(homes, str(path.relative_to(ROOT).with_suffix("")))
+    ]
+    assert wrong == []
+
+
+def test_no_module_is_named_like_one_of_the_standard_library():
+    assert [path for path in modules() if path.stem in sys.stdlib_module_names] == []
