@@ -4,12 +4,16 @@ A checkpoint is one file, `step-000001234.pt`, the same for every strategy and n
 format, whose members carry checksums; they are checked before anything is loaded.
 """
 
+import errno
 import os
+import shutil
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 FORMAT = "inception-checkpoint-1"
 
@@ -21,20 +25,44 @@ class CheckpointError(ValueError):
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Writes `state` as the checkpoint of `step` and removes all but the newest `keep`.
 
-    The file appears under its name only when it is complete and on the disk.
+    The file appears under its name only when it is complete and on the disk. Raises OSError or torch's RuntimeError when
+    it cannot be written; what was there before stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for interrupted in folder.glob("step-*.tmp"):
+        interrupted.unlink(missing_ok=True)
+    _require_room(folder, state)
     path = folder / f"step-{step:09d}.pt"
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # half a checkpoint would take the room that the next one needs
+        raise
     sync_folder(folder)
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path
+
+
+def _require_room(folder: Path, state: Mapping[str, Any]) -> None:
+    """Raises OSError when the disk has no room for `state`, before other programs suffer from a full one."""
+    needed = sum(tensor.nbytes for tensor in _tensors(state))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB free", str(folder))
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from _tensors(value)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Checkpoints written while training goes on: a snapshot in memory, then the disk in the background."""
 
+import concurrent.futures
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,15 +13,19 @@ from engine.checkpoint import save_checkpoint
 from engine.failure import TrainingFailed
 from inception import save_weights
 
+# How long training stands still for the disk before it says so, and again with every repetition [seconds].
+PATIENCE = 30.0
+
 
 class Checkpointer:
-    """Writes one file at a time; the training loop waits only when the disk is slower than the interval between saves.
+    """Writes one file at a time; the training loop waits only when the disk is slower than the interval between saves,
+    and says so when the wait is long.
 
-    A write that fails (a full disk) leaves what was there before in place and is reported through `report`; the second
-    failure in a row ends the run with TrainingFailed.
+    A write that fails (a full disk) leaves what was there before in place and is told to `report` (a short name of the
+    event, a sentence); the second failure in a row ends the run with TrainingFailed.
     """
 
-    def __init__(self, folder: Path, keep: int, report: Callable[[str], None]):
+    def __init__(self, folder: Path, keep: int, report: Callable[[str, str], None]):
         self._folder, self._keep, self._report = folder, keep, report
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[Any] | None = None
@@ -42,18 +48,27 @@ class Checkpointer:
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
+        started = time.monotonic()
+        while not concurrent.futures.wait([pending], timeout=PATIENCE).done:
+            waited = time.monotonic() - started
+            self._report(
+                "slow disk", f"training waits for the disk: {waited:.0f} s for a checkpoint in {self._folder} so far"
+            )
         try:
             pending.result()
             self._failures = 0
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             self._failures += 1
-            reason = str(error).splitlines()[0]
+            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             if self._failures > 1:
                 raise TrainingFailed(
                     f"two checkpoints in a row could not be written to {self._folder} ({reason}); "
                     "make room or repair the disk, then start again: the run resumes at the last one written"
                 ) from None
-            self._report(f"a checkpoint could not be written to {self._folder} ({reason}); the one before it is kept")
+            self._report(
+                "checkpoint failed",
+                f"a checkpoint could not be written to {self._folder} ({reason}); the one before it is kept",
+            )
 
     def close(self) -> None:
         """Ends the background thread after its last write."""

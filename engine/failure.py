@@ -5,6 +5,7 @@ key-value store counts the failures: the first rank speaks and sets the status, 
 """
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import NoReturn
 
-from torch.distributed import DistStoreError, TCPStore
+from torch.distributed import DistError, DistStoreError, PrefixStore, Store, TCPStore
 
 from engine.checkpoint import CheckpointError
 from engine.config import ConfigError
@@ -23,6 +24,7 @@ from pipelines import DataError
 
 DONE, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
 USER_ERRORS = (CheckpointError, ConfigError, DataError, LaunchError, NetworkError)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _STORE_PATIENCE = timedelta(seconds=3)
 _OTHER_RANKS_PATIENCE = 1.0
 
@@ -44,20 +46,42 @@ def run_entry_point(main: Callable[[Sequence[str]], int]) -> NoReturn:
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else FAILED
     except USER_ERRORS as error:
-        status = _fail(BAD_INPUT, f"error: {error}")
+        status = fail(BAD_INPUT, f"error: {error}")
     except TrainingFailed as error:
-        status = _fail(FAILED, f"error: {error}")
+        status = fail(FAILED, f"error: {error}")
     except KeyboardInterrupt:
         status = 130
-    except BaseException:
-        status = _fail(FAILED, traceback.format_exc().rstrip())
+    except BaseException as error:
+        status = fail(FAILED, _in_words(error) or traceback.format_exc().rstrip())
     sys.stdout.flush()
     sys.stderr.flush()
     # A failed rank must not wait in the destructors of process groups or threads that need the other ranks.
     os._exit(status)
 
 
-def _fail(status: int, text: str) -> int:
+def _in_words(error: BaseException) -> str | None:
+    """One line for what is no mistake of the program; None where a traceback says more."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return f"error: {error.filename or 'a file'} could not be written ({error.strerror}); training resumes where it saved"
+    if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        reason = str(error).splitlines()[0].split("] ")[-1].split(". This is")[0]
+        return f"error: another rank was lost, or kept this one waiting beyond --strategy.timeout ({reason})"
+    return None
+
+
+def meeting_place(environment: Environment) -> Store:
+    """A connection of its own to the launcher's key-value store, for what ranks tell each other beside training."""
+    store = TCPStore(
+        environment.master_address,
+        environment.master_port,
+        is_master=False,
+        timeout=_STORE_PATIENCE,
+        wait_for_workers=False,
+    )
+    return PrefixStore(f"aside/{environment.restart}", store)
+
+
+def fail(status: int, text: str) -> int:
     """Prints `text` if this rank is the first to fail; returns the status of the whole run."""
     try:
         environment = detect()
@@ -67,14 +91,8 @@ def _fail(status: int, text: str) -> int:
         print(text, file=sys.stderr, flush=True)
         return status
     try:
-        store = TCPStore(
-            environment.master_address,
-            environment.master_port,
-            is_master=False,
-            timeout=_STORE_PATIENCE,
-            wait_for_workers=False,
-        )
-        failures, first_status = (f"failure/{environment.restart}/{part}" for part in ("count", "status"))
+        store = meeting_place(environment)
+        failures, first_status = "failure/count", "failure/status"
         if store.add(failures, 1) == 1:
             print(text, file=sys.stderr, flush=True)
             store.set(first_status, str(status))

@@ -11,15 +11,25 @@ _SAME_WISH_SECONDS = 2.0
 
 
 class StopRequest:
-    """Whether this process was asked to stop. A second request, later than an echo of the first, ends it at once."""
+    """Whether this process was asked to stop. A second request, later than an echo of the first, ends it at once.
 
-    def __init__(self) -> None:
+    Before `begin`, when there is nothing to save yet, the first request ends it, with status `status`.
+    """
+
+    def __init__(self, status: int) -> None:
         self.requested = False
+        self._begun, self._status = False, status
         self._first = 0.0
         self._previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
 
+    def begin(self) -> None:
+        """From here on a request waits for the training loop."""
+        self._begun = True
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
+        if not self._begun:
+            os._exit(self._status)
         if self.requested and now - self._first > _SAME_WISH_SECONDS:
             os._exit(128 + number)
         if not self.requested:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from engine.checkpoint import load_checkpoint
 from engine.checkpointer import Checkpointer
@@ -28,6 +29,7 @@ from engine.recalibration import recalibrate
 from engine.run_directory import RunDirectory, check_same_run
 from engine.step import Objective, Scorer, TrainStep
 from engine.strategy import create_strategy, make_deterministic, use_bf16
+from engine.watchdog import Watchdog
 from launch.environment import Environment
 from pipelines import Batch, Loader
 from pipelines.permutation import key
@@ -43,7 +45,7 @@ class Trainer:
         if environment.rank == 0:
             self.directory.prepare(config.run.resume)
         self._keep_global_batch()
-        self._stop = StopRequest()
+        self._stop = StopRequest(PREEMPTED)
         train, val = open_splits(config.data, progress=environment.local_rank == 0)
         self.batching = share_batch(config.data, environment.world_size)
         config.data.global_batch_size = self.batching.global_batch
@@ -69,7 +71,8 @@ class Trainer:
         self.recent = RecentSteps(config.monitor.every_steps, self.strategy)
         self.hardware = Hardware(self.strategy)
         self.profiler = StepProfiler(config.profile, self.directory.path / "profile", self.strategy, self.monitor.say)
-        self.checkpointer = Checkpointer(self.directory.checkpoints, config.checkpoint.keep, self._report_failed_write)
+        self.checkpointer = Checkpointer(self.directory.checkpoints, config.checkpoint.keep, self._report_disk)
+        self.watchdog = Watchdog(self.directory.path / "stacks", config.strategy.timeout, environment)
 
     def _build_step(self) -> None:
         config, strategy, network = self.config, self.strategy, self.network
@@ -104,6 +107,7 @@ class Trainer:
             if config.compile.enabled:
                 self._compile()
             self.monitor.begin(config.schedule.epochs * plan.batches, self.step, config.schedule.epochs)
+            self._stop.begin()
             self._last_save = time.monotonic()
             status = "completed"
             for epoch in range(self.samples_seen // plan.samples, config.schedule.epochs):
@@ -134,6 +138,7 @@ class Trainer:
             self.train_step.begin(key(config.run.seed, self.step, self.strategy.rank) >> 1)
             for _ in range(self.batching.micro_batches):
                 batch = self._next_batch(batches)
+                self.watchdog.begin("computing a training step")
                 self.train_step.accumulate(batch.images, batch.labels)
             self.step += 1
             self.samples_seen += plan.global_batch
@@ -183,6 +188,7 @@ class Trainer:
             self.monitor.say(f"torch.compile had to compile {len(causes)} graphs again in this epoch: {causes[0]}")
 
     def _next_batch(self, batches: Iterator[Batch]) -> Batch:
+        self.watchdog.begin("waiting for data")
         asked = time.monotonic()
         batch = next(batches)
         self._waited += time.monotonic() - asked
@@ -203,6 +209,10 @@ class Trainer:
         self.monitor.report()
         return reached
 
+    def _score_batch(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.watchdog.begin("evaluating")
+        return self.score(images, labels)
+
     def _evaluate(self) -> float:
         """Top-1 in percent of the averaged weights, or of the weights where none are averaged; keeps the best."""
         started = time.monotonic()
@@ -212,7 +222,7 @@ class Trainer:
             if self.ema and self.config.ema.recalibrate:
                 self._recalibrate()
             findings = Findings(len(self.classes), self.strategy)
-            result = evaluate(self.score, self.val_loader, self.evaluation_batch, self.strategy, findings)
+            result = evaluate(self._score_batch, self.val_loader, self.evaluation_batch, self.strategy, findings)
             self._report_substitutions(self.val_loader)
             if result["top1"] > self.best_top1:
                 self.best_top1 = result["top1"]
@@ -240,6 +250,7 @@ class Trainer:
         finally:
             self.profiler.close()
             self.hardware.close()
+            self.watchdog.close()
             self.checkpointer.close()
             self.loader.close()
             self.val_loader.close()
@@ -422,6 +433,6 @@ class Trainer:
             more = f" and {len(found) - 1} more, listed in metrics.jsonl" if len(found) > 1 else ""
             self.monitor.say(f"{len(found)} images could not be read and were replaced: {name} ({reason}){more}")
 
-    def _report_failed_write(self, text: str) -> None:
-        self.monitor.record("event", **self._position(), event="checkpoint failed", reason=text)
+    def _report_disk(self, event: str, text: str) -> None:
+        self.monitor.record("event", **self._position(), event=event, reason=text)
         self.monitor.say(text)

@@ -98,10 +98,6 @@ class DeepSpeedStrategy(DdpStrategy):
     def can_discard(self) -> bool:
         return False  # DeepSpeed counts every backward pass towards its next update
 
-    @property
-    def can_discard(self) -> bool:
-        return False  # every backward pass counts towards an update
-
     def exchange_seconds(self) -> float | None:
         return None  # DeepSpeed's own timers stop the device at every phase
 
@@ -134,6 +130,7 @@ class DeepSpeedStrategy(DdpStrategy):
     def _groups(self) -> Iterator[tuple[Tensor, Tensor, dict[str, int]]]:
         """Of each parameter group: all its weights as one vector, this rank's part of it in fp32, and where in the
         vector each parameter starts, by name."""
+        assert self._zero is not None
         for flat, part in zip(self._zero.bit16_groups_flat, self._zero.single_partition_of_fp32_groups):
             begin, end = flat.data_ptr(), flat.data_ptr() + flat.numel() * flat.element_size()
             yield (
@@ -202,7 +199,9 @@ def _read(file: str) -> dict[str, Any]:
         raise ConfigError(f"--strategy.deepspeed_config {file} is not a JSON object")
     for key, option in _OURS.items():
         if key in tree:
-            raise ConfigError(f"--strategy.deepspeed_config {file} sets {key}, which --{option} decides: remove it there")
+            raise ConfigError(
+                f"--strategy.deepspeed_config {file} sets {key}, which --{option} decides: remove it there"
+            )
     return tree
 
 
