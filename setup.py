@@ -23,6 +23,7 @@ EXTRAS = {
         "ruff>=0.9",
         "mypy>=1.14",
         "types-PyYAML",
+        "pytorchcv>=0.0.73",  # reference networks for the tests of inception/
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
         "webdataset>=0.2.100",

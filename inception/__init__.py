@@ -7,13 +7,14 @@ logits = network.eval()(images)
 from inception.errors import NetworkError
 from inception.network import Network
 from inception.registry import create_model, list_models
-from inception.weights import Weights, load_weights, network_from_weights, read_weights, save_weights
+from inception.weights import Weights, export_state, load_weights, network_from_weights, read_weights, save_weights
 
 __all__ = [
     "Network",
     "NetworkError",
     "Weights",
     "create_model",
+    "export_state",
     "list_models",
     "load_weights",
     "network_from_weights",

@@ -1,4 +1,4 @@
-"""The vocabulary in which all networks are written: conv, max_pool, avg_pool, branches, residual, composed with >>.
+"""The vocabulary in which all networks are written: conv, pools, branches, residual, composed with >>.
 
 A description is data: it says what a block is made of, one line a branch, so that a page of this package reads like the
 figure in the paper. Descriptions do not name their input width; `build` is told it and infers every width that follows.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from inception.errors import NetworkError
-from inception.modules import BranchesBlock, ConvUnit, ResidualBlock
+from inception.modules import BranchesBlock, ConvUnit, CoveringMaxPool2d, ResidualBlock
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class Pool(Layer):
     kernel: int
     stride: int
     ceil: bool = False
+    cover: bool = False
     count_padding: bool = False
 
     @property
@@ -116,15 +117,30 @@ class Pool(Layer):
         return self.kernel // 2 if self.stride == 1 else 0
 
     def build(self, channels: int, style: Style) -> tuple[nn.Module, int]:
+        if self.cover:
+            return CoveringMaxPool2d(self.kernel, self.stride), channels
         if self.kind == "max":
             return nn.MaxPool2d(self.kernel, self.stride, self.padding, ceil_mode=self.ceil), channels
         pool = nn.AvgPool2d(self.kernel, self.stride, self.padding, count_include_pad=self.count_padding)
         return pool, channels
 
     def size(self, pixels: int) -> int:
+        if self.cover:
+            return -(-pixels // self.stride)
         if not self.ceil:
             return windows(pixels, self.kernel, self.stride, self.padding)
         return -(-(pixels - self.kernel) // self.stride) + 1 if pixels >= 1 else 0
+
+
+@dataclass(frozen=True)
+class ResponseNorm(Layer):
+    """See `response_norm`."""
+
+    def build(self, channels: int, style: Style) -> tuple[nn.Module, int]:
+        return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75), channels
+
+    def size(self, pixels: int) -> int:
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -168,12 +184,13 @@ def conv(
     return Conv(channels, (kernel, kernel) if isinstance(kernel, int) else kernel, stride, valid, std)
 
 
-def max_pool(kernel: int, stride: int = 1, *, ceil: bool = False) -> Layer:
+def max_pool(kernel: int, stride: int = 1, *, ceil: bool = False, cover: bool = False) -> Layer:
     """Maximum pooling: of the input's size with stride 1, without padding otherwise.
 
-    `ceil` also takes the windows that reach over the far border by less than a stride, as Caffe does.
+    `ceil` also takes the windows that reach over the far border by less than a stride, as Caffe does; `cover` takes all
+    that start inside the input, so that the output is as large as that of a convolution with padding beside it.
     """
-    return Pool("max", kernel, stride, ceil=ceil)
+    return Pool("max", kernel, stride, ceil=ceil, cover=cover)
 
 
 def avg_pool(kernel: int, stride: int = 1, *, count_padding: bool = False) -> Layer:
@@ -182,6 +199,11 @@ def avg_pool(kernel: int, stride: int = 1, *, count_padding: bool = False) -> La
     `count_padding` divides by the whole window at the borders too, as Caffe does and TensorFlow does not.
     """
     return Pool("average", kernel, stride, count_padding=count_padding)
+
+
+def response_norm() -> Layer:
+    """Local response normalisation over five channels, with the constants of AlexNet that GoogLeNet shares."""
+    return ResponseNorm()
 
 
 def branches(*paths: Layer) -> Layer:

@@ -1,4 +1,4 @@
-"""The four modules that every Inception network is made of, besides PyTorch's own pooling layers.
+"""The modules that every Inception network is made of, besides PyTorch's own pooling layers.
 
 `layers.py` describes networks as data; what is built from a description is made of these. Their attribute names are the
 names in state dicts, so they never change: a convolution unit holds `conv` and `bn`, a set of branches holds `branch1`,
@@ -58,7 +58,8 @@ class ResidualBlock(nn.Module):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.add(x, self.project(self.body(x)), alpha=self.scale)
+        # Rounded after each operation, as everyone's released weights were trained; in place, which saves two buffers.
+        x = self.project(self.body(x)).mul_(self.scale).add_(x)
         return F.relu(x, inplace=True) if self.relu else x
 
 
@@ -80,3 +81,41 @@ class AuxiliaryHead(nn.Module):
         if height < self.smallest or width < self.smallest:
             x = F.interpolate(x, size=(max(height, self.smallest), max(width, self.smallest)))
         return self.classifier(self.features(x).mean((2, 3)))
+
+
+class GridHead(nn.Module):
+    """GoogLeNet's side classifier in training: average pooling to a grid, 1x1 convolution, two linear layers.
+
+    Source: arXiv 1409.4842, section 5. Shapes: (N, C, H, W) -> (N, classes).
+    """
+
+    def __init__(
+        self, unit: nn.Module, channels: int, *, grid: int, hidden: int, dropout: float, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.unit = unit
+        self.hidden = nn.Linear(channels * grid * grid, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.unit(self.pool(x)).flatten(1)
+        return self.classifier(self.dropout(F.relu(self.hidden(x), inplace=True)))
+
+
+class CoveringMaxPool2d(nn.MaxPool2d):
+    """Maximum pooling over all windows that start inside the input: (N, C, H, W) -> (N, C, ceil(H/s), ceil(W/s)).
+
+    On even grids that is PyTorch's ceil mode; on odd ones it has a last window more, which its neighbours among a
+    reduction's branches, convolutions with padding, have too.
+    """
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__(kernel, stride, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, width % 2, 0, height % 2), value=-torch.inf)
+        return super().forward(x)

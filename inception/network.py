@@ -47,7 +47,8 @@ class Design:
 
     `stages` are run in order; `auxiliary` maps the name of a stage to the head that reads its output; `input_size` is
     in pixels a side; `mean` and `std` are for images scaled to 0..1; `crop_fraction` is the share of the shorter side
-    that evaluation keeps; `initial_std` is the standard deviation of initial weights (None: He's, by fan-in).
+    that evaluation keeps; `initial_std` is the standard deviation of initial weights (None: He's, by fan-in); `embedding`
+    is the width of a linear bottleneck before the classifier (0: none).
     """
 
     stages: Mapping[str, Layer]
@@ -61,14 +62,15 @@ class Design:
     crop_fraction: float = 0.875
     eps: float = 1e-3
     initial_std: float | None = None
+    embedding: int = 0
 
 
 class Network(nn.Module):
     """An Inception network built from its design.
 
     Attributes: name, num_classes, in_channels, input_size (pixels), smallest_size (pixels: the smallest image that
-    works), mean, std, crop_fraction, num_features (width of the embedding), auxiliary_weights (the paper's weight of
-    each auxiliary loss; empty without heads), options (JSON-able, enough to build it again with `create_model`).
+    works), mean, std, crop_fraction, num_features (channels of the last feature map), auxiliary_weights (the paper's
+    weight of each auxiliary loss; empty without heads), options (JSON-able, enough to build it again with `create_model`).
     """
 
     def __init__(
@@ -103,7 +105,8 @@ class Network(nn.Module):
                 heads[self.heads[name]] = design.auxiliary[name].build(channels, self.num_classes, style)
         self.num_features = channels
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, self.num_classes)
+        self.bottleneck = bottleneck(channels, design.embedding, style) if design.embedding else None
+        self.classifier = nn.Linear(design.embedding or channels, self.num_classes)
         for name, head in heads.items():
             self.add_module(name, head)
 
@@ -116,8 +119,14 @@ class Network(nn.Module):
         return x
 
     def embed(self, images: Tensor) -> Tensor:
-        """The embedding, i.e. the averaged last feature map: (N, in_channels, H, W) -> (N, num_features)."""
-        return self.forward_features(images).mean((2, 3))
+        """What the classifier reads, the averaged last feature map: (N, in_channels, H, W) -> (N, num_features).
+
+        With a bottleneck (Inception-ResNet-v1) it is the bottleneck's output, (N, embedding).
+        """
+        return self._narrow(self.forward_features(images).mean((2, 3)))
+
+    def _narrow(self, x: Tensor) -> Tensor:
+        return x if self.bottleneck is None else self.bottleneck(x)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Logits (N, num_classes) of normalised images (N, in_channels, H, W).
@@ -132,7 +141,7 @@ class Network(nn.Module):
             x = getattr(self, name)(x)
             if self.training and name in self.heads:
                 auxiliary.append(getattr(self, self.heads[name])(x))
-        logits = self.classifier(self.dropout(x.mean((2, 3))))
+        logits = self.classifier(self._narrow(self.dropout(x.mean((2, 3)))))
         return (logits, *auxiliary) if auxiliary else logits
 
     def _check(self, images: Tensor) -> None:
@@ -162,6 +171,12 @@ class Network(nn.Module):
         }
 
 
+def bottleneck(channels: int, embedding: int, style: Style) -> nn.Module:
+    """A linear layer and its normalisation: (N, channels) -> (N, embedding)."""
+    linear = nn.Linear(channels, embedding, bias=not style.batch_norm)
+    return nn.Sequential(linear, nn.BatchNorm1d(embedding, eps=style.eps)) if style.batch_norm else linear
+
+
 @torch.no_grad()
 def initialise(network: nn.Module, std: float | None) -> None:
     """Draw all weights from torch's generator: normal distributions cut off at two standard deviations.
@@ -175,7 +190,7 @@ def initialise(network: nn.Module, std: float | None) -> None:
             truncated_normal(module.weight, own or math.sqrt(2 / module.weight[0].numel()) / TRUNCATED_STD)
         elif isinstance(module, nn.Linear):
             truncated_normal(module.weight, getattr(module, "initial_std", 0.01))
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             module.reset_parameters()
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             module.bias.zero_()

@@ -8,12 +8,16 @@ from typing import Any
 
 from inception.debug import debug
 from inception.errors import NetworkError
+from inception.googlenet import googlenet
+from inception.inception_resnet import inception_resnet_v1, inception_resnet_v2
+from inception.inception_v2 import inception_v2
 from inception.inception_v3 import inception_v3
 from inception.inception_v4 import inception_v4
 from inception.layers import Style
 from inception.network import Design, Network
 
-DESIGNS: dict[str, Callable[..., Design]] = {design.__name__: design for design in (debug, inception_v3, inception_v4)}
+PAGES = (debug, googlenet, inception_v2, inception_v3, inception_v4, inception_resnet_v1, inception_resnet_v2)
+DESIGNS: dict[str, Callable[..., Design]] = {page.__name__: page for page in PAGES}
 COMMON_OPTIONS = ("width", "dropout", "auxiliary", "batch_norm", "in_channels")
 
 
@@ -49,6 +53,8 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
     check_number(name, "width", width, low=0.0, open_low=True)
     check_count(name, "num_classes", num_classes)
     check_count(name, "in_channels", in_channels)
+    if "embedding" in own:
+        check_count(name, "embedding", options.get("embedding", 0), least=0)
 
     design = DESIGNS[name](**{option: value for option, value in options.items() if option in own})
     dropout = options.get("dropout", design.dropout)
@@ -76,10 +82,10 @@ def check_flag(network: str, option: str, value: Any) -> None:
         raise NetworkError(f"{network}: {option} must be true or false, not {value!r}")
 
 
-def check_count(network: str, option: str, value: Any) -> None:
-    """Raise NetworkError unless `value` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise NetworkError(f"{network}: {option} must be an integer of at least 1, not {value!r}")
+def check_count(network: str, option: str, value: Any, least: int = 1) -> None:
+    """Raise NetworkError unless `value` is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise NetworkError(f"{network}: {option} must be an integer of at least {least}, not {value!r}")
 
 
 def check_number(

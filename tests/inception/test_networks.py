@@ -3,16 +3,73 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import inception
 from inception import NetworkError
+from inception.modules import CoveringMaxPool2d
 
-# At 1,000 classes. v3: torchvision's table of models, with and without the auxiliary head; v4: timm's table of results.
+# Parameters at 1,000 classes. googlenet, v3: torchvision's table of models, with and without its heads; googlenet without
+# batch normalisation: Caffe's model of the paper; v4, Inception-ResNet-v2: timm's table of results;
+# Inception-ResNet-v1: pytorchcv's table.
 PUBLISHED_PARAMETERS = [
+    ("googlenet", {}, 13_004_888),
+    ("googlenet", {"auxiliary": False}, 6_624_904),
+    ("googlenet", {"batch_norm": False}, 13_378_280),
+    ("googlenet", {"batch_norm": False, "auxiliary": False}, 6_998_552),
     ("inception_v3", {}, 27_161_264),
     ("inception_v3", {"auxiliary": False}, 23_834_568),
     ("inception_v4", {}, 42_679_816),
+    ("inception_resnet_v1", {}, 23_995_624),
+    ("inception_resnet_v2", {}, 55_843_464),
 ]
+# Millions of multiply-adds for one image of the network's own size. torchvision counts as here; timm (three digits) and
+# pytorchcv also count some element-wise operations, hence the tolerance.
+PUBLISHED_MACS = [
+    ("googlenet", 1_498, 0.001),  # torchvision; the paper says 1.5 billion
+    ("inception_v2", 2_048.06, 0.01),  # pytorchcv
+    ("inception_v3", 5_713, 0.001),  # torchvision
+    ("inception_v4", 12_280, 0.005),  # timm
+    ("inception_resnet_v1", 6_329.60, 0.005),  # pytorchcv
+    ("inception_resnet_v2", 13_180, 0.005),  # timm
+]
+# The papers' tables and figures, at the network's own size: stage -> height and width, channels. Where they disagree
+# with the released weights (docs/networks.md) the channels are the weights'.
+SHAPES = {
+    "googlenet": {  # 1409.4842, Table 1
+        "stem": (28, 192), "inception_3a": (28, 256), "inception_3b": (28, 480), "pool_3": (14, 480),
+        "inception_4a": (14, 512), "inception_4b": (14, 512), "inception_4c": (14, 512), "inception_4d": (14, 528),
+        "inception_4e": (14, 832), "pool_4": (7, 832), "inception_5a": (7, 832), "inception_5b": (7, 1024),
+    },
+    "inception_v2": {  # 1502.03167, Figure 5
+        "stem": (28, 192), "inception_3a": (28, 256), "inception_3b": (28, 320), "inception_3c": (14, 576),
+        "inception_4a": (14, 576), "inception_4b": (14, 576), "inception_4c": (14, 608), "inception_4d": (14, 608),
+        "inception_4e": (7, 1056), "inception_5a": (7, 1024), "inception_5b": (7, 1024),
+    },
+    "inception_v3": {  # 1512.00567, Table 1
+        "stem": (35, 192), "inception_a1": (35, 256), "inception_a": (35, 288), "reduction_a": (17, 768),
+        "inception_b": (17, 768), "reduction_b": (8, 1280), "inception_c": (8, 2048),
+    },
+    "inception_v4": {  # 1602.07261, Figure 9
+        "stem": (35, 384), "inception_a": (35, 384), "reduction_a": (17, 1024), "inception_b": (17, 1024),
+        "reduction_b": (8, 1536), "inception_c": (8, 1536),
+    },
+    "inception_resnet_v1": {  # 1602.07261, Figures 10 to 15
+        "stem": (35, 256), "inception_a": (35, 256), "reduction_a": (17, 896), "inception_b": (17, 896),
+        "reduction_b": (8, 1792), "inception_c": (8, 1792),
+    },
+    "inception_resnet_v2": {  # 1602.07261, Figures 15 to 19
+        "stem": (35, 320), "inception_a": (35, 320), "reduction_a": (17, 1088), "inception_b": (17, 1088),
+        "reduction_b": (8, 2080), "inception_c": (8, 2080), "last": (8, 1536),
+    },
+}  # fmt: skip
+# Blocks at each grid: the papers' figures, for Inception-ResNets the released weights'.
+BLOCKS = {
+    "inception_v3": (3, 4, 2),
+    "inception_v4": (4, 7, 3),
+    "inception_resnet_v1": (5, 10, 6),
+    "inception_resnet_v2": (10, 20, 10),
+}
 NAMES = inception.list_models()
 
 
@@ -29,6 +86,32 @@ def on_meta(name: str, *arguments, **options) -> inception.Network:
 @pytest.mark.parametrize(("name", "options", "count"), PUBLISHED_PARAMETERS)
 def test_parameter_counts_are_the_published_ones(name, options, count):
     assert parameters(on_meta(name, **options)) == count
+
+
+def test_biases_before_normalisations_are_all_that_the_released_inception_v2_has_more():
+    network = on_meta("inception_v2")
+    biases = sum(m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d))
+    assert parameters(network) + biases == 11_295_240  # pytorchcv's table
+
+
+@pytest.mark.parametrize(("name", "millions", "tolerance"), PUBLISHED_MACS)
+def test_multiply_adds_are_the_published_ones(name, millions, tolerance):
+    network = on_meta(name).eval()
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, network.input_size, network.input_size, device="meta"))
+    assert counter.get_total_flops() / 2e6 == pytest.approx(millions, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_block_has_the_shape_of_the_papers_table(name):
+    network = on_meta(name).eval()
+    x = torch.empty(1, 3, network.input_size, network.input_size, device="meta")
+    for stage in network.stages:
+        x = getattr(network, stage)(x)
+        side, channels = SHAPES[name].get(stage) or SHAPES[name][stage.rstrip("0123456789")]
+        assert tuple(x.shape) == (1, channels, side, side), stage
+    kinds = [[s for s in network.stages if s.startswith(f"inception_{kind}")] for kind in "abc"]
+    assert tuple(map(len, kinds)) == BLOCKS.get(name, (0, 0, 0))
 
 
 def test_the_debug_network_is_small():
@@ -52,13 +135,13 @@ def test_output_shapes_in_training_and_evaluation(name):
     assert network(images).shape == (2, 7)
     features = network.forward_features(images)
     assert features.shape[:2] == (2, network.num_features)
-    assert network.embed(images).shape == (2, network.num_features)
+    assert network.embed(images).shape == (2, network.classifier.in_features)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_size_from_the_smallest_upward_works(name):
     network = on_meta(name, 7).train()
-    sizes = [network.smallest_size + more for more in (0, 1, 2, 3, 5, 10, 17, 28)]  # odd and even at every grid
+    sizes = [network.smallest_size + more for more in (0, 1, 2, 5, 17)]  # odd and even at every grid
     for size in [*sizes, network.input_size + 1]:
         output = network(torch.empty(2, 3, size, network.smallest_size, device="meta"))
         main = output[0] if isinstance(output, tuple) else output
@@ -102,6 +185,21 @@ def test_options_in_the_metadata_rebuild_the_network(name):
     assert second.metadata() == said
 
 
+def test_inception_resnet_v1_without_bottleneck_is_the_papers():
+    network = on_meta("inception_resnet_v1", embedding=0)
+    assert network.classifier.in_features == 1792
+    assert parameters(network) == 24_357_096
+
+
+def test_covering_pools_are_caffes_on_even_grids_and_lose_nothing_on_odd_ones():
+    pool, caffe = CoveringMaxPool2d(3, 2), nn.MaxPool2d(3, 2, ceil_mode=True)
+    even, odd = torch.randn(2, 4, 14, 8), torch.randn(2, 4, 7, 8)
+    assert torch.equal(pool(even), caffe(even))
+    assert pool(odd).shape == (2, 4, 4, 4)
+    assert torch.equal(pool(odd)[:, :, :3], caffe(odd))
+    assert torch.equal(pool(odd)[:, :, 3], nn.functional.max_pool2d(odd[:, :, 6:], (1, 3), 2, ceil_mode=True)[:, :, 0])
+
+
 def test_gradients_reach_every_parameter():
     torch.manual_seed(0)
     network = inception.create_model("debug", 5).train()
@@ -121,6 +219,8 @@ def test_gradients_reach_every_parameter():
         (("debug",), {"width": float("nan")}, "width must be a number above 0, not nan"),
         (("debug",), {"auxiliary": 1}, "auxiliary must be true or false, not 1"),
         (("debug",), {"in_channels": 0}, "in_channels must be an integer of at least 1, not 0"),
+        (("inception_resnet_v1",), {"embedding": -1}, "embedding must be an integer of at least 0, not -1"),
+        (("inception_resnet_v2",), {"embedding": 8}, "inception_resnet_v2 has no option 'embedding'"),
         (("debug", 0), {}, "num_classes must be an integer of at least 1, not 0"),
         (("debug", 10.0), {}, "num_classes must be an integer of at least 1, not 10.0"),
     ],
