@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from engine.confusion import Findings
 from engine.metrics import MetricsFile
 from engine.report_writer import ReportWriter
+from engine.step_bar import StepBar
 from pipelines import Dataset
 
 _PLAIN_LINE_SECONDS = 10.0
-_BAR_SECONDS = 0.1
 _POSITION = ("step", "epoch", "samples", "time")
 
 
@@ -30,9 +29,8 @@ class Monitor:
         self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"))
         self._report = ReportWriter(run_dir, self._report_trouble)
         self._console = Console(highlight=False)
-        self._bar: Progress | None = None
-        self._last_line = self._last_draw = 0.0
-        self._steps_to_draw = 0
+        self._bar: StepBar | None = None
+        self._last_line = 0.0
         self._position: dict[str, Any] = dict.fromkeys(_POSITION, 0)
 
     def say(self, text: str) -> None:
@@ -42,38 +40,18 @@ class Monitor:
 
     def begin(self, steps: int, done: int, epochs: int) -> None:
         """Starts the bar of a run of `steps` steps, `done` of which lie behind."""
-        if not self._is_main or not self._console.is_terminal:
-            return
-        self._bar = Progress(
-            TextColumn("[bold]epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[figures]}"),
-            TextColumn("[cyan]{task.fields[left]}"),
-            console=self._console,
-            transient=True,
-            auto_refresh=False,
-        )
-        self._epochs = epochs
-        self._bar.add_task("train", total=steps, completed=done, epoch=f"-/{epochs}", figures="", left="")
-        self._bar.start()
+        if self._is_main and self._console.is_terminal:
+            self._bar = StepBar(self._console, steps, done, epochs)
 
     def advance(self, epoch: int) -> None:
         """One more step is done, of epoch number `epoch`, counted from 0."""
-        if not self._is_main or self._bar is None:
-            return
-        self._steps_to_draw += 1
-        now = time.monotonic()
-        if now - self._last_draw >= _BAR_SECONDS:
-            self._last_draw = now
-            self._draw(advance=self._steps_to_draw, epoch=f"{epoch + 1}/{self._epochs}")
-            self._steps_to_draw = 0
+        if self._is_main and self._bar is not None:
+            self._bar.advance(epoch)
 
-    def _draw(self, **fields: Any) -> None:
-        assert self._bar is not None
-        task = self._bar.tasks[0]
-        self._bar.update(task.id, **fields)
-        self._bar.refresh()
+    def pause(self, doing: str) -> None:
+        """Something other than a step goes on now, such as "evaluating"."""
+        if self._is_main and self._bar is not None:
+            self._bar.show(doing=doing)
 
     def record(self, kind: str, **values: Any) -> None:
         """Writes a row of `kind` (train, eval, event, end) everywhere it belongs and shows it."""
@@ -96,11 +74,11 @@ class Monitor:
 
     def _show_train(self, row: dict[str, Any]) -> None:
         figures = (
-            f"loss {row['loss']:.3f}  top-1 {row['top1']:.1f}%  {row['images_per_second']:.0f} img/s  "
+            f"loss {row['loss']:.3f}  top-1 {row['top1']:.1f}%  {row['images_per_second']:,.0f} img/s  "
             f"data wait {row['data_wait_fraction']:.0%}"
         )
         if self._bar is not None:
-            self._draw(figures=figures)
+            self._bar.show(figures=figures)
         elif time.monotonic() - self._last_line >= _PLAIN_LINE_SECONDS:
             self._last_line = time.monotonic()
             self.say(f"step {row['step']}  epoch {row['epoch']:.2f}  {figures}  lr {row['lr']:.4g}")
@@ -123,6 +101,6 @@ class Monitor:
         """Flushes and closes the files."""
         if self._is_main:
             if self._bar is not None:
-                self._bar.stop()
+                self._bar.close()
             self._report.close()
             self._tensorboard.close()

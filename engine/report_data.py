@@ -199,6 +199,8 @@ def _shown(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return " to ".join(_shown(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value) if value != "" else "–"
 
 

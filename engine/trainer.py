@@ -216,6 +216,7 @@ class Trainer:
     def _evaluate(self) -> float:
         """Top-1 in percent of the averaged weights, or of the weights where none are averaged; keeps the best."""
         started = time.monotonic()
+        self.monitor.pause("evaluating")
         self.strategy.share_buffers(self.ema.buffers(self.network) if self.ema else list(self.network.buffers()))
         self.network.eval()
         with self.ema.applied() if self.ema else torch.no_grad():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pytest
 
 from pipelines import sample_path
 
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN, VAL = 96, 30
 # 8 epochs' worth of steps would take minutes on large networks; the debug network takes 20 ms a step.
 TINY_RUN = {
@@ -45,3 +49,18 @@ def tiny_run(tiny_dataset: Path, tmp_path: Path):
         return ["engine/train.py", *(part for key, value in chosen.items() for part in (f"--{key}", str(value)))]
 
     return arguments
+
+
+@pytest.fixture(scope="session")
+def real_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of two tiny epochs with a profile of three steps; what it printed is in ``../stdout``."""
+    folder = tmp_path_factory.mktemp("real")
+    chosen = {"data.path": tiny_dataset, "run.dir": folder / "run", **TINY_RUN, "profile.steps": 3, "profile.wait": 2}
+    arguments = [part for key, value in chosen.items() for part in (f"--{key}", str(value))]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    with (folder / "stdout").open("w") as stdout:
+        subprocess.run(
+            [sys.executable, str(ROOT / "engine" / "train.py"), *arguments],
+            stdout=stdout, stderr=subprocess.STDOUT, env=environment, cwd=folder, timeout=300, check=True,
+        )  # fmt: skip
+    return folder / "run"

@@ -1,0 +1,65 @@
+"""The progress bar of a run on a terminal."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from engine.report_data import duration
+
+_DRAW_SECONDS = 0.1
+_TEXT_WIDTH = 86
+
+
+class StepBar:
+    """One line: the epoch, a bar over all steps of the run, the newest figures, the time left.
+
+    It draws at most ten times a second, in the loop itself: a thread that draws would take turns with the loop.
+    """
+
+    def __init__(self, console: Console, steps: int, done: int, epochs: int):
+        self._epochs, self._steps, self._done = epochs, steps, done
+        self._first: tuple[float, int] | None = None
+        self._drawn = 0.0
+        self._progress = Progress(
+            TextColumn("[bold]epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=max(4, min(40, console.width - _TEXT_WIDTH))),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[figures]}"),
+            TextColumn("[cyan]{task.fields[doing]}"),
+            console=console,
+            transient=True,
+            auto_refresh=False,
+        )
+        self._task = self._progress.add_task(
+            "train", total=steps, completed=done, epoch=f"-/{epochs}", figures="", doing=""
+        )
+        self._progress.start()
+
+    def advance(self, epoch: int) -> None:
+        """One more step is done, of epoch number `epoch`, counted from 0."""
+        self._done += 1
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, self._done)
+        if now - self._drawn >= _DRAW_SECONDS:
+            self.show(epoch=f"{epoch + 1}/{self._epochs}", doing=self._left(now))
+
+    def _left(self, now: float) -> str:
+        """The time left at the pace since the first step, which compiles, evaluations included."""
+        if self._first is None or self._done == self._first[1]:
+            return ""
+        started, first = self._first
+        seconds = (now - started) / (self._done - first) * (self._steps - self._done)
+        return f"{duration(seconds) if seconds >= 60 else f'{seconds:.0f} s'} left"
+
+    def show(self, **fields: Any) -> None:
+        """Draws the bar with new `epoch`, `figures` or `doing`."""
+        self._drawn = time.monotonic()
+        self._progress.update(self._task, completed=self._done, **fields)
+        self._progress.refresh()
+
+    def close(self) -> None:
+        """Removes the bar."""
+        self._progress.stop()
