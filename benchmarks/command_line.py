@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from engine.config import ConfigError
 
@@ -30,6 +30,25 @@ class Parser(argparse.ArgumentParser):
 def add_output_options(parser: argparse.ArgumentParser, results: Path) -> None:
     """Where the JSON file and the picture go."""
     parser.add_argument("--output", type=Path, default=results, help="folder for the JSON file and the picture")
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """`--set`, which gives the options of engine/train.py as a list of arguments."""
+    parser.add_argument(
+        "--set", nargs="+", action=_TrainingOptions, default=[], metavar="KEY=VALUE",
+        help="further options of the training, such as data.prefetch=4",
+    )  # fmt: skip
+
+
+class _TrainingOptions(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        arguments: list[str] = []
+        for pair in values:
+            key, equals, value = pair.partition("=")
+            if not equals:
+                parser.error(f"--set takes KEY=VALUE, not {pair!r}")
+            arguments += [f"--{key}", value]
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), *arguments])
 
 
 def positive(text: str) -> int:

@@ -24,34 +24,15 @@ from torch.utils.flop_counter import flop_registry
 
 # The network's own heads, which the published counts leave out.
 AUXILIARY = ("auxiliary", "AuxLogits", "aux")
+# Names of operators, or how they begin.
 _NO_KERNEL = (
-    "view",
-    "expand",
-    "transpose",
-    "permute",
-    "slice",
-    "squeeze",
-    "unsqueeze",
-    "detach",
-    "alias",
-    "as_strided",
-    "empty",
-    "new_empty",
-)
+    "view", "_unsafe_view", "expand", "transpose", "permute", "slice", "squeeze", "unsqueeze", "detach", "alias",
+    "as_strided", "empty", "new_empty",
+)  # fmt: skip
 _POINTWISE = (
-    "relu",
-    "threshold_backward",
-    "cat",
-    "mul",
-    "div",
-    "dropout",
-    "ones_like",
-    "fill",
-    "zero",
-    "_to_copy",
-    "clone",
-)
-_POINTWISE += ("copy_", "bernoulli", "narrow", "slice_backward", "select_backward", "addcmul")
+    "relu", "threshold_backward", "cat", "mul", "div", "dropout", "ones_like", "fill", "zero", "_to_copy", "clone",
+    "copy_", "bernoulli", "narrow", "select_backward", "addcmul",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,7 +92,7 @@ def count(network: nn.Module, images: tuple[int, int, int, int], dtype: torch.dt
     activations and weights (bf16 halves the bytes).
     """
     network = network.to(dtype)
-    blocks = []
+    blocks: list[Block] = []
     for name, module, inputs in block_inputs(network, torch.empty(images, device="meta", dtype=dtype)):
         block = Block(
             name, tuple(inputs.shape), sum(p.numel() for p in module.parameters()), name.startswith(AUXILIARY)
@@ -160,7 +141,7 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = func.overloadpacket.__name__
-        if not name.startswith(_NO_KERNEL):
+        if not name.startswith(_NO_KERNEL) and name != "t":  # a matrix seen from its other side
             formula = flop_registry.get(func.overloadpacket)
             operations = formula(*args, **kwargs, out_val=result) if formula else 0
             read = [_bytes(leaf) for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, Tensor)]

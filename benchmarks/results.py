@@ -192,6 +192,8 @@ def shown_detail(name: str, value: Any) -> str:
         return f"{value:.1%}"
     if name.startswith("step_seconds"):
         return f"{value * 1000:.1f} ms"
+    if name.endswith("_seconds"):
+        return f"{value:.1f} s"
     return number(value) if isinstance(value, int | float) else str(value)
 
 

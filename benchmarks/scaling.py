@@ -49,6 +49,8 @@ CLUSTER = (8, 16, 32, 64, 128, 256, 512, 1024)
 _H200 = Limits("H200", {"bf16": 790e12, "fp32": 400e12}, ((1, 4.3e12), (2**40, 4.3e12)), None, (0, 0), (0, 0, 0))
 _REACHED = 0.6
 
+Line = tuple[str, Sequence[float], Sequence[float], str]
+
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
@@ -155,8 +157,8 @@ def _fit(measured: dict[int, Any], batch: int, result: Result) -> tuple[ScalingM
 
 def _add_measured(
     measured: dict[int, Any], model: ScalingModel, links: Interconnect, options: Any, result: Result
-) -> list[tuple[str, list[float], list[float], str]]:
-    lines = []
+) -> list[Line]:
+    lines: list[Line] = []
     first = min(measured)
     for kind in ("weak", "strong"):
         shares, predictions = [], []
@@ -172,7 +174,7 @@ def _add_measured(
             rate = batch * ranks / step["step_seconds"]
             shares.append(rate / ranks / (options.batch_size / base["step_seconds"]))
             predictions.append(model.efficiency(ranks, batch, links, (first, options.batch_size)))
-            details = {f"{name}_share": part / seconds for name, part in parts.items()}
+            details: dict[str, Any] = {f"{name}_share": part / seconds for name, part in parts.items()}
             case = {"what": f"{kind}, {ranks} ranks", "batch": batch}
             result.add(case, "images/s", step["rates"], predicted=ranks * batch / seconds, **details)
             result.add(case, "efficiency", shares[-1], predicted=predictions[-1])
@@ -183,7 +185,7 @@ def _add_measured(
     return lines
 
 
-def _add_predictions(options: Any, result: Result) -> list[tuple[str, list[float], list[float], str]]:
+def _add_predictions(options: Any, result: Result) -> list[Line]:
     name, batch = options.predict_network, options.predict_batch
     links = INTERCONNECTS[options.interconnect]
     model, origin = _gpu_model(name, batch, options.gpu_rate)
@@ -192,7 +194,7 @@ def _add_predictions(options: Any, result: Result) -> list[tuple[str, list[float
         parts = model.parts(ranks, batch, links)
         seconds = sum(parts.values())
         shares.append(model.efficiency(ranks, batch, links))
-        details = {f"{part}_share": value / seconds for part, value in parts.items()}
+        details: dict[str, Any] = {f"{part}_share": value / seconds for part, value in parts.items()}
         case = {"what": f"predicted, {name}, {ranks} GPUs", "batch": batch}
         result.add(case, "images/s predicted", ranks * batch / seconds, **details)
         result.add(case, "efficiency predicted", shares[-1])

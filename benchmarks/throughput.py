@@ -27,10 +27,10 @@ import torch
 from rich.console import Console
 
 from benchmarks.bounds import Bounds
-from benchmarks.command_line import Parser, add_output_options, positive
+from benchmarks.command_line import Parser, add_output_options, add_training_options, positive
 from benchmarks.drawing import draw_bars
 from benchmarks.energy import EnergyMeter
-from benchmarks.measure import Measurement, Subject, alternate, one_line
+from benchmarks.measure import Measurement, Subject, Window, alternate, one_line
 from benchmarks.peer_subjects import data_subjects, network_subjects
 from benchmarks.peers import DATA_PEERS
 from benchmarks.photos import write_photos
@@ -111,9 +111,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--no-trial", dest="trial", action="store_false", help="do not measure what the verdict proposes"
     )
-    parser.add_argument(
-        "--set", nargs="+", default=[], help="further options of the training, as --set=--data.prefetch 4"
-    )
+    add_training_options(parser)
     add_output_options(parser, RESULTS)
     return parser
 
@@ -222,7 +220,7 @@ def _report(
     for part, measurement in (parts | {"data": data} | extra).items():
         details: dict[str, Any] = {"workers": workload.config.data.workers or None}
         if part == "step":
-            details |= memory
+            details |= memory | {"first_step_seconds": workload.first_step_seconds}
         row = result.add(_row(case, part, workload), "images/s", measurement, **details)
         rates[part] = row.value
     if not all(rates.values()):
@@ -271,7 +269,7 @@ def _summed(measurement: Measurement, strategy: Strategy) -> Measurement:
     together = Measurement(measurement.name, warmup_seconds=measurement.warmup_seconds)
     for windows in zip(*strategy.gather(measurement.windows)):
         longest = max(window.seconds for window in windows)
-        together.windows.append(type(windows[0])(sum(w.rate for w in windows) * longest, longest, windows[0].steps))
+        together.windows.append(Window(sum(w.rate for w in windows) * longest, longest, windows[0].steps))
     return together
 
 
@@ -336,7 +334,18 @@ def _finish(result: Result, options: Any, strategy: Strategy) -> None:
         result.note("Peers are measured on one rank only: run this without torchrun.")
     shown = [row for row in result.rows if row.metric == "images/s"]
     draw_bars(result.picture_path(options.output), "Training throughput", shown)
-    result.print(("spread", "step_seconds_p95", "of_ours", "process_gib", "gpu_gib", "watts", "images_per_joule"))
+    result.print(
+        (
+            "spread",
+            "step_seconds_p95",
+            "first_step_seconds",
+            "of_ours",
+            "process_gib",
+            "gpu_gib",
+            "watts",
+            "images_per_joule",
+        )
+    )
     print(f"Written: {result.save(options.output)}")
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.command_line import BenchmarkError, Parser, add_output_options, positive
+from benchmarks.command_line import BenchmarkError, Parser, add_output_options, add_training_options, positive
 from benchmarks.contestants import Contestant, ReferenceLoop, Run
 from benchmarks.drawing import draw_lines
 from benchmarks.machine import cores
@@ -105,9 +105,7 @@ def _parser() -> Parser:
     parser.add_argument("--seeds", type=positive, default=None, help="trainings of each; none: the preset's")
     parser.add_argument("--ranks", type=positive, default=1, help="processes of a training")
     parser.add_argument("--peer", action="store_true", help="the minimal PyTorch reference loop too")
-    parser.add_argument(
-        "--set", nargs="+", default=[], help="further options of our training, as --set=--schedule.epochs 5"
-    )
+    add_training_options(parser)
     add_output_options(parser, RESULTS)
     return parser
 
@@ -142,6 +140,7 @@ def _trainers(options: Any, preset: Preset, trees: dict[str, Path], folder: Path
     recipes = options.recipes or [preset.recipe]
     data = ["--data.path", str(options.data.resolve())] if options.data else []
     trainers: list[Trainer] = []
+    arguments: list[str] = []
     for recipe in recipes:
         path = str(Path(recipe).resolve()) if Path(recipe).suffix else recipe
         arguments = ["--recipe", path, *data, "--run.target_top1", str(options.target), *options.set]
@@ -150,7 +149,7 @@ def _trainers(options: Any, preset: Preset, trees: dict[str, Path], folder: Path
             name = " ".join(filter(None, ("ours" if len(recipes) == 1 else recipe, commit)))
             trainers.append(Contestant(name, tuple(arguments), tree, options.ranks))
     if options.peer:
-        trainers.append(_reference(options, trainers[0].arguments, folder))
+        trainers.append(_reference(options, arguments, folder))
     return trainers
 
 

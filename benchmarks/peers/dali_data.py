@@ -1,11 +1,17 @@
 """DALI in the pipeline of NVIDIA's ResNet-50 example for PyTorch, on the CPU or with its mixed decoder on a GPU."""
 
+# DALI builds its functions and types at run time: type checkers do not see them.
+# mypy: disable-error-code="attr-defined, call-overload, assignment"
+
 from __future__ import annotations
+
+from collections.abc import Generator
 
 import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIClassificationIterator
+from torch import Tensor
 
 from benchmarks.peers import DataJob, Passes
 
@@ -51,5 +57,15 @@ def passes(job: DataJob) -> Passes:
     iterator = DALIClassificationIterator(
         pipeline, reader_name="Reader", auto_reset=True, last_batch_policy=LastBatchPolicy.DROP
     )
-    # Channels last in memory, as (N, C, H, W) like the others.
-    return lambda: (batch[0]["data"].permute(0, 3, 1, 2) for batch in iterator)
+
+    def batches() -> Generator[Tensor]:
+        # The iterator cannot go back in mid-epoch: a pass has a whole epoch's batches wherever it begins.
+        for _ in range(len(iterator)):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                batch = next(iterator)
+            # Channels last in memory, as (N, C, H, W) like the others.
+            yield batch[0]["data"].permute(0, 3, 1, 2)
+
+    return batches

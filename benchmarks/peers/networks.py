@@ -26,7 +26,7 @@ def build_peer(source: str, name: str, num_classes: int = 1000) -> nn.Module:
     if source == "timm":
         import timm
 
-        options = {"aux_logits": True} if name == "inception_v3" else {}
+        options: dict[str, Any] = {"aux_logits": True} if name == "inception_v3" else {}
         return timm.create_model(name, num_classes=num_classes, **options)
     import torchvision
 
