@@ -75,7 +75,7 @@ class DaliLoader(Loader):
         self._settings = Settings(**options.settings)
         self._on_gpu = options.device.type == "cuda"
         self._pool = ThreadPoolExecutor(2, "decode")
-        self._by_path = dataset.path_of(0) is not None
+        self._by_path = dataset.source.kind == "folders"
         self._avoided: set[int] = set()  # samples that stopped DALI, or came with one that did
         self._pipeline = self._build()
 
@@ -165,19 +165,19 @@ class DaliLoader(Loader):
             handle.odd[slot] = (out, work)
 
     def _feed(self, task: Task, handle: _Handle) -> None:
-        slots = handle.regular
-        try:
-            handle.inputs = [self._encoded(int(index)) for index in task.indices[slots]]
-        except DataError:  # a shard that changed: the native decoder says which sample, or replaces it
-            handle.regular = np.empty(0, np.int64)
-            self._start_native(task, handle, slots.tolist())
+        encoded = self.dataset.encoded(task.indices[handle.regular])
+        gone = np.array([data is None for data in encoded], np.bool_)
+        # A shard that changed: the native decoder says which sample it was, or replaces it.
+        self._start_native(task, handle, handle.regular[gone].tolist())
+        handle.regular = handle.regular[~gone]
+        handle.inputs = [np.frombuffer(data, np.uint8) for data in encoded if data is not None]
         if len(handle.regular):
-            _feed(self._pipeline, handle.inputs, task.boxes[slots], task.flips[slots], task.resolution)
-            self._pipeline.schedule_run()
+            self._schedule(task, handle)
 
-    def _encoded(self, index: int) -> np.ndarray:
-        path = self.dataset.path_of(index)
-        return self.dataset.read(index) if path is None else np.frombuffer(path, np.uint8)
+    def _schedule(self, task: Task, handle: _Handle) -> None:
+        slots = handle.regular
+        _feed(self._pipeline, handle.inputs, task.boxes[slots], task.flips[slots], task.resolution)
+        self._pipeline.schedule_run()
 
     def _collect(self, task: Task, handle: _Handle) -> tuple[Batch, list[Failure]]:
         images = self._images(task, handle) if len(handle.regular) else None
@@ -209,9 +209,7 @@ class DaliLoader(Loader):
         self._avoided.update(task.indices[culprits or slots].tolist())
         for later, its_handle in self._in_flight:
             if len(its_handle.regular):
-                _feed(self._pipeline, its_handle.inputs, later.boxes[its_handle.regular],
-                      later.flips[its_handle.regular], later.resolution)  # fmt: skip
-                self._pipeline.schedule_run()
+                self._schedule(later, its_handle)
 
     def _merged(self, task: Task, handle: _Handle, images: Tensor | None) -> Tensor:
         """The whole batch, from DALI's slots and the native ones."""
@@ -233,7 +231,8 @@ class DaliLoader(Loader):
             except RuntimeError:
                 self._pipeline = self._build()
                 for later, its_handle in self._in_flight:
-                    self._feed(later, its_handle)
+                    if len(its_handle.regular):
+                        self._schedule(later, its_handle)
 
     def _release(self) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -98,11 +98,21 @@ class Dataset:
         except DataError as error:
             raise DataError(f"{self.name(index)}: {error}") from None
 
-    def path_of(self, index: int) -> bytes | None:
-        """The sample's own file, or None when it lies in a file with others."""
-        if self.source.kind != "folders":
-            return None
-        return os.fsencode(self.name(index))
+    def encoded(self, indices: NDArray[np.integer]) -> list[bytes | np.ndarray | None]:
+        """For each sample its file's path, as bytes, when it has a file of its own, else its encoded bytes, uint8
+        (size,), as `read` gives them; None when they are not there."""
+        entries = self.entries(indices)
+        if self.source.kind == "folders":
+            root, groups = os.fsencode(self.path), self.source.groups
+            places = zip(entries["group"].tolist(), entries["name"].tolist())
+            return [b"%s/%s/%s" % (root, os.fsencode(groups[group]), self._index.name_at(at)) for group, at in places]
+        found: list[bytes | np.ndarray | None] = []
+        for index in indices.tolist():
+            try:
+                found.append(self.read(index))
+            except DataError:
+                found.append(None)
+        return found
 
     def name(self, index: int) -> str:
         """The sample's path, or shard.tar:member."""

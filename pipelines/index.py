@@ -61,8 +61,11 @@ class Index:
 
     def name(self, entry: int) -> str:
         """The sample's name in its group."""
-        start = int(self.entries["name"][entry])
-        return os.fsdecode(self._names[start : self._names.find(b"\0", start)])
+        return os.fsdecode(self.name_at(int(self.entries["name"][entry])))
+
+    def name_at(self, offset: int) -> bytes:
+        """The name that an entry's "name" points to."""
+        return self._names[offset : self._names.find(b"\0", offset)]
 
 
 def open_index(source: Source, data: Path, progress: bool) -> Index:
