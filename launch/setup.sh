@@ -121,6 +121,7 @@ missing_packages() {
     command -v pkg-config >/dev/null || echo pkg-config
     has_library opencv4 || echo libopencv-dev
     has_library libturbojpeg || echo libturbojpeg0-dev
+    has_library libjpeg || echo libjpeg-dev
 }
 
 ffcv_can_build() { [[ -z "$(missing_packages "$1")" ]]; }
