@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from engine.confusion import Findings
 from engine.metrics import MetricsFile
 from engine.report_writer import ReportWriter
-from engine.step_bar import StepBar
+from engine.step_bar import StepBar, figures
 from pipelines import Dataset
 
 _PLAIN_LINE_SECONDS = 10.0
@@ -73,15 +73,11 @@ class Monitor:
             )
 
     def _show_train(self, row: dict[str, Any]) -> None:
-        figures = (
-            f"loss {row['loss']:.3f}  top-1 {row['top1']:.1f}%  {row['images_per_second']:,.0f} img/s  "
-            f"data wait {row['data_wait_fraction']:.0%}"
-        )
         if self._bar is not None:
-            self._bar.show(figures=figures)
+            self._bar.record(row)
         elif time.monotonic() - self._last_line >= _PLAIN_LINE_SECONDS:
             self._last_line = time.monotonic()
-            self.say(f"step {row['step']}  epoch {row['epoch']:.2f}  {figures}  lr {row['lr']:.4g}")
+            self.say(f"step {row['step']}  epoch {row['epoch']:.2f}  {figures(row)}  lr {row['lr']:.4g}")
 
     def keep_findings(self, findings: Findings, dataset: Dataset, row: dict[str, Any]) -> None:
         """Keeps what the evaluation of `row` found, for the report, in `evaluation.json`; in the background."""

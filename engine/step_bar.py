@@ -4,12 +4,19 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 
 from engine.report_data import duration
 
 _DRAW_SECONDS = 0.1
 _TEXT_WIDTH = 86
+
+
+def figures(row: dict[str, Any], short: bool = False) -> str:
+    """A training row in a few words."""
+    speed = f"{row['images_per_second']:,.0f} img/s"
+    waiting = f"{'wait' if short else 'data wait'} {row['data_wait_fraction']:.0%}"
+    return f"loss {row['loss']:.3f}  top-1 {row['top1']:.1f}%  {speed}  {waiting}"
 
 
 class StepBar:
@@ -22,10 +29,13 @@ class StepBar:
         self._epochs, self._steps, self._done = epochs, steps, done
         self._first: tuple[float, int] | None = None
         self._drawn = 0.0
+        self._narrow = console.width < _TEXT_WIDTH + 8
+        bar: list[ProgressColumn] = []
+        if not self._narrow:
+            bar = [BarColumn(bar_width=min(40, console.width - _TEXT_WIDTH)), TextColumn("{task.percentage:>3.0f}%")]
         self._progress = Progress(
             TextColumn("[bold]epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=max(4, min(40, console.width - _TEXT_WIDTH))),
-            TextColumn("{task.percentage:>3.0f}%"),
+            *bar,
             TextColumn("{task.fields[figures]}"),
             TextColumn("[cyan]{task.fields[doing]}"),
             console=console,
@@ -53,6 +63,10 @@ class StepBar:
         started, first = self._first
         seconds = (now - started) / (self._done - first) * (self._steps - self._done)
         return f"{duration(seconds) if seconds >= 60 else f'{seconds:.0f} s'} left"
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Shows the figures of a training row."""
+        self.show(figures=figures(row, short=self._narrow))
 
     def show(self, **fields: Any) -> None:
         """Draws the bar with new `epoch`, `figures` or `doing`."""

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from engine.hardware import Gpus, Hardware, open_gpus
 from engine.monitor import Monitor
+from engine.step_bar import StepBar
 from engine.strategy import Strategy
 from launch.environment import Environment
 
@@ -92,6 +93,20 @@ def test_a_terminal_shows_a_bar_with_the_figures_and_the_time_left(shown):
     text = output.getvalue()
     for part in ("epoch", "1/2", "20%", "loss", "1.500", "40.0%", "321", "25%"):
         assert part in text
+
+
+@pytest.mark.parametrize("width", [80, 94, 120])
+def test_the_bar_fits_the_terminal_without_cutting_a_figure(width):
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=width, color_system=None)
+    bar = StepBar(console, steps=45000, done=44990, epochs=90)
+    bar.record(row_values(images_per_second=12345.0, data_wait_fraction=0.12))
+    bar.show(epoch="89/90", doing="1 h 24 min left")
+    line = output.getvalue().split("\x1b[2K")[-1]
+    bar.close()
+    for part in ("epoch 89/90", "loss 1.500", "top-1 40.0%", "12,345 img/s", "wait 12%", "1 h 24 min left"):
+        assert part in line
+    assert len(line.strip("\r")) <= width
 
 
 def test_a_pipe_gets_plain_lines_without_control_characters(shown):
