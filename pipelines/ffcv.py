@@ -57,7 +57,7 @@ class FfcvLoader(NativeLoader):
             )
         cache = _wanted_cache(options)
         super().__init__(dataset, plan, options)
-        self._file = os.open(dataset.source.file, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = dataset.source.file.open("rb", buffering=0)
         self._readers = ThreadPoolExecutor(_READERS, "read") if cache == "process" else None
         self._own = threading.local()
         self._decoders: list[Decoder] = []
@@ -68,7 +68,7 @@ class FfcvLoader(NativeLoader):
             self._start_reading(prepared, self._readers)
         else:
             for place, size in zip(prepared.jobs["place"].tolist(), prepared.jobs["size"].tolist()):
-                os.posix_fadvise(self._file, place, size, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(self._file.fileno(), place, size, os.POSIX_FADV_WILLNEED)
         return prepared
 
     def _jobs(self, task: Task) -> np.ndarray:
@@ -102,7 +102,7 @@ class FfcvLoader(NativeLoader):
         assert prepared.bytes is not None
         for slot in slots:
             start, size = int(prepared.jobs["place"][slot]), int(prepared.jobs["size"][slot])
-            if os.preadv(self._file, [prepared.bytes[start : start + size].data], int(places[slot])) != size:
+            if os.preadv(self._file.fileno(), [prepared.bytes[start : start + size].data], int(places[slot])) != size:
                 prepared.jobs["kind"][slot] = IS_OTHER  # the native decoder says what is wrong
 
     def _unfilled(self, task: Task, draft: Any, slots: range) -> Sequence[int]:
@@ -111,7 +111,7 @@ class FfcvLoader(NativeLoader):
         for read in prepared.reads[slots.start // _TOGETHER : (slots.stop - 1) // _TOGETHER + 1]:
             read.result()
         pixels = draft.images.permute(0, 2, 3, 1).numpy()[slots.start : slots.stop]
-        left = self._decoder().run(self._file, prepared.bytes, prepared.jobs[slots.start : slots.stop], pixels)
+        left = self._decoder().run(self._file.fileno(), prepared.bytes, prepared.jobs[slots.start : slots.stop], pixels)
         return [slots[number] for number in left]
 
     def _decoder(self) -> Decoder:
@@ -133,7 +133,7 @@ class FfcvLoader(NativeLoader):
             self._readers.shutdown(cancel_futures=True)
         for decoder in self._decoders:
             decoder.close()
-        os.close(self._file)
+        self._file.close()
 
 
 def _wanted_cache(options: Options) -> str:

@@ -7,6 +7,7 @@ exact, for 3 % of the time), keeps its handles when a thread ends, and hides whi
 """
 
 import ctypes
+import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -73,6 +74,8 @@ class Decoder:
             for kind in (np.uint8, np.uint8, np.uint16, np.uint8, np.int64, np.int64, np.uint16, np.uint16)
         ]
         self._scratch = Scratch(np.uintp(handle), *buffers)
+        self.close = weakref.finalize(self, _turbojpeg.tjDestroy, handle)
+        """Free the decompressor; the decoder cannot be used again."""
 
     def run(self, file: int, read: NDArray[np.uint8] | None, jobs: np.ndarray, out: NDArray[np.uint8]) -> Sequence[int]:
         """Carry out jobs, a structured array (n,) of `JOB`, on an open file, or on `read`, bytes of it that may be
@@ -107,10 +110,6 @@ class Decoder:
             ]
             self._scratch = Scratch(self._scratch.handle, *buffers)
         return self._scratch
-
-    def close(self) -> None:
-        """Free the decompressor; the decoder cannot be used again."""
-        _turbojpeg.tjDestroy(int(self._scratch.handle))
 
 
 @compiled

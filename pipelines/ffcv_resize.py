@@ -119,21 +119,18 @@ def _fill_weights(size, wanted, one, flip, taps, copies, starts, weights):
 
 
 @compiled
-def _blend_columns(pixels, at, pitch, count, start, weights, first_weight, taps, row):
-    """row[:count] = the weighted sum of up to `taps` lines of `pixels`, `pitch` bytes apart, from line `start` on."""
-    at += start * pitch
+def _blend_columns(pixels, at, pitch, count, lines, weights, first_weight, row):
+    """row[:count] = the weighted sum of `lines` lines of `pixels`, `pitch` bytes apart, the first at `at`."""
     line, weight = pixels[at : at + count], weights[first_weight]
-    if weights[first_weight + 1] == 0:
+    if lines == 1:
         for j in range(count):
             row[j] = weight * line[j]
         return
     below, weight_below = pixels[at + pitch : at + pitch + count], weights[first_weight + 1]
     for j in range(count):
         row[j] = weight * line[j] + weight_below * below[j]
-    for tap in range(2, taps):
+    for tap in range(2, lines):
         weight = weights[first_weight + tap]
-        if weight == 0:
-            return
         line = pixels[at + tap * pitch : at + tap * pitch + count]
         for j in range(count):
             row[j] += weight * line[j]
@@ -165,13 +162,13 @@ def resize_box(pixels, pitch, left, top, width, height, flip, out, size, scratch
     taps, pairs = most_taps(height, size), (most_taps(width, size) + 1) // 2
     _fill_weights(height, size, _ONE_Y, False, taps, 1, scratch.starts_y, scratch.weights_y)
     _fill_weights(width, size, _ONE_X, flip, 2 * pairs, 4, scratch.starts_x, scratch.weights_x)
-    first = top * pitch + 4 * left
-    for y in range(size - 1):
-        _blend_columns(
-            pixels, first, pitch, 4 * width, scratch.starts_y[y], scratch.weights_y, y * taps, taps, scratch.row
-        )
-        _blend_row(scratch.row, scratch.starts_x, scratch.weights_x, pairs, out, 3 * size * y, size)
-    y = size - 1  # of the last line the byte too many would lie beyond the image
-    _blend_columns(pixels, first, pitch, 4 * width, scratch.starts_y[y], scratch.weights_y, y * taps, taps, scratch.row)
+    for y in range(size):
+        start = scratch.starts_y[y]
+        at = (top + start) * pitch + 4 * left
+        lines = min(taps, height - start)
+        _blend_columns(pixels, at, pitch, 4 * width, lines, scratch.weights_y, y * taps, scratch.row)
+        if y < size - 1:
+            _blend_row(scratch.row, scratch.starts_x, scratch.weights_x, pairs, out, 3 * size * y, size)
+    # Of the last line the byte too many would lie beyond the image.
     _blend_row(scratch.row, scratch.starts_x, scratch.weights_x, pairs, scratch.line, 0, size)
-    out[3 * size * y : 3 * size * (y + 1)] = scratch.line[: 3 * size]
+    out[3 * size * (size - 1) :] = scratch.line[: 3 * size]
