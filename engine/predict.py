@@ -1,7 +1,9 @@
-"""What pictures show, by a trained network: `python engine/predict.py --weights FILE IMAGE... [--json FILE]`.
+"""What pictures show, by a trained network:
+`python engine/predict.py --weights FILE IMAGE... [--json FILE] [--sheet FILE.png]`.
 
-IMAGE is a file, a folder or a pattern such as 'photos/*.jpg'. Images that cannot be read are named and skipped, and the
-exit status is then 2.
+FILE is a weights file (ours, or of torchvision, timm and others), a checkpoint, a run directory, or what engine/export.py
+wrote. IMAGE is a file, a folder or a pattern such as 'photos/*.jpg'. Images that cannot be read are named and skipped,
+and the exit status is then 2.
 """
 
 import argparse
@@ -27,13 +29,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="engine/predict.py", description="The most likely classes of images.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern in quotes")
     parser.add_argument(
-        "--weights", required=True, help="a run's best.safetensors, one of its checkpoints, or its directory"
+        "--weights", required=True, help="weights, a checkpoint, a run directory, or an exported file (*.onnx, *.pt2)"
     )
     parser.add_argument("--top", type=int, default=5, help="classes to show for an image (default: 5)")
     parser.add_argument("--batch_size", type=int, default=32, help="images classified at a time (default: 32)")
     parser.add_argument("--resolution", type=int, default=0, help="pixels (default: the network's)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="default: auto")
     parser.add_argument("--json", type=Path, help="write the predictions to this file as well")
+    parser.add_argument("--sheet", type=Path, help="draw the images with their classes into this file (png, pdf, ...)")
     options = parser.parse_args(arguments)
     for name, least in (("top", 1), ("batch_size", 1), ("resolution", 0)):
         if getattr(options, name) < least:
@@ -55,6 +58,13 @@ def main(arguments: Sequence[str]) -> int:
         report = {"weights": options.weights, "network": model.name, "images": [p.as_dict() for p in predictions]}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")
+    if options.sheet:
+        from engine.prediction_sheet import draw_sheet  # matplotlib is slow to import
+
+        try:
+            print(f"wrote {options.sheet} ({draw_sheet(predictions, model.crop_fraction, options.sheet)})")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot draw {options.sheet}: {error}") from None
     bad = sum(bool(prediction.problem) for prediction in predictions)
     if bad:
         print(f"error: {bad} of {len(images)} images could not be read and were skipped", file=sys.stderr)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from engine.config import ConfigError
-from engine.step import Scorer
+from engine.exported import SUFFIXES, open_exported
+from engine.step import Normalise, Scorer
 from inception import NetworkError, network_from_weights
 
 
@@ -29,10 +30,13 @@ class Model:
 
 
 def open_model(file: str, device: torch.device, bf16: bool, resolution: int = 0) -> Model:
-    """The model in `file`: weights, a checkpoint or a run directory. `resolution` of 0 is the network's own.
+    """The model in `file`: weights, a checkpoint, a run directory, or an exported file (*.onnx, *.pt2).
 
-    Raises NetworkError or ConfigError when the file is none of these or the network takes no RGB images of that size.
+    `resolution` of 0 is the network's own. Raises NetworkError or ConfigError when the file is none of these or the
+    network takes no RGB images of that size.
     """
+    if Path(file).suffix in (SUFFIXES["onnx"], SUFFIXES["torch_export"]):
+        return open_exported_model(Path(file), device, resolution)
     network, weights = network_from_weights(file)
     if network.in_channels != 3:
         raise ConfigError(f"{file} takes images of {network.in_channels} channels; predict.py reads RGB images")
@@ -48,6 +52,21 @@ def open_model(file: str, device: torch.device, bf16: bool, resolution: int = 0)
 
     classes = class_names(weights.metadata, network.num_classes, Path(file))
     return Model(network.name, probabilities, size, network.crop_fraction, classes)
+
+
+def open_exported_model(file: Path, device: torch.device, resolution: int) -> Model:
+    """The model in a file that engine/export.py wrote, which knows how its images are prepared."""
+    run, metadata = open_exported(file, device)
+    size = metadata["input_size"]
+    if resolution not in (0, size):
+        raise ConfigError(f"{file} was exported for images of {size} pixels, not {resolution}; export it again")
+    normalise = Normalise(metadata["mean"], metadata["std"])
+
+    def probabilities(images: Tensor) -> Tensor:
+        return run(normalise(images)).softmax(dim=1)
+
+    classes = class_names(metadata, metadata["num_classes"], file)
+    return Model(metadata["network"], probabilities, size, metadata["crop_fraction"], classes)
 
 
 def class_names(metadata: Mapping[str, Any], count: int, file: Path) -> list[str]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 import inception
 from engine.config import ConfigError
+from engine.predict import main
 from engine.prediction import find_images, predict, read_image
 from engine.prediction_models import class_names, open_model
 from engine.step import Scorer
@@ -19,6 +20,14 @@ from pipelines import DataError, EvalPlan, build_loader, open_dataset, sample_pa
 
 CPU = torch.device("cpu")
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """What main() sets for a process of its own must not stay in the tests' process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -181,11 +190,15 @@ def test_models_that_cannot_be_run_are_refused(weights, tmp_path):
 def test_the_command(run_command, weights, photos, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 broken")
     output = tmp_path / "out" / "predictions.json"
-    done = run_command(
-        ["engine/predict.py", "--weights", weights, photos / "val" / "cat", tmp_path / "*.jpg", "--json", output]
-    )
+    sheet = tmp_path / "out" / "sheet.png"
+    images = [photos / "val" / "cat", tmp_path / "*.jpg"]
+    done = run_command(["engine/predict.py", "--weights", weights, *images, "--json", output, "--sheet", sheet])
     assert done.returncode == 2, done.stderr
-    assert done.stdout.count("%") == 10
+    assert f"wrote {sheet} (3 images)" in done.stdout
+    with Image.open(sheet) as drawn:
+        assert drawn.width > 400
+        assert np.asarray(drawn.convert("L")).std() > 10
+    assert len([line for line in done.stdout.splitlines() if "%  " in line]) == 10
     assert any(name in done.stdout for name in NAMES)
     first, last = done.stderr.splitlines()
     assert first.startswith(f"{tmp_path}/broken.jpg: skipped: ")
@@ -194,6 +207,23 @@ def test_the_command(run_command, weights, photos, tmp_path):
     assert report["network"] == "debug"
     assert [len(image.get("predictions", [])) for image in report["images"]] == [5, 5, 0]
     assert sum(guess["percent"] for guess in report["images"][0]["predictions"]) <= 100.01
+
+
+def test_a_sheet_that_cannot_be_drawn_is_named(weights, photos, tmp_path, capsys):
+    image = str(next(photos.rglob("*.jpg")))
+    with pytest.raises(ConfigError, match=r"cannot draw .*sheet\.words"):
+        main([image, "--weights", str(weights), "--sheet", str(tmp_path / "sheet.words")])
+    assert image in capsys.readouterr().out
+
+
+def test_weights_of_other_projects_predict_with_imagenet_names(photos, tmp_path):
+    torch.manual_seed(0)
+    network = inception.create_model("googlenet", 1000)
+    torch.save(inception.export_state(network, "torchvision"), tmp_path / "googlenet.pth")
+    model = open_model(str(tmp_path / "googlenet.pth"), CPU, bf16=False, resolution=64)
+    assert model.name == "googlenet"
+    (prediction,) = predict(model, [next(photos.rglob("*.jpg"))], batch_size=1)
+    assert prediction.guesses[0].name == class_names({}, 1000, Path("w"))[prediction.guesses[0].index]
 
 
 def test_mistakes_on_the_command_line(run_command, weights, photos):

@@ -1,0 +1,101 @@
+"""Trained weights as a file for other programs:
+`python engine/export.py --weights FILE --format onnx|torch_export|safetensors|state_dict --output FILE`.
+
+ONNX and torch.export files are run once and compared with the network before the program says that they are there.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# The repository root instead of this script's own folder: modules are found as engine.*, from any working directory.
+_here = Path(__file__).resolve().parent
+sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
+
+import torch
+
+from engine.config import ConfigError
+from engine.exported import SUFFIXES, difference, export_onnx, export_program, written_whole
+from engine.failure import DONE, TrainingFailed, run_entry_point
+from inception import Network, NetworkError, export_state, network_from_weights, save_weights
+from inception.folding import fold_batch_norm
+
+# Other libraries add up in another order; an error in the graph is larger by orders of magnitude.
+TOLERANCE = 1e-3
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line. Raises ConfigError for options that contradict each other."""
+    parser = argparse.ArgumentParser(prog="engine/export.py", description="A network as a file for other programs.")
+    parser.add_argument("--weights", required=True, help="a weights file, a checkpoint, or a run directory")
+    parser.add_argument("--format", required=True, choices=list(SUFFIXES), help="what is written")
+    parser.add_argument("--output", required=True, type=Path, help="the file that is written")
+    parser.add_argument("--resolution", type=int, default=0, help="pixels of the images (default: the network's)")
+    parser.add_argument(
+        "--fold_batch_norm", action="store_true", help="normalisations become part of the convolutions: faster"
+    )
+    parser.add_argument(
+        "--layout", choices=["torchvision", "timm"], help="whose names the tensors get (default: this project's)"
+    )
+    options = parser.parse_args(arguments)
+    graph, suffix = options.format in ("onnx", "torch_export"), SUFFIXES[options.format]
+    if options.output.suffix != suffix:
+        raise ConfigError(f"a file of format {options.format} must be named *{suffix}, not {options.output.name}")
+    if options.fold_batch_norm and not graph:
+        raise ConfigError(f"--fold_batch_norm is for onnx and torch_export; {options.format} keeps trainable weights")
+    if options.resolution and not graph:
+        raise ConfigError(f"--resolution is for onnx and torch_export; weights in {options.format} fit any size")
+    if options.layout and graph:
+        raise ConfigError(f"--layout is for safetensors and state_dict; {options.format} has no names of tensors")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exports as the command line says and prints one line; returns the exit status."""
+    options = parse(arguments)
+    network, weights = network_from_weights(options.weights)
+    network.eval()
+    size = options.resolution or network.input_size
+    if size < network.smallest_size:
+        raise NetworkError(f"{network.name} takes images of at least {network.smallest_size} pixels, not {size}")
+    metadata = {**network.metadata(), "input_size": size}
+    if "classes" in weights.metadata:
+        metadata["classes"] = weights.metadata["classes"]
+    try:
+        if options.format in ("onnx", "torch_export"):
+            note = write_graph(network, metadata, options)
+        else:
+            note = write_weights(network, metadata, options)
+    except OSError as error:
+        raise ConfigError(f"cannot write {options.output}: {error.strerror}") from None
+    print(f"{network.name}: wrote {options.format} to {options.output} ({note})")
+    return DONE
+
+
+def write_graph(network: Network, metadata: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """Writes ONNX or torch.export, runs it against the network, and returns what was found, in words."""
+    size = metadata["input_size"]
+    written = fold_batch_norm(network) if options.fold_batch_norm else network
+    (export_onnx if options.format == "onnx" else export_program)(written, size, metadata, options.output)
+    error = difference(network, options.output, size)
+    if error > TOLERANCE:
+        options.output.unlink()
+        raise TrainingFailed(f"the exported network differs from the trained one by {error:.1e}; nothing was written")
+    return f"{size} x {size} pixels, any batch, relative error {error:.1e} against PyTorch"
+
+
+def write_weights(network: Network, metadata: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """Writes safetensors or a state dict, with the names that were asked for, and returns a note in words."""
+    state = export_state(network, options.layout) if options.layout else network.state_dict()
+    if options.format == "safetensors":
+        save_weights(options.output, state, metadata)
+    else:
+        with written_whole(options.output) as temporary:
+            torch.save({name: tensor.cpu() for name, tensor in state.items()}, temporary)
+    return f"{len(state)} tensors" + (f" as {options.layout} names them" if options.layout else "")
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
