@@ -3,7 +3,9 @@
 A piece depends on nothing but the job's description and its number, so that any worker can write it, at any time.
 """
 
+import io
 import json
+import mmap
 import os
 import socket
 import tarfile
@@ -115,29 +117,37 @@ def write_shard(pieces: Pieces, number: int, output: Path) -> Piece:
     temporary = output / f".{final.name}.{socket.gethostname()}.{os.getpid()}.tmp"
     digest = xxhash.xxh3_128()
     written = 0
-    with temporary.open("wb", buffering=_BUFFER) as file:
+    with temporary.open("wb", buffering=0) as file:
         for sample, (data, name, header, damaged) in pieces.samples(number):
             # The first folder of a member's name is its class, unless it is the split's name: then the second is.
             name = f"{split}/{name}" if sample.label == split else name
             size = len(data)
             head = _tar_header(name, size)
-            for part in (head, data, bytes(-size % BLOCKSIZE)):
-                digest.update(part)
-                file.write(part)
+            _write(file, digest, [head, data, bytes(-size % BLOCKSIZE)])
             known = None if header is None else _numbers(header)
             piece.members.append(Member(name, sample.label, written + len(head), size, known))
             written += len(head) + size + -size % BLOCKSIZE
             if damaged:
                 piece.unreadable.append(name)
         end = bytes(2 * BLOCKSIZE)
-        digest.update(end)
-        file.write(end)
-        file.flush()
+        _write(file, digest, [end])
         os.fsync(file.fileno())  # what has its final name is complete, after a power failure too
     temporary.rename(final)
     piece.samples = len(piece.members)
     piece.files.append(File(final.name, written + len(end), digest.hexdigest()))
     return piece
+
+
+def _write(file: io.FileIO, digest: xxhash.xxh3_128, parts: list[bytes | memoryview]) -> None:
+    """All parts at once, from where they are."""
+    for part in parts:
+        digest.update(part)
+    whole = sum(len(part) for part in parts)
+    written = os.writev(file.fileno(), parts)
+    if written < whole:  # a signal, or the disk is nearly full: the rest, or the reason
+        rest = memoryview(b"".join(parts))[written:]
+        while len(rest):
+            rest = rest[file.write(rest) or 0 :]
 
 
 def _numbers(header: Header) -> tuple[int, int, int, int]:
@@ -187,12 +197,12 @@ def differing(task: tuple[Path, list[File]]) -> list[str]:
 
 
 def _is_as_written(path: Path, file: File) -> bool:
-    digest = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(min(_BUFFER, file.size + 1)))
     try:
-        with path.open("rb", buffering=0) as stream:
-            while count := stream.readinto(buffer):
-                digest.update(buffer[:count])
-    except OSError:
+        with path.open("rb") as stream:
+            if file.size == 0:
+                return not stream.read(1)
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                content.madvise(mmap.MADV_SEQUENTIAL)
+                return xxhash.xxh3_128_hexdigest(content) == file.digest
+    except (OSError, ValueError):  # gone, unreadable, or empty
         return False
-    return digest.hexdigest() == file.digest
