@@ -45,8 +45,8 @@ class DataConfig:
     """Dataset with a train and a val split, class folders or tar shards [path; empty: the embedded sample]."""
     backend: Literal["auto", "native", "synthetic"] = "auto"
     """What decodes the images."""
-    batch_size: int = 32
-    """Images in a batch of one rank [images]."""
+    batch_size: int | Literal["auto"] = 32
+    """Images in a batch of one rank [images; auto: as many as fit, of a global_batch_size that must be given]."""
     global_batch_size: int | None = None
     """Images in an optimizer step, over all ranks; gradients accumulate to reach it [images; null: batch_size x ranks]."""
     workers: int = 0
@@ -393,7 +393,7 @@ def _check_values(config: Config) -> None:
     nonnegative += ("evaluation.resolution", "ema.recalibrate")
     fractions = ("ema.decay", "loss.label_smoothing", "data.flip", "optimizer.decay")
     for key, value in leaves(config):
-        if key in positive and not value > 0:
+        if key in positive and value != "auto" and not value > 0:
             raise ConfigError(f"option --{key} must be above 0, not {value}")
         if key in nonnegative and value < 0:
             raise ConfigError(f"option --{key} must be 0 or more, not {value}")
@@ -413,6 +413,11 @@ def _check_values(config: Config) -> None:
             f"not at {growing.end_epoch}"
         )
     total = config.data.global_batch_size
+    if config.data.batch_size == "auto" and total is None:
+        raise ConfigError(
+            "option --data.batch_size auto needs --data.global_batch_size, or the device's memory would decide how the "
+            "network is trained"
+        )
     if total is not None and total < 1:
         raise ConfigError(f"option --data.global_batch_size must be above 0, not {total}")
 

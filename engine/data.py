@@ -23,6 +23,7 @@ def share_batch(options: DataConfig, world_size: int) -> Batching:
     A run resumed on another number of ranks keeps its global batch; the micro-batches adapt.
     Raises ConfigError when the ranks cannot have equal shares.
     """
+    assert options.batch_size != "auto", "the trainer finds the number first"
     total = options.global_batch_size or options.batch_size * world_size
     if total % world_size:
         raise ConfigError(

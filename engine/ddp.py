@@ -111,6 +111,7 @@ class DdpStrategy(Strategy):
     def close(self) -> None:
         if self._pending is not None:
             self._pending[0].wait()
+        self.barrier()  # the launcher ends the others when one rank leaves early with a status that is not 0
         dist.destroy_process_group()
 
 

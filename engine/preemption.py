@@ -36,6 +36,7 @@ class StopRequest:
             self.requested, self._first = True, now
 
     def close(self) -> None:
-        """Gives the signals back to whoever had them."""
+        """Gives the signals back to whoever had them; after a request they are ignored, since the process is leaving and
+        the launcher, seeing the first of the ranks leave, tells the others to."""
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self.requested else handler)

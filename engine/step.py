@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.config import LossConfig
 from engine.profiling import PhaseClock
 from engine.strategy import Strategy
+from inception.network import Network
 
 
 class Normalise(nn.Module):
@@ -59,6 +61,14 @@ class Objective(nn.Module):
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+
+
+def build_objective(network: Network, options: LossConfig, bf16: bool) -> Objective:
+    """The objective that `options` describe; without a weight there, auxiliary classifiers count as in the paper."""
+    weights = network.auxiliary_weights
+    if options.auxiliary_weight is not None:
+        weights = (options.auxiliary_weight,) * len(weights)
+    return Objective(network, weights, options.label_smoothing, bf16)
 
 
 class Scorer(nn.Module):

@@ -14,11 +14,12 @@ from engine.checkpointer import Checkpointer
 from engine.compilation import RecompileWatch, compile_ahead, compiled, prepare_compiler
 from engine.config import Config, ConfigError, config_from_dict
 from engine.confusion import Findings
-from engine.data import evaluation_loader, open_splits, share_batch, training_loader
+from engine.data import evaluation_loader, open_splits, training_loader
 from engine.ema import Ema
 from engine.evaluation import evaluate
 from engine.failure import DONE, PREEMPTED, TrainingFailed
 from engine.hardware import Hardware
+from engine.memory import advise, settle_batching
 from engine.metrics import RecentSteps, first_not_finite
 from engine.monitor import Monitor
 from engine.network import build_network
@@ -27,7 +28,7 @@ from engine.preemption import StopRequest
 from engine.profiling import StepProfiler, phase_fractions
 from engine.recalibration import recalibrate
 from engine.run_directory import RunDirectory, check_same_run
-from engine.step import Objective, Scorer, TrainStep
+from engine.step import Scorer, TrainStep, build_objective
 from engine.strategy import create_strategy, make_deterministic, use_bf16
 from engine.watchdog import Watchdog
 from launch.environment import Environment
@@ -47,8 +48,6 @@ class Trainer:
         self._keep_global_batch()
         self._stop = StopRequest(PREEMPTED)
         train, val = open_splits(config.data, progress=environment.local_rank == 0)
-        self.batching = share_batch(config.data, environment.world_size)
-        config.data.global_batch_size = self.batching.global_batch
         self.classes = list(train.classes)
 
         self.network = build_network(config, len(train.classes))
@@ -57,8 +56,11 @@ class Trainer:
             make_deterministic()
         self.network.to(self.strategy.device).to(memory_format=torch.channels_last)
         self.monitor = Monitor(self.directory.path, self.strategy.is_main)
+        bf16 = self.bf16 = use_bf16(config.precision, self.strategy.device)
+        self.objective = build_objective(self.network, config.loss, bf16).to(self.strategy.device)
+        self.batching = settle_batching(config, self.objective, self.strategy)
         self.loader = training_loader(config, train, self.network, self.batching, self.strategy)
-        self.evaluation_batch = config.evaluation.batch_size or config.data.batch_size
+        self.evaluation_batch = config.evaluation.batch_size or self.batching.batch_size
         self.val_loader = evaluation_loader(
             config.data, val, self.network, self.evaluation_batch, self.strategy, config.evaluation.resolution
         )
@@ -81,15 +83,10 @@ class Trainer:
             resolution_at(epoch, self.full_resolution, config.progressive) for epoch in range(config.schedule.epochs)
         ]
         prepare_compiler(config.compile, len({*self.sizes, self.val_loader.resolution}))
-        bf16 = use_bf16(config.precision, strategy.device)
-        weights = network.auxiliary_weights
-        if config.loss.auxiliary_weight is not None:
-            weights = (config.loss.auxiliary_weight,) * len(weights)
-        objective = Objective(network, weights, config.loss.label_smoothing, bf16).to(strategy.device)
         optimizer = create_optimizer(network, config.optimizer)
-        prepared = strategy.prepare(objective, optimizer, config, self.batching)
+        prepared = strategy.prepare(self.objective, optimizer, config, self.batching)
         self.train_step = TrainStep(prepared, strategy, self.batching.micro_batches, config.optimizer.clip_norm)
-        scorer = self.scorer = Scorer(network, bf16, config.evaluation.flip).to(strategy.device)
+        scorer = self.scorer = Scorer(network, self.bf16, config.evaluation.flip).to(strategy.device)
         in_blocks = config.compile.enabled and config.compile.scope == "block"  # then the network is compiled already
         self.score = scorer if in_blocks else compiled(scorer, config.compile)
         self.ema = Ema(network, config.ema.decay) if config.ema.decay else None
@@ -98,6 +95,14 @@ class Trainer:
 
     def run(self) -> int:
         """Trains from where the run directory's newest checkpoint stands to the end; returns the exit status."""
+        with contextlib.suppress(torch.OutOfMemoryError):
+            return self._run()
+        # Only here, where the failed step's tensors are gone, is there memory to try what would fit.
+        total = self.batching.micro_batches * self.batching.batch_size
+        size, device = self.loader.resolution, self.strategy.device
+        raise TrainingFailed(advise(self.objective, total, self.batching.batch_size, size, device))
+
+    def _run(self) -> int:
         config, plan = self.config, self.loader.plan
         with self._closing():
             if self._finished():
@@ -163,7 +168,11 @@ class Trainer:
     def _compile(self) -> None:
         """Compiles training and evaluation for every image size to come, before the first step."""
         started = time.monotonic()
-        sizes = sorted(set(self.sizes[self.samples_seen // self.loader.plan.samples :])) if self.strategy.can_discard else []
+        sizes = (
+            sorted(set(self.sizes[self.samples_seen // self.loader.plan.samples :]))
+            if self.strategy.can_discard
+            else []
+        )
         self.monitor.say(f"compiling for images of {', '.join(map(str, sizes)) or 'each size as it comes'} pixels")
         device = self.strategy.device
         self.network.train()

@@ -1,0 +1,213 @@
+"""What this project's training loop costs over torch's own: the whole of engine.trainer against a minimal DDP loop.
+
+    python benchmarks/ddp_overhead.py [--ranks 2] [--network debug] [--batch-size 64]
+
+Both loops train the same network from the same weights on the same synthetic batches, under DistributedDataParallel with
+the same settings, and take turns in the same processes. Ours also does what training needs: learning rates, seeds, loss
+and accuracy kept, rows of metrics, agreement among ranks, progress, a watchdog. A second measurement takes the network
+out and leaves the loop alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.command_line import BenchmarkError, Parser, add_output_options, positive
+from benchmarks.machine import cores
+from benchmarks.measure import Window, alternate
+from benchmarks.results import RESULTS, Result
+from benchmarks.summaries import paired_ratio
+from engine.config import load_config
+from engine.failure import DONE, run_entry_point
+from engine.optimizers import create_optimizer
+from engine.trainer import Trainer
+from launch.environment import detect
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    if options.worker:
+        return _work(options)
+    result = Result("ddp_overhead", vars(options))
+    case = {"network": options.network, "batch": options.batch_size}
+    together = _start(options.ranks, options)
+    ratio = paired_ratio(together["minimal"], together["trainer"])
+    for name in ("minimal", "trainer"):
+        result.add(case | {"what": f"{name} loop, {options.ranks} ranks"}, "images/s of a rank", together[name])
+    result.add(
+        case | {"what": f"step of the trainer over that of the minimal loop, {options.ranks} ranks"}, "ratio",
+        [a / b for a, b in zip(together["minimal"], together["trainer"])],
+        interval=(ratio.low, ratio.high), higher_is_better=False,
+    )  # fmt: skip
+    for ranks, found in ((options.ranks, together), (1, _start(1, options))):
+        microseconds = [1e6 * seconds for seconds in found["empty"]]
+        where = f"the loop alone, {ranks} ranks" if ranks > 1 else "the loop alone, 1 rank"
+        result.add(case | {"what": where}, "microseconds a step", microseconds, higher_is_better=False)
+    result.note(
+        "The loop alone: everything but forward, backward and update; rows of metrics, every 20 steps, included."
+    )
+    result.print()
+    print(f"Written: {result.save(options.output)}")
+    return DONE
+
+
+def _parser() -> Parser:
+    parser = Parser("The training loop against torch's minimal DistributedDataParallel loop.")
+    parser.add_argument("--network", default="debug", help="name of the network")
+    parser.add_argument("--batch-size", type=positive, default=64, help="images a rank")
+    parser.add_argument("--ranks", type=positive, default=2, help="number of ranks")
+    parser.add_argument("--windows", type=positive, default=9, help="measured windows of each loop")
+    parser.add_argument("--steps", type=positive, default=40, help="steps in a window")
+    parser.add_argument("--worker", type=Path, default=None, help="for the ranks that this script starts")
+    add_output_options(parser, RESULTS)
+    return parser
+
+
+def _start(ranks: int, options: Any) -> dict[str, list[float]]:
+    """Runs this script on so many ranks; what the first of them measured."""
+    threads = max(1, cores() // ranks)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "measured.json"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1",
+                   f"--nproc_per_node={ranks}", __file__, "--worker", str(output), "--network", options.network,
+                   "--batch-size", str(options.batch_size), "--windows", str(options.windows),
+                   "--steps", str(options.steps)]  # fmt: skip
+        env = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        env.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        finished = subprocess.run(command, env=env, capture_output=True, text=True)
+        if finished.returncode or not output.exists():
+            raise BenchmarkError(f"{ranks} ranks failed: {(finished.stderr.strip().splitlines() or ['?'])[0]}")
+        return json.loads(output.read_text())
+
+
+# ---- on every rank --------------------------------------------------------------------------------------------------
+
+
+def _work(options: Any) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        batch = ["--data.backend", "synthetic", "--data.batch_size", str(options.batch_size)]
+        run = [
+            "--run.dir",
+            folder,
+            "--network.name",
+            options.network,
+            "--ema.decay",
+            "0",
+            "--schedule.epochs",
+            "100000",
+        ]
+        trainer = Trainer(load_config([*batch, *run, "--checkpoint.every_seconds", "1e9"]), detect())
+        minimal = MinimalLoop(trainer)  # before training, so that both start from the same weights
+        subjects = {
+            "minimal": lambda: _window(lambda: minimal.run(options.steps), options),
+            "trainer": lambda: _window(lambda: run_steps(trainer, options.steps), options),
+        }
+        measured = alternate(subjects, windows=options.windows, warmup=2, tolerant=False)
+        found: dict[str, Any] = {name: measurement.rates for name, measurement in measured.items()}
+        found["empty"] = _empty_loop(trainer, 20 * options.steps, options.windows)
+        if trainer.strategy.is_main:
+            options.worker.write_text(json.dumps(found))
+        trainer.strategy.barrier()
+        trainer.watchdog.close()
+        trainer.loader.close()
+        trainer.strategy.close()
+    return DONE
+
+
+def _window(work: Callable[[], None], options: Any) -> Window:
+    started = time.perf_counter()
+    work()
+    return Window(options.steps * options.batch_size, time.perf_counter() - started)
+
+
+class MinimalLoop:
+    """A training loop as torch's tutorial on DistributedDataParallel has it, and nothing more."""
+
+    def __init__(self, trainer: Trainer):
+        config = trainer.config
+        network = copy.deepcopy(trainer.network)
+        self.optimizer = create_optimizer(network, config.optimizer)
+        self.weights, self.smoothing = network.auxiliary_weights, config.loss.label_smoothing
+        self.scale = trainer.objective.normalise.scale
+        self.shift = trainer.objective.normalise.shift
+        device_ids = [trainer.strategy.device.index] if trainer.strategy.device.type == "cuda" else None
+        self.network = DistributedDataParallel(
+            network.train(), device_ids, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
+        )
+        self.batch = next(iter(trainer.loader))
+        trainer.loader.load_state_dict({"samples_seen": 0})
+
+    def run(self, steps: int) -> None:
+        """So many steps on the same batch."""
+        for _ in range(steps):
+            images = torch.addcmul(self.shift, self.batch.images.float(), self.scale)
+            loss = self.loss(self.network(images), self.batch.labels)
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def loss(self, output: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+        for weight, extra in zip(self.weights, auxiliary):
+            loss = loss + weight * F.cross_entropy(extra, labels, label_smoothing=self.smoothing)
+        return loss
+
+
+class _WindowEnds(Exception):
+    """The trainer has made the steps of a window."""
+
+
+def run_steps(trainer: Trainer, steps: int) -> None:
+    """So many steps of the trainer's own loop, over epochs as they come."""
+    last, advance = trainer.step + steps, trainer.monitor.advance
+    trainer._last_save = time.monotonic()
+
+    def advance_until(*arguments: Any) -> None:
+        advance(*arguments)
+        if trainer.step == last:
+            raise _WindowEnds
+
+    trainer.monitor.advance = advance_until  # type: ignore[method-assign]
+    try:
+        while True:
+            trainer._train_epoch(trainer.samples_seen // trainer.loader.plan.samples)
+    except _WindowEnds:
+        trainer.loader.load_state_dict({"samples_seen": trainer.samples_seen})
+        trainer.recent.clear()
+    finally:
+        trainer.monitor.advance = advance  # type: ignore[method-assign]
+
+
+def _empty_loop(trainer: Trainer, steps: int, windows: int) -> list[float]:
+    """Seconds a step of the loop with forward, backward and update left out."""
+    values = torch.zeros(2, device=trainer.strategy.device)
+    trainer.train_step.accumulate = lambda images, labels: None  # type: ignore[method-assign]
+    trainer.train_step.update = lambda measure=False: (values, None)  # type: ignore[method-assign]
+    found = []
+    for _ in range(windows + 1):
+        started = time.perf_counter()
+        run_steps(trainer, steps)
+        found.append((time.perf_counter() - started) / steps)
+    return found[1:]
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
