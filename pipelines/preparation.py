@@ -310,7 +310,12 @@ def _opened(inputs: Inputs, form: Form, output: Path, split: str) -> Pieces:
 def _write_piece(task: tuple[Inputs, Form, Path, str, int]) -> Piece:
     inputs, form, output, split, number = task
     write = writers.write_files if form.to == "folder" else writers.write_shard
-    return write(_opened(inputs, form, output, split), number, _pieces_at(form, output))
+    try:
+        return write(_opened(inputs, form, output, split), number, _pieces_at(form, output))
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(output)) from None  # a full disk names no file
 
 
 def _pieces_at(form: Form, output: Path) -> Path:

@@ -432,3 +432,25 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_a_disk_that_refuses_is_one_line_and_the_run_goes_on_later(tmp_path: Path, run_command) -> None:
+    data = write_folder(tmp_path / "in", each=30, size=(300, 300))
+    options = [
+        str(SCRIPT),
+        "folder",
+        str(data),
+        "--to",
+        "shards",
+        "--shard-size",
+        "1M",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    limited = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", sys.executable, *options, "--workers", "2"]
+    done = run_command(limited)  # no file may grow beyond 100 KiB, as if the disk were full
+    assert done.returncode == 1
+    assert done.stderr == f"error: File too large: {tmp_path / 'out'}\n"
+    done = run_command([*options, "--workers", "2"])
+    assert done.returncode == 0, done.stderr
+    assert len(samples_of(tmp_path / "out", "train")) == 60
