@@ -9,19 +9,36 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 run="${QUICKSTART_DIR:-$root/runs/quickstart}"
 
+weights="$run/checkpoints/best.safetensors"
+
 main() {
     bash "$root/launch/setup.sh"
     say "" "== train =="
     train
     say "" "== evaluate =="
-    "$python" "$root/engine/evaluate.py" --weights "$run/checkpoints/best.safetensors" --json "$run/evaluation.json"
+    unless_done "$run/evaluation.json" evaluate
     say "" "== predict =="
-    local -a images
-    mapfile -t images < <(unpack_images 6)
-    "$python" "$root/engine/predict.py" --weights "$run/checkpoints/best.safetensors" "${images[@]}" \
-        --json "$run/predictions.json" --sheet "$run/predictions.png"
+    unless_done "$run/predictions.json" predict
     say "" "== result =="
     "$python" "$root/launch/summary.py" "$run"
+}
+
+# unless_done FILE COMMAND: runs COMMAND, which makes FILE, unless FILE is newer than the weights.
+unless_done() {
+    if [[ "$1" -nt "$weights" ]]; then
+        say "done before: $1"
+    else
+        "$2"
+    fi
+}
+
+evaluate() { "$python" "$root/engine/evaluate.py" --weights "$weights" --json "$run/evaluation.json"; }
+
+predict() {
+    local -a images
+    mapfile -t images < <(unpack_images 6)
+    "$python" "$root/engine/predict.py" --weights "$weights" "${images[@]}" \
+        --json "$run/predictions.json" --sheet "$run/predictions.png"
 }
 
 # All GPUs of the machine, or one process on a CPU.

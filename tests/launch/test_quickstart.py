@@ -1,0 +1,36 @@
+"""The first of the two commands, as a newcomer calls it in a clone that is set up, and its second call."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from runs import rows
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.timeout(900)
+def test_quickstart_trains_to_its_target_and_a_second_call_skips_what_is_done(run_command, tmp_path):
+    run = tmp_path / "quickstart"
+    environment = {"QUICKSTART_DIR": str(run)}
+    first = run_command(["bash", "launch/quickstart.sh"], timeout=800, env=environment, cwd=ROOT)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert rows(run, "end")[-1]["reason"] == "target"
+    accuracy = json.loads((run / "evaluation.json").read_text())
+    assert accuracy["count"] == 1000
+    assert accuracy["top1"] == pytest.approx(rows(run, "end")[-1]["best_top1"])
+    assert len(json.loads((run / "predictions.json").read_text())) > 0
+    table = first.stdout.split("== result ==")[1]
+    assert f"{accuracy['top1']:.2f}%" in table
+    for file in ("report.html", "predictions.png", "checkpoints/best.safetensors"):
+        assert (run / file).is_file()
+        assert str(run / file) in table
+
+    before = (run / "metrics.jsonl").read_bytes()
+    second = run_command(["bash", "launch/quickstart.sh"], timeout=120, env=environment, cwd=ROOT)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert second.stdout.split("== result ==")[1] == table
+    assert second.stdout.count("done before") == 2
+    assert (run / "metrics.jsonl").read_bytes() == before
