@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 
 from engine.report_data import duration
 
-_DRAW_SECONDS = 0.1
+_DRAW_SECONDS = 0.25
 _TEXT_WIDTH = 86
 
 
@@ -22,7 +22,7 @@ def figures(row: dict[str, Any], short: bool = False) -> str:
 class StepBar:
     """One line: the epoch, a bar over all steps of the run, the newest figures, the time left.
 
-    It draws at most ten times a second, in the loop itself: a thread that draws would take turns with the loop.
+    It draws at most four times a second, in the loop itself: a thread that draws would take turns with the loop.
     """
 
     def __init__(self, console: Console, steps: int, done: int, epochs: int):
