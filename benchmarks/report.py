@@ -31,7 +31,6 @@ from benchmarks.results import RESULTS, Row, read_results, shown_detail
 from benchmarks.summaries import change_beyond_noise
 from engine.failure import DONE, FAILED, run_entry_point
 
-DOCUMENTS = ("README.md", "docs/performance.md")
 _DETAILS = ("spread", "share", "of_ours", "predicted", "bound_by", "step_seconds_p95")
 _MARKED = re.compile(r"(<!-- benchmark (\w+)((?: \w+=[^\s>]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 _STYLE = (
@@ -81,7 +80,13 @@ class Section:
 def main(arguments: Sequence[str]) -> int:
     parser = Parser("One page of all results, and the documents' tables.")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--documents", type=Path, nargs="*", default=[ROOT / name for name in DOCUMENTS])
+    parser.add_argument(
+        "--documents",
+        type=Path,
+        nargs="*",
+        default=None,
+        help="files whose marked tables are written; none: README.md and docs/*.md",
+    )
     parser.add_argument("--strict", action="store_true", help="status 1 when something became worse beyond the noise")
     options = parser.parse_args(arguments)
     try:
@@ -93,9 +98,13 @@ def main(arguments: Sequence[str]) -> int:
     sections = newest_sections(results)
     (options.results / "report.html").write_text(html_page(sections, options.results))
     (options.results / "report.md").write_text(markdown_page(sections))
-    for document in options.documents:
-        if document.exists():
-            document.write_text(filled(document.read_text(), results, document.name))
+    documents = (
+        [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if options.documents is None else options.documents
+    )
+    for document in documents:
+        text = document.read_text()
+        if _MARKED.search(text):
+            document.write_text(filled(text, results, document.name))
     regressions = [row for section in sections for row in section.regressions]
     print(
         f"{len(results)} results of {len({r['benchmark'] for r in results})} benchmarks: {options.results / 'report.html'}"
@@ -227,7 +236,7 @@ def _date(stamp: str) -> str:
 
 
 def filled(text: str, results: Sequence[dict[str, Any]], name: str) -> str:
-    """`text` with every marked table written anew. Raises BenchmarkError for a mark that no result answers."""
+    """`text` with every marked table written anew. Raises BenchmarkError for a mark that no row answers."""
 
     def table(mark: re.Match[str]) -> str:
         wanted = dict(pair.split("=", 1) for pair in mark[3].split())
@@ -239,6 +248,8 @@ def filled(text: str, results: Sequence[dict[str, Any]], name: str) -> str:
                 return "\n".join(
                     [mark[1].rstrip("\n"), *_markdown_table(head, cells), "", f"Measured on {origin}.", mark[4]]
                 )
+        if all(result["benchmark"] != mark[2] for result in results):
+            return f"{mark[1]}Not measured yet: `python benchmarks/{mark[2]}.py` does.\n{mark[4]}"
         raise BenchmarkError(f"{name}: no result answers the mark {mark[1].strip()}")
 
     return _MARKED.sub(table, text)
