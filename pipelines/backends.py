@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pipelines.choice import Make, choose
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError, nearest
 from pipelines.loader import Loader, Options
@@ -67,8 +68,8 @@ def build_loader(
     at most `batch_size` images of resolution x resolution pixels. workers: decoding threads (0: every core this process
     may use); prefetch: batches prepared ahead. on_error: "raise" DataError on an image that cannot be read, or "skip":
     training takes the next readable one of the plan in its place, evaluation marks it with label -1.
-    backend: "auto" takes the fastest on this machine. settings: what only the backend knows, such as the fields of
-    `pipelines.dali.Settings`. DataError when a setting or the data makes no sense.
+    backend: "auto" takes the fastest on this machine, measured once and told by loader.reason. settings: what only the
+    backend knows, such as the fields of `pipelines.dali.Settings`. DataError when a setting or the data makes no sense.
     """
     if backend != "auto" and backend not in BACKENDS:
         choices = ", ".join(["auto", *BACKENDS])
@@ -96,10 +97,17 @@ def build_loader(
     )
     reason = "asked for"
     if backend == "auto":
-        backend, reason = "native", "always installed"
+        backend, reason = choose(_candidates(), dataset, plan, options)
     loader = load_backend(backend)(dataset, plan, options)
     loader.reason = reason
     return loader
+
+
+def _candidates() -> dict[str, Make]:
+    """What "auto" chooses among: the installed backends that read data."""
+    return {
+        name: load_backend(name) for name, backend in BACKENDS.items() if name != "synthetic" and backend.installed()
+    }
 
 
 def load_backend(name: str) -> type[Loader]:

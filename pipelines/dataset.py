@@ -64,6 +64,11 @@ class Dataset:
         if len(self) == 0:
             raise DataError(f"quarantine file {quarantine} leaves out every sample of {self.path}")
 
+    @property
+    def fingerprint(self) -> str:
+        """Names the data as it is now: another when files come or go."""
+        return f"{self.path}:{self._index.directory.name}"
+
     def __len__(self) -> int:
         return len(self._index.entries) - len(self._excluded)
 

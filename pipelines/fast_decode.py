@@ -6,7 +6,6 @@ libjpeg-turbo is there to do so, `library` says why, and `pipelines.decode` does
 
 import ctypes
 import functools
-import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines.cache import user_cache
 from pipelines.locking import machine_lock
 
 _SOURCE = Path(__file__).with_suffix(".c")
@@ -46,11 +46,10 @@ class _Item(ctypes.Structure):
 @functools.cache
 def library() -> tuple[ctypes.CDLL | None, str]:
     """The compiled C, or nothing and why."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inception"
-    file = base / f"fast_decode-{_fingerprint()}.so"
+    file = user_cache() / f"fast_decode-{_fingerprint()}.so"
     try:
         if not file.exists():
-            base.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             with machine_lock(file.with_suffix(".lock"), announce=False):
                 if not file.exists():
                     _compile(file)

@@ -24,6 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.cache import user_cache
 from pipelines.errors import DataError
 from pipelines.jpeg import Flag, Header, probe
 from pipelines.locking import machine_lock
@@ -106,8 +107,7 @@ def _homes(data: Path) -> list[Path]:
 
 
 def _user_cache(data: Path) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "inception" / f"{data.name}-{sha256(os.fsencode(data)).hexdigest()[:12]}"
+    return user_cache() / f"{data.name}-{sha256(os.fsencode(data)).hexdigest()[:12]}"
 
 
 def _writable(homes: list[Path]) -> Path:

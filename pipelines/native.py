@@ -22,6 +22,8 @@ from pipelines.jpeg import WHOLE, Flag
 from pipelines.loader import Failure, Loader, Options, Task
 from pipelines.plan import Plan
 
+_PIECE = 1 << 18  # output pixels: about two milliseconds of work
+
 
 @dataclass
 class _Draft:
@@ -54,8 +56,7 @@ class NativeLoader(Loader):
         self._stream = torch.cuda.Stream(options.device) if self._on_gpu else None
 
     def _submit(self, task: Task) -> _Draft:
-        # A few slices a thread: few enough to cost nothing, enough that threads finish a batch together.
-        slices = min(len(task), 4 * self._options.workers)
+        slices = self._slices(task)
         draft = _Draft(
             images=empty_images(len(task), task.resolution, pinned=self._on_gpu),
             labels=torch.from_numpy(task.labels),
@@ -68,6 +69,13 @@ class NativeLoader(Loader):
         bounds = [len(task) * number // slices for number in range(slices + 1)]
         draft.slices = [self._pool.submit(self._fill, task, draft, *ends) for ends in pairwise(bounds)]
         return draft
+
+    def _slices(self, task: Task) -> int:
+        """Into how many pieces a task is cut: one a thread, and of larger images up to four, so that threads finish a
+        batch together; a piece of small images would cost more in handing over than in work."""
+        workers = self._options.workers
+        by_work = len(task) * task.resolution**2 // _PIECE
+        return min(len(task), max(workers, min(by_work, 4 * workers)))
 
     def _prepare(self, task: Task) -> Any:
         return None
