@@ -27,7 +27,7 @@ class Environment:
 
     `rank` counts over all nodes, `local_rank` on this node, `node` the nodes; `restart` counts torchrun's restarts of
     the workers. `launcher` is what started the run: none, torchrun, deepspeed, openmpi, mpich, slurm or variables
-    (set by hand).
+    (set by hand). `agent_store`: torchrun's agent keeps a key-value store at the rendezvous already.
     """
 
     rank: int = 0
@@ -39,11 +39,17 @@ class Environment:
     restart: int = 0
     node: int = 0
     launcher: str = "none"
+    agent_store: bool = False
 
     @property
     def distributed(self) -> bool:
         """Whether the run has a rendezvous, also when torchrun starts one process only."""
         return self.master_port > 0
+
+    @property
+    def hosts_store(self) -> bool:
+        """Whether this rank keeps the key-value store by which the ranks meet: the first, where no agent does."""
+        return self.distributed and self.rank == 0 and not self.agent_store
 
 
 def detect(variables: Mapping[str, str] = os.environ) -> Environment:
@@ -109,6 +115,7 @@ def _from_torch_variables(variables: Mapping[str, str]) -> Environment:
         restart=_number(variables, "TORCHELASTIC_RESTART_COUNT", default=0),
         node=node,
         launcher=launcher,
+        agent_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
 
 
