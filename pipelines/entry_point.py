@@ -29,6 +29,7 @@ def run_entry_point(main: Callable[[Sequence[str], Ranks | None], int]) -> NoRet
     """Runs `main(command line, MPI ranks or None)` on rank 0 and ends the process; the other ranks do its tasks."""
     ranks: Ranks | None = None
     status, message = DONE, ""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need not be UTF-8
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd tags in images: what matters is reported
     try:
         ranks = mpi_ranks()

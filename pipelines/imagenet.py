@@ -8,7 +8,7 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -55,6 +55,11 @@ class Archive(Source):
                 raise DataError(f"{self.root} became shorter while in use")
             got += more
         return data
+
+    def will_read(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Tell the system which (offset, size) are read next, so that storage works ahead of a scattered order."""
+        for place, size in sorted(ranges):
+            os.posix_fadvise(self._open(), place, size, os.POSIX_FADV_WILLNEED)
 
     def _open(self) -> int:
         if self._descriptor < 0:

@@ -20,6 +20,7 @@ import xxhash
 
 from pipelines.catalogue import Catalogue, Sample
 from pipelines.errors import DataError
+from pipelines.imagenet import Archive
 from pipelines.jpeg import Flag, Header
 from pipelines.permutation import key, permute
 from pipelines.reencode import Reencoding, Stored, stored
@@ -99,6 +100,8 @@ class Pieces:
         positions = np.arange(number * total // self.count, (number + 1) * total // self.count)
         if self.seed is not None:
             positions = permute(positions, total, key(self.seed, self.catalogue.split == "train"))
+        if isinstance(self.source, Archive):
+            self.source.will_read((sample.place, sample.size) for sample in self.catalogue.samples(positions))
         for sample in self.catalogue.samples(positions):
             try:
                 data = self.source.read(sample.group, sample.name, sample.place, sample.size)

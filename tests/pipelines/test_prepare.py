@@ -454,3 +454,36 @@ def test_a_disk_that_refuses_is_one_line_and_the_run_goes_on_later(tmp_path: Pat
     done = run_command([*options, "--workers", "2"])
     assert done.returncode == 0, done.stderr
     assert len(samples_of(tmp_path / "out", "train")) == 60
+
+
+def test_names_need_not_be_utf8(tmp_path: Path, run_command) -> None:
+    folder = tmp_path / "in/train" / os.fsdecode(b"caf\xe9")
+    folder.mkdir(parents=True)
+    for name, data in ((b"r\xe9sum\xe9.jpg", picture(0)), (b"bad\xff.jpg", b"")):
+        (folder / os.fsdecode(name)).write_bytes(data)
+    for form in ("shards", "folder", "beton"):
+        options = ["--to", form, "--output", str(tmp_path / form), "--workers", "1"]
+        done = run_command([SCRIPT, "folder", tmp_path / "in", *options])
+        assert done.returncode == 0, done.stderr
+        assert r"no decoder can read train/caf\udce9/bad\udcff" in done.stdout
+        assert open_dataset(tmp_path / form, "train", progress=False).classes == (os.fsdecode(b"caf\xe9"),)
+        done = run_command([SCRIPT.with_name("doctor.py"), tmp_path / form, "--page", tmp_path / "page.html"])
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("launcher", ["processes", "mpi"])
+def test_any_number_of_kills_at_any_time(tmp_path: Path, start_command, launcher: str) -> None:
+    data = write_folder(tmp_path / "in", each=60, size=(500, 500))
+    options = ["folder", str(data), "--to", "beton", "--shard-size", "100K", "--quality", "60", "--output"]
+    prepare(*options, tmp_path / "quiet")
+    start = [*mpirun(2), str(SCRIPT)] if launcher == "mpi" else [str(SCRIPT)]
+    command = [*start, *options, str(tmp_path / "out"), *([] if launcher == "mpi" else ["--workers", "2"])]
+    generator = np.random.default_rng(0)
+    for _ in range(15):
+        process = start_command(command)
+        time.sleep(generator.uniform(0.3, 2.5))
+        process.kill()
+    done = start_command(command).wait(120)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "out") == contents(tmp_path / "quiet")
