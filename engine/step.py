@@ -121,7 +121,10 @@ class TrainStep:
 
     def begin(self, seed: int) -> None:
         """Starts a step. `seed` names it on this rank: it fixes dropout, so that a resumed run draws the same masks."""
-        torch.manual_seed(seed)
+        # torch.manual_seed also queues calls for every kind of device that might wake up later, at 0.4 ms a time.
+        torch.default_generator.manual_seed(seed)
+        if self._strategy.device.type == "cuda":
+            torch.cuda.default_generators[self._strategy.device.index].manual_seed(seed)
         self._totals.clear()
 
     def accumulate(self, images: Tensor, labels: Tensor) -> None:
