@@ -1,21 +1,23 @@
 """Carries out slots of a batch from a `.beton`, compiled by numba and without the interpreter lock: read, decode, crop,
 resize, mirror.
 
-Reading and decoding are FFCV's library: its `pread`, and the libjpeg-turbo that it is linked with. That is called
-directly rather than through `imdecode`, which decodes with an inexact transform (45 dB from Pillow, where this is
-exact, for 3 % of the time), keeps its handles when a thread ends, and hides which warning was met.
+The decoder is FFCV's library with the libjpeg-turbo that it is linked with. That is called directly rather than through
+the library's `imdecode`, which decodes with an inexact transform (45 dB from Pillow, where this is exact, for 3 % of the
+time), keeps its handles when a thread ends, and hides which warning was met.
 """
 
 import ctypes
 import weakref
 from collections.abc import Sequence
-from typing import NamedTuple
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import ffcv.libffcv
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pipelines.errors import DataError
 from pipelines.ffcv_resize import most_taps, resize_box
 
 JOB = np.dtype(
@@ -38,13 +40,29 @@ _STOP_ON_WARNING = np.int32(8192)  # TJFLAG_STOPONWARNING
 _WORTH_STOPPING = 16  # lines below the box from which on it pays to stop before them
 
 compiled = njit(nogil=True, error_model="numpy")
-_read = ffcv.libffcv.read_c
-_turbojpeg = ffcv.libffcv.lib
+
+
+def _library() -> ctypes.CDLL:
+    """FFCV's library, without its package: importing that takes seconds and sets torch's threads to one."""
+    spec = find_spec("ffcv")
+    assert spec is not None  # the backend is offered only where it is installed
+    files = [file for folder in spec.submodule_search_locations or () for file in Path(folder).glob("_libffcv*.so")]
+    try:
+        return ctypes.CDLL(str(files[0]))
+    except (IndexError, OSError) as error:
+        raise DataError(
+            f"FFCV's library cannot be loaded ({error}); build it again: pip install --force-reinstall --no-deps ffcv"
+        ) from None
+
+
+_turbojpeg = _library()
 _turbojpeg.tjInitDecompress.argtypes, _turbojpeg.tjInitDecompress.restype = [], ctypes.c_void_p
 _turbojpeg.tjDestroy.argtypes, _turbojpeg.tjDestroy.restype = [ctypes.c_void_p], ctypes.c_int
 _decompress = _turbojpeg.tjDecompress2
 _decompress.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, *5 * [ctypes.c_int]]
 _decompress.restype = ctypes.c_int
+_read = ctypes.CDLL(None).pread64
+_read.argtypes, _read.restype = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64], ctypes.c_ssize_t
 
 
 class Scratch(NamedTuple):
@@ -69,11 +87,8 @@ class Decoder:
         handle = _turbojpeg.tjInitDecompress()
         if not handle:
             raise MemoryError("libjpeg-turbo has no memory for a decompressor")
-        buffers = [
-            np.empty(0, kind)
-            for kind in (np.uint8, np.uint8, np.uint16, np.uint8, np.int64, np.int64, np.uint16, np.uint16)
-        ]
-        self._scratch = Scratch(np.uintp(handle), *buffers)
+        byte, short, number = np.empty(0, np.uint8), np.empty(0, np.uint16), np.empty(0, np.int64)
+        self._scratch = Scratch(np.uintp(handle), byte, byte, short, byte, number, number, short, short)
         self.close = weakref.finalize(self, _turbojpeg.tjDestroy, handle)
         """Free the decompressor; the decoder cannot be used again."""
 
@@ -92,23 +107,21 @@ class Decoder:
         if len(ours):
             width, height = int(ours["box_width"].max()), int(ours["box_height"].max())
             taps_y, taps_x = most_taps(height, size), most_taps(width, size) + 1
-            pixels = 4 * int((ours["width"].astype(np.int64) * ours["height"]).max())
-            # A row is read to the end of its last pair, beyond the box, at weight zero.
-            needs = [
-                int(ours["size"].max()),
-                pixels,
-                4 * (width + taps_x),
-                3 * size + 1,
-                size,
-                size,
-                size * taps_y,
-                4 * size * taps_x,
-            ]
-            buffers = [
-                buffer if len(buffer) >= need else np.zeros(need, buffer.dtype)
-                for buffer, need in zip(self._scratch[1:], needs)
-            ]
-            self._scratch = Scratch(self._scratch.handle, *buffers)
+            needs = {
+                "bytes": int(ours["size"].max()),
+                "pixels": 4 * int((ours["width"].astype(np.int64) * ours["height"]).max()),
+                "row": 4 * (width + taps_x),  # read to the end of the last pair, beyond the box, at weight zero
+                "line": 3 * size + 1,
+                "starts_y": size,
+                "starts_x": size,
+                "weights_y": size * taps_y,
+                "weights_x": 4 * size * taps_x,
+            }
+            small = {name: need for name, need in needs.items() if len(getattr(self._scratch, name)) < need}
+            grown: dict[str, Any] = {
+                name: np.zeros(need, getattr(self._scratch, name).dtype) for name, need in small.items()
+            }
+            self._scratch = self._scratch._replace(**grown)
         return self._scratch
 
 
@@ -118,19 +131,17 @@ def carry_out(file, jobs, out, failed, scratch):
     size = out.shape[1]
     for number in range(len(jobs)):
         job = jobs[number]
-        top = np.int64(job.top)
         if job.kind == IS_JPEG:
             done = _decode(file, job, scratch)
         elif job.kind == IS_RAW:
             done = _expand(file, job, scratch)
-            top = 0
         else:
             done = False
         failed[number] = not done
         if done:
             target = out[number].reshape(-1)
             resize_box(
-                scratch.pixels, 4 * np.int64(job.width), job.left, top, job.box_width, job.box_height, job.flip,
+                scratch.pixels, 4 * np.int64(job.width), job.left, job.top, job.box_width, job.box_height, job.flip,
                 target, size, scratch,
             )  # fmt: skip
 
@@ -141,7 +152,7 @@ def _decode(file, job, scratch):
     data = scratch.bytes[: job.size]
     if file < 0:
         data = scratch.bytes[job.place : job.place + job.size]
-    elif _read(file, data.ctypes.data, job.size, job.place) != job.size:
+    elif _read(np.int32(file), data.ctypes.data, np.uint64(job.size), np.int64(job.place)) != job.size:
         return False
     frame, in_one_scan = _find_frame(data)
     if frame < 0 or _number(data, frame + 5) != job.height or _number(data, frame + 7) != job.width:
@@ -197,18 +208,16 @@ def _find_frame(data):
 
 @compiled
 def _expand(file, job, scratch):
-    """Read the box's lines of RGB pixels into scratch.pixels as RGBA; whether the file holds them."""
-    width, pixels = np.int64(job.width), scratch.pixels
-    count = 3 * width * job.box_height
-    skipped = 3 * width * job.top
-    start = np.int64(0)
+    """Read the box's lines of RGB pixels to their place in scratch.pixels, as RGBA; whether the file holds them."""
+    first = np.int64(job.width) * job.top
+    count = np.int64(job.width) * job.box_height
+    place = np.int64(job.place) + 3 * first
+    data, pixels = scratch.bytes[: 3 * count], scratch.pixels
     if file < 0:
-        start = np.int64(job.place) + skipped
-    elif _read(file, scratch.bytes.ctypes.data, np.uint64(count), job.place + np.uint64(skipped)) != count:
+        data = scratch.bytes[place : place + 3 * count]
+    elif _read(np.int32(file), data.ctypes.data, np.uint64(3 * count), place) != 3 * count:
         return False
-    data = scratch.bytes[start : start + count]
-    for pixel in range(width * job.box_height):
-        pixels[4 * pixel] = data[3 * pixel]
-        pixels[4 * pixel + 1] = data[3 * pixel + 1]
-        pixels[4 * pixel + 2] = data[3 * pixel + 2]
+    for pixel in range(count):
+        at = 4 * (first + pixel)
+        pixels[at], pixels[at + 1], pixels[at + 2] = data[3 * pixel], data[3 * pixel + 1], data[3 * pixel + 2]
     return True

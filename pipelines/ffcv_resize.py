@@ -5,15 +5,20 @@ values (8 bits of fraction); then each output pixel is a weighted sum of neighbo
 channels at once. Pixels are RGBA on the way in, so that one load fills a vector, and RGB on the way out.
 """
 
+from typing import Any
+
+import numba.extending
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
 _ONE_Y = 256  # the weights of a column add up to this: times 255 they fill 16 bits
 _ONE_X = 65535  # those of a row to this; the lost 65536th is made up for when rounding
 _ROUND = 129  # half of 256, and what the cut-off products lose on average
 
+# What it makes is called without the first parameter, which numba supplies: no type checker knows.
+intrinsic: Any = numba.extending.intrinsic
 compiled = njit(nogil=True, error_model="numpy", cache=True)
 
 

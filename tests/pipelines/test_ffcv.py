@@ -353,17 +353,18 @@ def test_a_loader_that_ends_in_mid_epoch_leaves_nothing_behind(val, cache, end: 
 
 def test_ctrl_c_ends_the_process_at_once(val):
     code = (
-        "import sys\n"
+        "import sys, torch\n"
+        "torch.set_num_threads(2)\n"
         "from pipelines import TrainPlan, build_loader, open_dataset\n"
         "dataset = open_dataset(sys.argv[1], 'val', progress=False)\n"
         "loader = build_loader(dataset, TrainPlan(1000, 64), 'ffcv', batch_size=64, resolution=299, prefetch=8)\n"
         "for epoch in range(10**6):\n"
         "    for number, batch in enumerate(loader):\n"
-        "        if epoch == number == 0: print('running', flush=True)\n"
+        "        if epoch == number == 0: print('running,', torch.get_num_threads(), 'threads', flush=True)\n"
     )
     command = [sys.executable, "-c", code, val.path]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "running\n"
+        assert process.stdout.readline() == "running, 2 threads\n"  # importing FFCV itself would leave one
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode in (1, -signal.SIGINT)
