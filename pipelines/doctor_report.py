@@ -10,6 +10,7 @@ from pipelines.errors import DataError
 from pipelines.examination import DESCRIPTIONS, Condition
 
 _SHOWN = 5  # names of each kind in the text
+_BARS = " ▁▂▃▄▅▆▇█"
 # What a quarantine list may be asked to hold, beside every Condition: found by comparing images.
 COMPARED = {
     "duplicate": "all but the first of the images of one class that show the same picture",
@@ -110,9 +111,9 @@ def to_text(checkup: Checkup) -> str:
         duplicates = checkup.within(name)
         if duplicates:
             extra = sum(len(group) - 1 for group in duplicates)
-            lines.append(f"  {extra:>9,}  duplicate: {len(duplicates):,} pictures are there more than once")
+            lines.append(f"  {extra:>9,}  duplicate: pictures that are there more than once: {len(duplicates):,}")
             lines += _pairs(checkup, duplicates)
-        lines += [f"  classes:   {_balance_text(class_counts(split))}", f"  sizes:     {_sizes_text(split)}"]
+        lines += [f"  {'classes:':<10} {_balance_text(class_counts(split))}", *_sizes_text(split)]
     for what, groups in (("leak: pictures that are in train and in val", checkup.leaks()),
                          ("conflict: pictures that are in several classes", checkup.conflicts())):  # fmt: skip
         if groups:
@@ -151,15 +152,17 @@ def _balance_text(counts: dict[str, int]) -> str:
     return f"{fewest:,} images ({least}) to {largest:,} ({most}), median {found['median']:,.0f}"
 
 
-def _sizes_text(split: Split) -> str:
-    found = sizes(split)
-    if not found:
-        return "unknown"
-    width, height = found["width"]["percentiles"], found["height"]["percentiles"]
-    return (
-        f"{width['50']:.0f} x {height['50']:.0f} pixels in the middle, 5% to 95%: "
-        f"{width['5']:.0f} to {width['95']:.0f} wide, {height['5']:.0f} to {height['95']:.0f} high"
-    )
+def _sizes_text(split: Split) -> list[str]:
+    """A line each for width, height and aspect: a histogram between its ends, and where most images lie."""
+    lines = []
+    for name, found in sizes(split).items():
+        low, fifth, middle, ninety_fifth, high = found["percentiles"].values()
+        counts = found["histogram"]["counts"]
+        bars = "".join(_BARS[-(-count * (len(_BARS) - 1) // max(counts))] for count in counts)
+        digits = 2 if name == "aspect" else 0
+        spread = f"median {middle:.{digits}f}, 5% to 95%: {fifth:.{digits}f} to {ninety_fifth:.{digits}f}"
+        lines.append(f"  {name + ':':<10} {low:>5.{digits}f} {bars} {high:<5.{digits}f}  {spread}")
+    return lines
 
 
 def to_quarantine(checkup: Checkup, split: str, kinds: Iterable[str]) -> tuple[str, int]:

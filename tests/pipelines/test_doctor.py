@@ -129,6 +129,17 @@ def test_class_balance_and_sizes(found: dict, sick: Path) -> None:
     assert train["sizes"]["height"]["percentiles"]["0"] == 40
 
 
+def test_the_text_has_numbers_names_and_histograms(sick: Path, capsys) -> None:
+    assert main([str(sick), "--workers", "1"], None) == 0
+    text = capsys.readouterr().out
+    assert "2  corrupt: cannot be decoded\n" in text
+    assert "cat/empty.jpg (the file is empty)" in text
+    assert "train dog/sound3.jpg = val dog/seen_in_training.jpg" in text
+    widths = re.search(r"width: +20 ([ ▁▂▃▄▅▆▇█]{24}) \d+", text)
+    assert widths is not None
+    assert "█" in widths[1]
+
+
 def test_the_page_needs_nothing_else_and_shows_what_was_found(found: dict) -> None:
     page = (found["results"] / "page.html").read_text()
     assert not re.search(r"(src|href)=\"?(http|//|file)", page)
