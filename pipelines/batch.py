@@ -13,11 +13,14 @@ class Batch:
     images: uint8 (n, 3, H, W), RGB 0..255, in channels_last memory format, on the loader's device.
     labels: int64 (n,) on the same device; -1 marks an evaluation sample that could not be read (its pixels are zero).
     indices: int64 (n,) on the host: the position of each sample in its dataset.
+    augmentation: float32 tensors of n rows on the device, by name, as `Augmentation.parameters` describes them, for
+    engine.augment to carry out; none when the plan has none.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    augmentation: dict[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)

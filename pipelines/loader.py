@@ -91,6 +91,8 @@ class Loader(ABC):
             raise DataError(
                 f"the global batch of {plan.global_batch} is smaller than the {options.world_size} ranks; raise it"
             )
+        if not isinstance(plan, EvalPlan) and plan.augmentation.mixes:
+            self._check_pairs()
         self._unreadable = dataset.unreadable()
         if len(self._unreadable) == len(dataset):
             raise DataError(
@@ -182,7 +184,7 @@ class Loader(ABC):
                 batch, failures = self._collect(task, handle)
                 self._report(failures)
                 self._seen = task.seen
-                yield batch
+                yield self._augmented(task, batch)
         finally:
             if iteration == self._iteration:
                 self._stop()
@@ -208,6 +210,31 @@ class Loader(ABC):
         boxes = self.plan.boxes(epoch, indices, self.dataset.sizes(indices))
         flips = self.plan.flips(epoch, indices)
         return Task(epoch, positions, indices, labels, boxes, flips, self._resolution, seen, bad)
+
+    def _augmented(self, task: Task, batch: Batch) -> Batch:
+        """The batch with the plan's augmentation, which crosses to the device in one piece."""
+        if isinstance(self.plan, EvalPlan):
+            return batch
+        arrays = self.plan.augmentations(task.epoch, batch.indices.numpy(), task.resolution)
+        if not arrays:
+            return batch
+        table = torch.from_numpy(np.concatenate([array.reshape(len(task), -1) for array in arrays.values()], axis=1))
+        if self.device.type == "cuda":
+            table = table.pin_memory().to(self.device, non_blocking=True)
+        columns = table.split([array[0].size for array in arrays.values()], dim=1)
+        parts = {name: column.reshape(arrays[name].shape) for name, column in zip(arrays, columns)}
+        return replace(batch, augmentation=parts)
+
+    def _check_pairs(self) -> None:
+        """Mixed samples must lie in one micro-batch: every share and every cut starts at an even position."""
+        shares = [
+            rank * self.plan.global_batch // self._options.world_size for rank in range(self._options.world_size + 1)
+        ]
+        if self._options.batch_size % 2 or any(share % 2 for share in shares):
+            raise DataError(
+                f"mixup and cutmix mix pairs: a batch of {self._options.batch_size} and a rank's share of the global batch "
+                f"of {self.plan.global_batch} must be even"
+            )
 
     def _apply_resolution(self) -> None:
         """Start again what was begun at another resolution than is now wanted."""

@@ -5,11 +5,12 @@ any number of ranks, and a resumed run see the same data; nothing here keeps sta
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.augmentation import Augmentation, Floats
 from pipelines.errors import DataError, nearest
 from pipelines.permutation import key, permute, uniform, unpermute
 
@@ -20,7 +21,7 @@ BLOCK = 64  # samples that stay together
 WINDOW = 256  # blocks whose samples are mixed
 _ATTEMPTS = 10
 # Names of the random streams of one epoch.
-_ORDER, _BLOCKS, _BOX, _FLIP = range(4)
+_ORDER, _BLOCKS, _BOX, _FLIP, _AUGMENT = range(5)
 
 Array = NDArray[np.int64]
 Boxes = NDArray[np.int32]
@@ -71,7 +72,8 @@ class TrainPlan(_Plan):
 
     scale: share of the image's area that a crop covers; ratio: its width over its height; flip: share of mirrored
     samples. shuffle: "full"; "block" (blocks of `BLOCK` neighbours mixed in windows of `WINDOW` blocks, for storage
-    that is slow at random reads); "none". drop_last: leave out the tail that fills no global batch.
+    that is slow at random reads); "none". drop_last: leave out the tail that fills no global batch. augmentation:
+    what is done beside crop and flip.
     """
 
     seed: int = 0
@@ -80,6 +82,7 @@ class TrainPlan(_Plan):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     drop_last: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,6 +97,8 @@ class TrainPlan(_Plan):
             raise DataError(f"ratio must be (least, most) with 0 < least <= most, not {self.ratio}")
         if not 0 <= self.flip <= 1:
             raise DataError(f"flip is a probability between 0 and 1, not {self.flip}")
+        if self.augmentation.mixes and not self.drop_last:
+            raise DataError("mixup and cutmix need whole global batches: set drop_last")
         if self.drop_last and self.global_batch > self.length:
             raise DataError(
                 f"the global batch of {self.global_batch} is larger than the dataset of {self.length} samples; lower it"
@@ -109,6 +114,10 @@ class TrainPlan(_Plan):
         if self.shuffle == "full":
             return permute(positions, self.length, key(self.seed, epoch, _ORDER))
         return self._block_order(epoch, np.asarray(positions, np.int64))
+
+    def augmentations(self, epoch: int, indices: Array, resolution: int) -> dict[str, Floats]:
+        """What is done to samples of resolution x resolution pixels: `Augmentation.parameters`, empty for nothing."""
+        return self.augmentation.parameters(key(self.seed, epoch, _AUGMENT), np.asarray(indices), resolution)
 
     def _block_order(self, epoch: int, positions: Array) -> Array:
         """Permute inside the window first, then send the blocks of the windows to their place in storage."""
