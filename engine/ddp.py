@@ -1,7 +1,6 @@
 """DistributedDataParallel: every rank holds the whole network and the gradients are averaged."""
 
 import inspect
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -125,7 +124,7 @@ def meet(environment: Environment) -> dist.Store:
         environment.master_address,
         environment.master_port,
         # torchrun's agent hosts the store; without one, the first rank does.
-        is_master=environment.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        is_master=environment.hosts_store,
         wait_for_workers=False,
     )
     present = f"present/{environment.restart}"

@@ -7,6 +7,7 @@ key-value store counts the failures: the first rank speaks and sets the status, 
 import contextlib
 import errno
 import os
+import socket
 import sys
 import time
 import traceback
@@ -70,15 +71,34 @@ def _in_words(error: BaseException) -> str | None:
 
 
 def meeting_place(environment: Environment) -> Store:
-    """A connection of its own to the launcher's key-value store, for what ranks tell each other beside training."""
+    """A connection of its own to the run's key-value store, for what ranks tell each other beside training.
+
+    Where no agent keeps one (srun, mpirun) and the first rank has not come so far, the first rank opens it here. Raises
+    DistStoreError when there is none.
+    """
+    present = _store_listens(environment, patience=0.0 if environment.hosts_store else _STORE_PATIENCE.total_seconds())
+    if not present and not environment.hosts_store:
+        raise DistStoreError("the first rank keeps no store")
     store = TCPStore(
         environment.master_address,
         environment.master_port,
-        is_master=False,
+        is_master=not present,
         timeout=_STORE_PATIENCE,
         wait_for_workers=False,
     )
     return PrefixStore(f"aside/{environment.restart}", store)
+
+
+def _store_listens(environment: Environment, patience: float) -> bool:
+    """Whether something listens at the rendezvous, asked without the page that TCPStore writes when nothing does."""
+    give_up = time.monotonic() + patience
+    while True:
+        with contextlib.suppress(OSError):
+            socket.create_connection((environment.master_address, environment.master_port), timeout=1.0).close()
+            return True
+        if time.monotonic() >= give_up:
+            return False
+        time.sleep(0.1)
 
 
 def fail(status: int, text: str) -> int:

@@ -2,13 +2,14 @@
 # A real SLURM on this one machine, for tests and tutorials: munged, slurmctld and a slurmd for each node, all in one
 # private directory, beside any other SLURM. Several can run at once, each in its own directory.
 #
-#   bash slurm/local_cluster.sh start [--nodes 2] [--cpus N]    sets up and starts it; installs SLURM where root may
-#   eval "$(bash slurm/local_cluster.sh env)"                   points sbatch, srun, squeue of this shell at it
-#   bash slurm/local_cluster.sh status                          exit status 0 when it runs, 3 when it does not
-#   bash slurm/local_cluster.sh lose n2                         node n2 as after a power cut: all its processes die
-#   bash slurm/local_cluster.sh restore n2                      the node comes back
-#   bash slurm/local_cluster.sh stop                            ends its jobs and daemons, removes the directory
+#   bash slurm/local_cluster.sh start [--nodes 2]    sets up and starts it; installs SLURM where root may
+#   eval "$(bash slurm/local_cluster.sh env)"        points sbatch, srun, squeue of this shell at it
+#   bash slurm/local_cluster.sh status               exit status 0 when it runs, 3 when it does not
+#   bash slurm/local_cluster.sh lose n2              node n2 as after a power cut: all its processes die
+#   bash slurm/local_cluster.sh restore n2           the node comes back
+#   bash slurm/local_cluster.sh stop                 ends its jobs and daemons, removes the directory
 #
+# The nodes share the machine's cores; each has its own where there are enough.
 # Every command takes --directory DIR (default: INCEPTION_CLUSTER, else inception-slurm-USER in the temporary folder).
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -23,12 +24,10 @@ main() {
     shift || true
     directory="${INCEPTION_CLUSTER:-${TMPDIR:-/tmp}/inception-slurm-$(id -un)}"
     nodes=2
-    cpus="$(nproc)"
     while (($#)); do
         case "$1" in
             --directory) directory="$(value "$@")" && shift 2 ;;
             --nodes) nodes="$(number "$@")" && shift 2 ;;
-            --cpus) cpus="$(number "$@")" && shift 2 ;;
             -*) fail 2 "unknown option $1; see the head of slurm/local_cluster.sh" ;;
             *) name="$1" && shift ;;
         esac
@@ -144,7 +143,7 @@ own_address() {
 
 have_slurm() {
     local program
-    for program in munged slurmctld slurmd sbatch; do command -v "$program" >/dev/null || return 1; done
+    for program in munged slurmctld slurmd sbatch taskset; do command -v "$program" >/dev/null || return 1; done
 }
 
 # Debian and Ubuntu start the daemons of a package they install; the policy file keeps them from it, and is ours alone.
@@ -213,7 +212,7 @@ JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-# The nodes together claim more than the machine has; that is the point.
+# Each node claims a part of the machine; slurmd would report the whole of it.
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
 # A lost node is noticed, and a requeued or waiting job started, within seconds rather than minutes.
@@ -222,7 +221,7 @@ SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
 KillWait=20
 ReturnToService=2
 MailProg=/bin/true
-NodeName=n[1-$nodes] NodeHostname=$host NodeAddr=$address Port=[$((first + 1))-$((first + nodes))] CPUs=$cpus RealMemory=$(memory)
+NodeName=n[1-$nodes] NodeHostname=$host NodeAddr=$address Port=[$((first + 1))-$((first + nodes))] CPUs=$(cores_of n1 | tr ',' '\n' | wc -l) RealMemory=$(memory)
 PartitionName=local Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 }
@@ -245,8 +244,28 @@ start_daemon() {
     "$@" >"$directory/log/$name.out" 2>&1 </dev/null || explain "$name"
 }
 
-# A session of its own, so that an interrupted terminal or test does not take a node with it.
-start_node() { start_daemon "slurmd-$1" setsid slurmd -N "$1"; }
+# A session of its own, so that an interrupted terminal or test does not take a node with it. What runs on the node
+# inherits its cores.
+start_node() { start_daemon "slurmd-$1" setsid taskset --cpu-list "$(cores_of "$1")" slurmd -N "$1"; }
+
+# cores_of nI: its share of the cores this script may use, comma-separated; the same core again when there are too few.
+cores_of() {
+    local -a all
+    local total share node="${1#n}" count
+    mapfile -t all < <(allowed_cores)
+    total=${#all[@]} count="$(configured_nodes)"
+    share=$((total >= count ? total / count : 1))
+    local i list=""
+    for ((i = (node - 1) * share; i < node * share; i++)); do list+=",${all[i % total]}"; done
+    say "${list#,}"
+}
+
+configured_nodes() { if [[ -e "$SLURM_CONF" ]]; then ls "$directory/spool" | wc -l; else say "$nodes"; fi; }
+
+allowed_cores() {
+    sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status | tr ',' '\n' |
+        while IFS=- read -r first last; do seq "$first" "${last:-$first}"; done
+}
 
 explain() {
     tail -qn 4 "$directory/log/$1.log" "$directory/log/$1.out" 2>/dev/null | sed 's/^/    | /' >&2

@@ -38,3 +38,11 @@ def assert_same_tensors(left: Any, right: Any, where: str = "") -> None:
         assert torch.equal(left, right), where
     else:
         assert left == right, where
+
+
+def assert_same_run(left: Path, right: Path, parts: tuple[str, ...] = ("network", "optimizer")) -> None:
+    """Two finished runs ended in the same place, to the last bit, and computed the same on the way."""
+    first, second = newest_state(left), newest_state(right)
+    for part in (*parts, "samples_seen", "step", "best_top1"):
+        assert_same_tensors(first[part], second[part], part)
+    assert computed(left) == computed(right)

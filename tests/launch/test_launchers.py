@@ -1,0 +1,90 @@
+"""torchrun, mpirun and DeepSpeed's launcher, started by this folder's scripts: the same run, and the same exit statuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import assert_same_run, rows
+from tiny import make_tiny_dataset, tiny_options
+
+ROOT = Path(__file__).resolve().parents[2]
+# One core a rank, whatever the machine has, so that every launcher's ranks compute with as many threads.
+ENV = {"OMP_NUM_THREADS": "1", "INCEPTION_PYTHON": sys.executable}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_tiny_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def launch(start_command):
+    """``launch(launcher, *arguments, **environment) -> Started``: two ranks here."""
+
+    def start(launcher, *arguments, **environment):
+        script = ROOT / "launch" / f"{launcher}.sh"
+        return start_command(["bash", script, "--processes", "2", *arguments], env=ENV | environment)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, Path]:
+    """The first run of this module that ended well; the others are compared with it."""
+    return {}
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "mpirun", "deepspeed"])
+def test_every_launcher_trains_the_same(launch, data, reference, tmp_path, launcher):
+    run = tmp_path / "run"
+    done = launch(launcher, "--", *tiny_options(data, run)).wait(timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in rows(run)] == list(range(1, 19))
+    assert_same_run(reference.setdefault("run", run), run)
+
+
+@pytest.mark.parametrize("launcher", ["mpirun", "deepspeed"])
+def test_bad_input_is_status_2_and_one_line_of_ours(launch, launcher):
+    started = time.monotonic()
+    done = launch(launcher, "--", "--recipe", "imagenet_inception_v9").wait(timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert sum("imagenet_inception_v9' does not exist" in line for line in done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert "frame #" not in done.stderr
+    assert time.monotonic() - started < 100
+
+
+def test_a_signal_to_torchrun_sh_is_a_checkpoint_and_status_75(launch, data, tmp_path):
+    run = tmp_path / "run"
+    job = launch("torchrun", "--max-restarts", "3", "--", *tiny_options(data, run, schedule__epochs=300))
+    deadline = time.monotonic() + 120
+    while not rows(run):
+        assert job.running(), job.stderr
+        assert time.monotonic() < deadline, job.stderr
+        time.sleep(0.1)
+    os.kill(job.pid, signal.SIGUSR1)
+    done = job.wait(timeout=60)
+    assert done.returncode == 75, done.stderr
+    assert list((run / "checkpoints").glob("step-*.pt"))
+
+
+CRASH_ONCE = """
+import os, sys, pathlib
+place = pathlib.Path(sys.argv[1]) / f"{os.environ['RANK']}-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+place.write_text("")
+os._exit(int(sys.argv[2]) if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" else 0)
+"""
+
+
+@pytest.mark.parametrize(("status", "starts", "ends"), [(1, 2, 0), (75, 1, 75), (2, 1, 2)])
+def test_torchrun_restarts_what_crashed_and_nothing_else(launch, tmp_path, status, starts, ends):
+    script = tmp_path / "crash.py"
+    script.write_text(CRASH_ONCE)
+    done = launch("torchrun", "--max-restarts", "3", script, tmp_path, str(status)).wait(timeout=120)
+    assert done.returncode == ends, done.stderr
+    assert len(list(tmp_path.glob("0-*"))) == starts

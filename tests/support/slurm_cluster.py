@@ -1,0 +1,143 @@
+"""A private SLURM cluster as tests use it: commands, jobs, and their processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL_CLUSTER = ROOT / "slurm" / "local_cluster.sh"
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+
+
+def wait_until(condition: Callable[[], object], timeout: float, what: str | Callable[[], str]) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
+        time.sleep(0.1)
+
+
+class Cluster:
+    """The cluster under test; every command runs with its configuration, on CPUs, from `folder`."""
+
+    def __init__(self, directory: Path, folder: Path):
+        self.directory, self.folder = directory, folder
+        self.env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SLURM_", "OMPI_", "PMI_", "PMIX_", "INCEPTION_")) and name != "MASTER_ADDR"
+        }
+        self.env |= {
+            "SLURM_CONF": str(directory / "slurm.conf"),
+            "INCEPTION_CLUSTER": str(directory),
+            "INCEPTION_PYTHON": os.environ.get("INCEPTION_PYTHON", str(ROOT / ".venv/bin/python")),
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def run(self, *command: str | Path, timeout: float = 60, check: bool = True, **env: str) -> str:
+        done = subprocess.run(
+            [str(part) for part in command],
+            env=self.env | env,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def script(self, command: str, *arguments: str, timeout: float = 120) -> str:
+        return self.run("bash", LOCAL_CLUSTER, command, *arguments, timeout=timeout)
+
+    def sbatch(self, *arguments: str | Path, **env: str) -> Job:
+        return Job(self, int(self.run("sbatch", "--parsable", *arguments, **env).split(";")[0]))
+
+    def lost(self, node: str) -> bool:
+        pid = self.directory / f"slurmd-{node}.pid"
+        return not pid.exists() or not Path("/proc", pid.read_text().strip()).exists()
+
+    def clean_up(self) -> None:
+        """Cancels all jobs and brings lost nodes back."""
+        for node in ("n1", "n2"):
+            if self.lost(node):
+                self.script("restore", node)
+        jobs = self.run("squeue", "--noheader", "--format=%A").split()
+        if jobs:
+            self.run("scancel", *jobs)
+            wait_until(lambda: not self.run("squeue", "--noheader").strip(), 60, "jobs do not end")
+
+    @contextlib.contextmanager
+    def other_environment(self, node: str, **variables: str) -> Iterator[None]:
+        """Tasks on `node` find these variables changed: SLURM asks a program, the task prolog, for such changes."""
+        prolog = self.directory / "task_prolog"
+        exports = "\n".join(f"echo export {name}={value}" for name, value in variables.items())
+        prolog.write_text(f'#!/bin/bash\nif [[ "$SLURMD_NODENAME" == {node} ]]; then\n{exports}\nfi\n')
+        prolog.chmod(0o755)
+        configuration = self.directory / "slurm.conf"
+        before = configuration.read_text()
+        try:
+            configuration.write_text(f"{before}TaskProlog={prolog}\n")
+            self.run("scontrol", "reconfigure")
+            yield
+        finally:
+            configuration.write_text(before)
+            self.run("scontrol", "reconfigure")
+
+
+class Job:
+    """One batch job; its log is that of slurm/*.sbatch, NAME-ID.log."""
+
+    def __init__(self, cluster: Cluster, number: int):
+        self.cluster, self.number = cluster, number
+
+    def show(self, field: str) -> str:
+        words = self.cluster.run("scontrol", "show", "job", str(self.number)).split()
+        return next((word.partition("=")[2] for word in words if word.startswith(f"{field}=")), "")
+
+    @property
+    def state(self) -> str:
+        return self.show("JobState")
+
+    @property
+    def seconds(self) -> int:
+        """How long it has run since its last start (for less than a day)."""
+        hours, minutes, seconds = self.show("RunTime").split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+
+    @property
+    def log(self) -> str:
+        path = Path(self.show("StdOut"))
+        return path.read_text() if path.exists() else ""
+
+    def wait(self, timeout: float = 180) -> str:
+        """Its final state."""
+        wait_until(lambda: self.state in ENDED, timeout, lambda: f"{self.state} after {timeout} s:\n{self.log}")
+        return self.state
+
+    def ranks(self) -> list[int]:
+        """The processes that train."""
+        wanted = f"SLURM_JOB_ID={self.number}".encode()
+        cluster = f"SLURM_CONF={self.cluster.env['SLURM_CONF']}".encode()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                variables = (process / "environ").read_bytes().split(b"\0")
+                line = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if wanted in variables and cluster in variables and b"engine/train.py" in line and b"python" in line[:200]:
+                found.append(int(process.name))
+        return [pid for pid in found if b"bash" not in Path(f"/proc/{pid}/comm").read_bytes()]
+
+    def freeze(self) -> list[int]:
+        """Stops the ranks where they are, so that what happens next happens in mid-epoch on a machine of any speed."""
+        ranks = self.ranks()
+        for pid in ranks:
+            os.kill(pid, signal.SIGSTOP)
+        return ranks
