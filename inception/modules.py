@@ -5,6 +5,8 @@ names in state dicts, so they never change: a convolution unit holds `conv` and 
 `branch2`, ..., a residual block holds `body` and `project`.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,12 +23,15 @@ class ConvUnit(nn.Module):
         self.conv = conv
         self.bn = bn
 
-    def finish(self, x: Tensor) -> Tensor:
-        """What follows the convolution: normalisation and ReLU. Separate, so that fused convolutions can share it."""
+    def finish(self, x: Tensor, owned: bool = True) -> Tensor:
+        """What follows the convolution: normalisation and ReLU; not in place if what it reads is not `owned`.
+
+        Separate, so that convolutions that run as one (`fusion.py`) can share it.
+        """
         if self.bn is not None:
             x = self.bn(x)
         # Neither a convolution nor a normalisation needs its own output in the backward pass.
-        return F.relu(x, inplace=True)
+        return F.relu(x, inplace=owned)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(self.conv(x))
@@ -37,10 +42,13 @@ class BranchesBlock(nn.Module):
 
     def __init__(self, branches: list[nn.Module]) -> None:
         super().__init__()
+        self.wide: Callable[[Tensor], Tensor] | None = None  # set by fusion.py
         for number, branch in enumerate(branches, start=1):
             self.add_module(f"branch{number}", branch)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.wide is not None:
+            return self.wide(x)
         return torch.cat([branch(x) for branch in self._modules.values() if branch is not None], 1)
 
 

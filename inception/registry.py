@@ -8,6 +8,7 @@ from typing import Any
 
 from inception.debug import debug
 from inception.errors import NetworkError
+from inception.fusion import fuse
 from inception.googlenet import googlenet
 from inception.inception_resnet import inception_resnet_v1, inception_resnet_v2
 from inception.inception_v2 import inception_v2
@@ -18,7 +19,8 @@ from inception.network import Design, Network
 
 PAGES = (debug, googlenet, inception_v2, inception_v3, inception_v4, inception_resnet_v1, inception_resnet_v2)
 DESIGNS: dict[str, Callable[..., Design]] = {page.__name__: page for page in PAGES}
-COMMON_OPTIONS = ("width", "dropout", "auxiliary", "batch_norm", "in_channels")
+FUSE = False  # what docs/networks.md measures
+COMMON_OPTIONS = ("width", "dropout", "auxiliary", "batch_norm", "in_channels", "fuse")
 
 
 def list_models() -> list[str]:
@@ -35,6 +37,7 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
       auxiliary    auxiliary heads in training, yes or no
       batch_norm   batch normalisation, or convolutions with biases instead
       in_channels  channels of the images (3)
+      fuse         run sibling 1x1 convolutions as one (fusion.py), yes or no: a matter of speed alone (no)
     Some networks have options of their own; they are the parameters of the function on the network's page.
     Raises NetworkError for an unknown name or option (naming the nearest) and for values out of range.
     """
@@ -49,7 +52,9 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
     batch_norm = options.get("batch_norm", True)
     width = options.get("width", 1.0)
     in_channels = options.get("in_channels", 3)
+    fused = options.get("fuse", FUSE)
     check_flag(name, "batch_norm", batch_norm)
+    check_flag(name, "fuse", fused)
     check_number(name, "width", width, low=0.0, open_low=True)
     check_count(name, "num_classes", num_classes)
     check_count(name, "in_channels", in_channels)
@@ -64,10 +69,13 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
     if auxiliary and not design.auxiliary:
         raise NetworkError(f"{name} has no auxiliary head; leave out auxiliary=True")
     style = Style(width=float(width), batch_norm=batch_norm, eps=design.eps)
-    return Network(
+    network = Network(
         name, design, num_classes, in_channels=in_channels, dropout=float(dropout), auxiliary=auxiliary, style=style,
         options=dict(options),
     )  # fmt: skip
+    if fused:
+        fuse(network)
+    return network
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
