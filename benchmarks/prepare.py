@@ -1,7 +1,7 @@
 """What preparing data costs: class folders to tar shards, beside `tar` of the same files and reading each image's header.
 
     python benchmarks/prepare.py
-    python benchmarks/prepare.py --directory /dev/shm --images 8000
+    python benchmarks/prepare.py --directory /dev/shm
 
 Preparation shuffles, checks every header, takes checksums, reads everything back, compares, and writes the index that
 training starts from; `tar` copies. Both bring what they wrote to the disk (fsync). Every window of preparation is the
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser("What preparing data costs, beside tar and reading each header.")
-    parser.add_argument("--images", type=positive, default=8000, help="photos of 500 x 375 pixels")
+    parser.add_argument("--images", type=positive, default=12000, help="photos of 500 x 375 pixels")
     parser.add_argument(
         "--directory", type=Path, default=Path(tempfile.gettempdir()), help="where all is read and written"
     )
