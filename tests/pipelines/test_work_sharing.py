@@ -104,3 +104,19 @@ def test_mpi_ranks_share_tasks_and_end_together(
         assert done.returncode != 0
     else:
         assert done.returncode == status, done.stderr
+
+
+def test_srun_without_mpi_is_told_so(run_command) -> None:
+    done = run_command(["pipelines/prepare.py", "--help"], env={"SLURM_STEP_NUM_TASKS": "4"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "add --mpi=pmix" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_mpi4py_the_extra_is_named(run_command, tmp_path: Path) -> None:
+    (tmp_path / "mpi4py.py").write_text("raise ImportError('libmpi.so is not here')")
+    env = {"PMIX_RANK": "0", "PYTHONPATH": str(tmp_path)}
+    done = run_command(["pipelines/prepare.py", "--help"], env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "libmpi.so is not here" in done.stderr
+    assert "[mpi]" in done.stderr
