@@ -58,6 +58,10 @@ class Cluster:
     def sbatch(self, *arguments: str | Path, **env: str) -> Job:
         return Job(self, int(self.run("sbatch", "--parsable", *arguments, **env).split(";")[0]))
 
+    def wait_for_all(self, timeout: float = 180) -> None:
+        """Until the queue is empty."""
+        wait_until(lambda: not self.run("squeue", "--noheader").strip(), timeout, "jobs do not end")
+
     def lost(self, node: str) -> bool:
         pid = self.directory / f"slurmd-{node}.pid"
         return not pid.exists() or not Path("/proc", pid.read_text().strip()).exists()
@@ -70,7 +74,7 @@ class Cluster:
         jobs = self.run("squeue", "--noheader", "--format=%A").split()
         if jobs:
             self.run("scancel", *jobs)
-            wait_until(lambda: not self.run("squeue", "--noheader").strip(), 60, "jobs do not end")
+            self.wait_for_all(60)
 
     @contextlib.contextmanager
     def other_environment(self, node: str, **variables: str) -> Iterator[None]:

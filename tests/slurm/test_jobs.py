@@ -1,0 +1,62 @@
+"""The other batch scripts, and what slurm/imagenet.sbatch does beyond training: prepared bytes, scaling, arrays, staging."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from runs import rows
+from slurm_cluster import ROOT
+from tiny import make_tiny_dataset
+
+pytestmark = pytest.mark.xdist_group("slurm")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A dataset's files and their hashes, without the index, a cache that knows where it is."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".index" not in path.parts)
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_prepare_over_two_nodes_gives_the_bytes_of_one_process(cluster, run_command, tmp_path):
+    data = make_tiny_dataset(tmp_path / "data")
+    options = ["folder", data, "--to", "shards", "--shard-size", "20K", "--quality", "80", "--output"]
+    job = cluster.sbatch("--nodes=2", ROOT / "slurm" / "prepare.sbatch", *options, tmp_path / "two")
+    alone = run_command(["pipelines/prepare.py", *options, tmp_path / "one", "--workers", "1"])
+    assert alone.returncode == 0, alone.stderr
+    assert job.wait() == "COMPLETED", job.log
+    assert "2 ranks, 1 a node" in job.log
+    assert len(contents(tmp_path / "one")) > 4
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_throughput_ends_with_one_table_and_picture(cluster, tmp_path):
+    options = ["--network", "debug", "--batch-size", "8", "--windows", "2", "--seconds", "0.1"]
+    job = cluster.sbatch("--nodes=2", ROOT / "slurm" / "throughput.sbatch", *options, "--output", tmp_path / "out")
+    assert job.wait() == "COMPLETED", job.log
+    lines = [[cell.strip() for cell in line.split("|")[1:5]] for line in job.log.splitlines() if line.startswith("| ")]
+    assert lines[1:] == [
+        ["weak", "1", "1", "8"],
+        ["weak", "2", "2", "8"],
+        ["strong", "1", "1", "8"],
+        ["strong", "2", "2", "4"],
+    ]
+    assert (tmp_path / "out" / "scaling.png").stat().st_size > 5000
+
+
+def test_a_job_array_trains_a_seed_each_on_data_staged_to_the_node(cluster, options, tmp_path):
+    stage = tmp_path / "nvme"
+    arguments = options(tmp_path / "unused", schedule__epochs=1)
+    place = arguments.index("--run.dir")
+    del arguments[place : place + 2]
+    job = cluster.sbatch("--array=3-4", ROOT / "slurm" / "imagenet.sbatch", *arguments, STAGE_DIR=str(stage))
+    tasks = [cluster.folder / "runs" / f"imagenet-{job.number}" / str(seed) for seed in (3, 4)]
+    cluster.wait_for_all()
+    assert [len(rows(run)) for run in tasks] == [6, 6], [
+        path.read_text() for path in cluster.folder.glob("imagenet-*.log")
+    ]
+    assert [row["loss"] for row in rows(tasks[0])] != [row["loss"] for row in rows(tasks[1])]
+    assert [f"seed: {seed}" in (run / "config.yaml").read_text() for seed, run in zip((3, 4), tasks)] == [True, True]
+    assert len(contents(stage)) > 96
+    assert all(f"path: {stage}" in (run / "config.yaml").read_text() for run in tasks)
