@@ -33,6 +33,7 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
         self.checkpoints = self.path / "checkpoints"
+        self.stacks = self.path / "stacks"
         self.best_weights = self.checkpoints / "best.safetensors"
         self.metrics = MetricsFile(self.path / "metrics.jsonl")
 

@@ -17,6 +17,19 @@ from launch.environment import Environment
 _SHARE_OF_TIMEOUT = 0.8
 
 
+def record_collectives(folder: Path) -> None:
+    """Has NCCL's flight recorder keep the last collectives and write them to `folder` when one times out. Variables that
+    the user has set stay. Takes effect on process groups made later."""
+    for name, value in (
+        ("TORCH_FR_BUFFER_SIZE", "2000"),
+        ("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000"),  # its older name
+        ("TORCH_NCCL_DUMP_ON_TIMEOUT", "1"),
+        ("TORCH_FR_DUMP_TEMP_FILE", f"{folder}/nccl-rank-"),
+        ("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", f"{folder}/nccl-rank-"),
+    ):
+        os.environ.setdefault(name, value)
+
+
 class Watchdog:
     """Ends this process when it makes no progress for most of `timeout` seconds.
 

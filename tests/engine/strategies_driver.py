@@ -2,9 +2,10 @@
 
     torchrun --nproc_per_node=N strategies_driver.py FOLDER CASES OTHER_WORLD...
 
-CASES is a JSON list of {"strategy", "stage", "compiled"}. For each case this trains STEPS steps of the debug network on
-the sample, writes what the steps measured, saves a checkpoint and goes on for a few steps. When the driver of
-every other world size has saved its checkpoints too, each case here loads all of them.
+CASES is a JSON list of {"strategy", "stage", "compiled", "variant"}. For each case this trains STEPS steps of the debug
+network on the sample, writes what the steps measured, saves a checkpoint and goes on for a few steps. When the driver of
+every other world size has saved its checkpoints too, each case here loads all of them. Cases of a variant (VARIANTS) are
+trained only, to be compared with each other.
 """
 
 import functools
@@ -24,6 +25,11 @@ from engine.trainer import Trainer
 from launch.environment import detect
 
 STEPS, MORE, BATCH = 20, 1, 32
+VARIANTS = {
+    "accumulated": ["--data.batch_size=4", "--optimizer.clip_norm=1.0"],
+    "compressed": ["--strategy.compress_gradients=true"],
+    "bf16": ["--precision=bf16"],
+}
 
 
 class Reached(Exception):
@@ -40,11 +46,18 @@ def main() -> None:
     world = environment.world_size
     trainers = {}
     for case in cases:
-        name = f"{case['strategy']}{case.get('stage', '')}{'-compiled' if case.get('compiled') else ''}-{world}"
-        trainers[name] = trainer = build(folder / name, case, environment)
-        trainer.network.train()
+        marks = [
+            case["strategy"] + str(case.get("stage", "")),
+            "compiled" if case.get("compiled") else case.get("variant"),
+        ]
+        name = "-".join([*filter(None, marks), str(world)])
+        trainer = build(folder / name, case, environment)
         run_to(trainer, STEPS)
         losses = [loss for loss, _ in trainer.recent.means()]
+        if "variant" in case:
+            write(folder / f"{name}.variant.json", {"losses": losses}, trainer)
+            continue
+        trainers[name] = trainer
         trainer._save()
         trainer.checkpointer.wait()
         run_to(trainer, STEPS + MORE)
@@ -67,7 +80,6 @@ def build(run: Path, case: dict, environment) -> Trainer:
         f"--strategy.name={case['strategy']}",
         f"--strategy.zero_stage={case.get('stage', 1)}",
         f"--compile.enabled={str(case.get('compiled', False)).lower()}",
-        f"--strategy.compress_gradients={str(case.get('compress', False)).lower()}",
         f"--data.batch_size={BATCH // environment.world_size}",
         "--strategy.sync_batchnorm=true",
         f"--data.global_batch_size={BATCH}",
@@ -76,11 +88,12 @@ def build(run: Path, case: dict, environment) -> Trainer:
         f"--monitor.every_steps={STEPS + 1}",
         "--precision=fp32",
         "--strategy.timeout=120",
-        *case.get("options", []),
+        *VARIANTS.get(case.get("variant"), []),
     ]
     trainer = Trainer(load_config(arguments), environment)
     trainer.directory.describe(trainer.config)
     trainer._last_save = time.monotonic()
+    trainer.watchdog.close()  # a trainer that has had its turn makes no progress
     return trainer
 
 

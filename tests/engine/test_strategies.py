@@ -28,6 +28,11 @@ SAMPLE = {
         {"strategy": "ddp", "compiled": True},
         {"strategy": "deepspeed", "stage": 0},
         {"strategy": "deepspeed", "stage": 2},
+        *(
+            {"strategy": strategy, "stage": 2, "variant": variant}
+            for variant in ("accumulated", "compressed", "bf16")
+            for strategy in ("ddp", "deepspeed")
+        ),
     ],
 }
 WHOLE = {
@@ -60,9 +65,10 @@ def check_matrix(start_torchrun, folder: Path, cases: dict[int, list[dict]], env
     for job in jobs:
         done = job.wait(timeout)
         assert done.returncode == 0, done.stderr[-4000:]
-    trained = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json") if "loaded" not in path.name}
-    loaded = {path.name.split(".")[0]: json.loads(path.read_text()) for path in folder.glob("*.loaded.json")}
-    assert len(trained) == len(loaded) == sum(map(len, cases.values()))
+    results = {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in folder.glob("*.json")}
+    trained = {name: result for name, result in results.items() if "." not in name}
+    loaded = {name.split(".")[0]: result for name, result in results.items() if name.endswith(".loaded")}
+    assert len(trained) == len(loaded) == sum("variant" not in case for of_ranks in cases.values() for case in of_ranks)
 
     for (left, first), (right, second) in itertools.combinations(trained.items(), 2):
         np.testing.assert_allclose(first["losses"], second["losses"], rtol=1e-5, err_msg=f"{left}, {right}")
@@ -77,8 +83,16 @@ def check_matrix(start_torchrun, folder: Path, cases: dict[int, list[dict]], env
         np.testing.assert_allclose(cell["later"]["ema"], trained[saver]["later"]["ema"], rtol=1e-5, err_msg=where)
         if saver == loader:
             assert cell["later"]["digest"] == trained[saver]["later"]["digest"], where
-    if "deepspeed0-2" in trained:  # the same arithmetic in the same order
-        assert trained["deepspeed0-2"]["later"] == trained["ddp-2"]["later"]
+    # The same arithmetic in the same order.
+    assert trained["deepspeed0-2"]["later"] == trained["ddp-2"]["later"]
+
+    exact = trained["ddp-2"]["losses"]
+    for variant, tolerance in (("accumulated", 1e-5), ("compressed", 1e-3), ("bf16", 1e-2)):
+        pair = [results[name]["losses"] for name in (f"ddp2-{variant}-2.variant", f"deepspeed2-{variant}-2.variant")]
+        np.testing.assert_allclose(*pair, rtol=tolerance, err_msg=variant)
+        for losses in pair:
+            np.testing.assert_allclose(losses, exact, rtol=0.05, err_msg=variant)
+            assert losses != exact, variant
 
 
 def test_deepspeeds_settings_come_from_the_runs_options():
