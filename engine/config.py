@@ -70,6 +70,26 @@ class DataConfig:
 
 
 @dataclass
+class AugmentationConfig:
+    """What else is done to training images, decided by the plan and carried out inside the training step."""
+
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    """Operations drawn from a fixed list for every image (arXiv 1909.13719, 2103.10158)."""
+    operations: int = 2
+    """RandAugment's operations on an image, one after the other."""
+    magnitude: int = 9
+    """RandAugment's strength [0 to 30]."""
+    colour: float = 0.0
+    """Strength of the Inception networks' colour distortion [0 to 1; 1: their own; 0: none]."""
+    mixup: float = 0.0
+    """Blend pairs of images (arXiv 1710.09412) [alpha of the Beta distribution, 0 to 1; 0: never]."""
+    cutmix: float = 0.0
+    """Paste a box of another image (arXiv 1905.04899) [alpha, 0 to 1; 0: never]; with mixup, one or the other."""
+    erasing: float = 0.0
+    """How often a box is erased (arXiv 1708.04896) [probability]."""
+
+
+@dataclass
 class ProgressiveConfig:
     """Progressive resizing: small images at first, the full size at the end (arXiv 2104.00298, section 4)."""
 
@@ -243,6 +263,7 @@ class Config:
 
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     progressive: ProgressiveConfig = field(default_factory=ProgressiveConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

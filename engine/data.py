@@ -1,11 +1,12 @@
 """From the data options of a run to datasets and loaders."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from engine.config import Config, ConfigError, DataConfig
 from engine.strategy import Strategy, usable_cores
 from inception.network import Network
 from pipelines import Dataset, EvalPlan, Loader, TrainPlan, build_loader, open_dataset, sample_path
+from pipelines.augmentation import Augmentation
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def training_loader(
         scale=data.crop_scale,
         ratio=data.crop_ratio,
         flip=data.flip,
+        augmentation=Augmentation(**asdict(config.augmentation)),
     )
     return _loader(data, dataset, plan, batching.batch_size, data.resolution or network.input_size, strategy)
 

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.augment import Augment, mixed_cross_entropy
 from engine.config import LossConfig
 from engine.profiling import PhaseClock
 from engine.strategy import Strategy
 from inception.network import Network
+from pipelines import Batch
 
 
 class Normalise(nn.Module):
@@ -48,19 +50,27 @@ class Objective(nn.Module):
         self.auxiliary_weights = tuple(auxiliary_weights)
         self.label_smoothing = label_smoothing
         self.bf16 = bf16
+        self.augment = Augment()
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) uint8, labels (N,) int64 -> mean loss (scalar), right answers (scalar int64)."""
+    def forward(
+        self, images: Tensor, labels: Tensor, augmentation: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W) uint8, labels (N,) int64 and a batch's augmentation -> mean loss (scalar), right answers
+        (scalar int64)."""
+        if augmentation is not None:
+            images = self.augment(images, augmentation).contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.network(self.normalise(images))
         logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-        loss = self._cross_entropy(logits, labels)
+        loss = self._cross_entropy(logits, labels, augmentation)
         for weight, extra in zip(self.auxiliary_weights, auxiliary):
-            loss = loss + weight * self._cross_entropy(extra, labels)
+            loss = loss + weight * self._cross_entropy(extra, labels, augmentation)
         return loss, (logits.detach().argmax(dim=1) == labels).sum()
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, augmentation: dict[str, Tensor] | None) -> Tensor:
+        if augmentation is None:
+            return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        return mixed_cross_entropy(logits.float(), labels, augmentation, self.label_smoothing)
 
 
 def build_objective(network: Network, options: LossConfig, bf16: bool) -> Objective:
@@ -127,12 +137,12 @@ class TrainStep:
             torch.cuda.default_generators[self._strategy.device.index].manual_seed(seed)
         self._totals.clear()
 
-    def accumulate(self, images: Tensor, labels: Tensor) -> None:
+    def accumulate(self, images: Tensor, labels: Tensor, augmentation: dict[str, Tensor] | None = None) -> None:
         """Adds the gradients of one micro-batch; those of the last are exchanged among the ranks."""
         last = len(self._totals) == self._micro_batches - 1
         with contextlib.nullcontext() if last else self._strategy.without_exchange():
             self.clock.phase("forward")
-            loss, right = self._objective(images, labels)
+            loss, right = self._objective(images, labels, augmentation)
             self.clock.phase("backward")
             self._strategy.backward(loss / self._micro_batches)
             self.clock.stop()
@@ -147,12 +157,10 @@ class TrainStep:
         totals = self._totals
         return (totals[0] if len(totals) == 1 else torch.stack(totals).mean(dim=0)), norm
 
-    def compile_for(self, batch_size: int, size: int, device: torch.device) -> None:
-        """Runs forward and backward once on black images of `size` pixels, so that torch.compile has done its work, and
+    def compile_for(self, batch: Batch) -> None:
+        """Runs forward and backward once on images like those of `batch`, so that torch.compile has done its work, and
         forgets the gradients."""
-        images = torch.zeros(batch_size, size, size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
-        labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.begin(seed=0)
         for _ in range(self._micro_batches):
-            self.accumulate(images, labels)
+            self.accumulate(batch.images, batch.labels, batch.augmentation)
         self._strategy.discard()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,9 +31,9 @@ from engine.recalibration import recalibrate
 from engine.run_directory import RunDirectory, check_same_run
 from engine.step import Scorer, TrainStep, build_objective
 from engine.strategy import create_strategy, make_deterministic, use_bf16
-from engine.watchdog import Watchdog
+from engine.watchdog import Watchdog, record_collectives
 from launch.environment import Environment
-from pipelines import Batch, Loader
+from pipelines import Batch, Loader, TrainPlan
 from pipelines.permutation import key
 
 
@@ -51,6 +52,7 @@ class Trainer:
         self.classes = list(train.classes)
 
         self.network = build_network(config, len(train.classes))
+        record_collectives(self.directory.stacks)
         self.strategy = create_strategy(environment, config.strategy)
         if config.run.deterministic:
             make_deterministic()
@@ -74,7 +76,7 @@ class Trainer:
         self.hardware = Hardware(self.strategy)
         self.profiler = StepProfiler(config.profile, self.directory.path / "profile", self.strategy, self.monitor.say)
         self.checkpointer = Checkpointer(self.directory.checkpoints, config.checkpoint.keep, self._report_disk)
-        self.watchdog = Watchdog(self.directory.path / "stacks", config.strategy.timeout, environment)
+        self.watchdog = Watchdog(self.directory.stacks, config.strategy.timeout, environment)
 
     def _build_step(self) -> None:
         config, strategy, network = self.config, self.strategy, self.network
@@ -144,7 +146,7 @@ class Trainer:
             for _ in range(self.batching.micro_batches):
                 batch = self._next_batch(batches)
                 self.watchdog.begin("computing a training step")
-                self.train_step.accumulate(batch.images, batch.labels)
+                self.train_step.accumulate(batch.images, batch.labels, batch.augmentation)
             self.step += 1
             self.samples_seen += plan.global_batch
             at_epoch_end = self.samples_seen == (epoch + 1) * plan.samples
@@ -174,20 +176,28 @@ class Trainer:
             else []
         )
         self.monitor.say(f"compiling for images of {', '.join(map(str, sizes)) or 'each size as it comes'} pixels")
-        device = self.strategy.device
         self.network.train()
+        size_of_batch = self.batching.batch_size
         compile_ahead(
-            lambda size: self.train_step.compile_for(self.batching.batch_size, size, device), self.network, sizes
+            lambda size: self.train_step.compile_for(self._black(size_of_batch, size, self.loader)), self.network, sizes
         )
         self.network.eval()
-        size = self.val_loader.resolution
-        images = torch.zeros(self.evaluation_batch, size, size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+        batch = self._black(self.evaluation_batch, self.val_loader.resolution, self.val_loader)
         with torch.no_grad():
-            self.score(images, torch.zeros(self.evaluation_batch, dtype=torch.int64, device=device))
+            self.score(batch.images, batch.labels)
         seconds = time.monotonic() - started
         self.recompiles = RecompileWatch()
         self.monitor.record("event", **self._position(), event="compiled", sizes=sizes, seconds=round(seconds, 1))
         self.monitor.say(f"compiled in {seconds:.0f} s")
+
+    def _black(self, count: int, size: int, loader: Loader) -> Batch:
+        """Black images with an augmentation as `loader` would give them."""
+        device, indices = self.strategy.device, np.arange(count)
+        images = torch.zeros(count, size, size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+        decided = loader.plan.augmentations(0, indices, size) if isinstance(loader.plan, TrainPlan) else {}
+        augmentation = {name: torch.from_numpy(values).to(device) for name, values in decided.items()} or None
+        labels = torch.zeros(count, dtype=torch.int64, device=device)
+        return Batch(images, labels, torch.from_numpy(indices), augmentation)
 
     def _report_recompiles(self) -> None:
         causes, self.recompiles.causes = self.recompiles.causes, []

@@ -55,8 +55,10 @@ def test_micro_batches_are_equal_and_no_larger_than_asked():
 
 
 def test_losses_agree_on_one_and_two_ranks(run_command, torchrun, tiny_run, tmp_path):
-    """20 steps in fp32 with batch normalisation over all ranks."""
+    """20 steps in fp32 with batch normalisation over all ranks, and every kind of augmentation."""
     options = {"strategy.sync_batchnorm": "true", "optimizer.lr": 0.002, "schedule.epochs": 4}
+    options |= {"augmentation.policy": "randaugment", "augmentation.mixup": 0.2, "augmentation.cutmix": 1.0}
+    options |= {"augmentation.erasing": 0.25, "augmentation.colour": 0.5}
     assert run_command(tiny_run("one", **options)).returncode == 0
     assert torchrun(tiny_run("two", **options, **{"data.batch_size": 8}), processes=2).returncode == 0
     one, two = ([row["loss"] for row in rows(tmp_path / name)][:20] for name in ("one", "two"))
