@@ -99,7 +99,7 @@ def build_loader(
     if backend == "auto":
         backend, reason = choose(_candidates(), dataset, plan, options)
     loader = load_backend(backend)(dataset, plan, options)
-    loader.reason = reason
+    loader.reason = reason + loader.remark
     return loader
 
 

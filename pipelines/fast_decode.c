@@ -26,6 +26,12 @@
 #error "libjpeg-turbo is needed: this libjpeg cannot write four bytes a pixel"
 #endif
 
+#ifdef __clang__
+#define SHUFFLE __builtin_shufflevector
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ints8){__VA_ARGS__})
+#endif
+
 typedef float floats8 __attribute__((vector_size(32)));
 typedef int32_t ints8 __attribute__((vector_size(32)));
 typedef uint8_t bytes8 __attribute__((vector_size(8)));
@@ -246,8 +252,8 @@ static void combine_rows(float *restrict line, const region *r, const filter *f,
             a += first[k] * widened(one + k * r->stride + 4 * x);
         for (int k = 0; k < twos; k++)
             b += second[k] * widened(two + k * r->stride + 4 * x);
-        floats8 left = __builtin_shuffle(a, b, (ints8){0, 1, 2, 3, 8, 9, 10, 11});
-        floats8 right = __builtin_shuffle(a, b, (ints8){4, 5, 6, 7, 12, 13, 14, 15});
+        floats8 left = SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+        floats8 right = SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
         memcpy(line + 8 * x, &left, 32);
         memcpy(line + 8 * x + 8, &right, 32);
     }

@@ -70,13 +70,15 @@ class Failure(NamedTuple):
 class Loader(ABC):
     """Batches of one rank, from the current position to the end of its epoch at each iteration.
 
-    dataset, plan: what it loads; backend: its name; reason: why that backend; substitutions: (sample name, reason) of
+    dataset, plan: what it loads; backend: its name; reason: why that backend, and its
+    `remark`, what there is to say about it here; substitutions: (sample name, reason) of
     each sample of this rank that could not be read since the epoch began, in order.
     A loader is a context manager and gives one iteration at a time: a new one ends the one before.
     """
 
     backend: str
     reason: str = ""
+    remark: str = ""
 
     def __init__(self, dataset: Dataset, plan: Plan, options: Options) -> None:
         self.dataset, self.plan = dataset, plan

@@ -51,7 +51,9 @@ class NativeLoader(Loader):
     def __init__(self, dataset: Dataset, plan: Plan, options: Options) -> None:
         super().__init__(dataset, plan, options)
         self._pool = ThreadPoolExecutor(options.workers, "decode")
-        self._compiled, _ = fast_decode.library()
+        self._compiled, why = fast_decode.library()
+        if self._compiled is None:
+            self.remark = f"; without the compiled decoder, which is faster ({why})"
         self._on_gpu = options.device.type == "cuda"
         self._stream = torch.cuda.Stream(options.device) if self._on_gpu else None
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import open_dataset, sample_path
+from pipelines import open_dataset, parity, sample_path
 
 
 @pytest.fixture(scope="session")
@@ -26,18 +26,7 @@ def sample_train():
 @pytest.fixture(scope="session")
 def photos() -> list[Image.Image]:
     """32 crops of photographs, 300 to 500 pixels a side, RGB."""
-    from skimage import data
-    from sklearn.datasets import load_sample_images
-
-    pictures = [*load_sample_images().images, data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
-    generator = np.random.default_rng(0)
-    crops = []
-    for number in range(32):
-        picture = pictures[number % len(pictures)]
-        height, width = (int(generator.integers(min(300, side), min(500, side) + 1)) for side in picture.shape[:2])
-        top, left = (int(generator.integers(0, side - cut + 1)) for side, cut in zip(picture.shape, (height, width)))
-        crops.append(Image.fromarray(np.ascontiguousarray(picture[top : top + height, left : left + width])))
-    return crops
+    return parity.photos(32)
 
 
 def jpeg(image: Image.Image, **options) -> bytes:

@@ -116,15 +116,17 @@ def test_damaged_bytes_never_crash(compiled, odd_images):
 
 def test_without_a_compiler_the_native_backend_gives_nearly_the_same_pixels(photo_set, monkeypatch):
     dataset = open_dataset(photo_set, "train", progress=False)
-    plan = TrainPlan(len(dataset), 16, seed=6)
+    plan, reasons = TrainPlan(len(dataset), 16, seed=6), []
 
     def batches():
         with build_loader(dataset, plan, "native", batch_size=16, resolution=96, workers=2) as loader:
+            reasons.append(loader.reason)
             return torch.cat([batch.images for batch in loader])
 
     with_it = batches()
     monkeypatch.setattr(fast_decode, "library", lambda: (None, "no C compiler"))
     assert psnr(with_it, batches()) > 50
+    assert reasons == ["asked for", "asked for; without the compiled decoder, which is faster (no C compiler)"]
 
 
 def test_a_compiler_that_fails_says_why(monkeypatch, tmp_path):

@@ -1,34 +1,37 @@
 """Every backend shows the network the same pixels: compared one by one with Pillow's, in training and evaluation."""
 
+import re
+
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
 
-from pipelines import EvalPlan, TrainPlan, build_loader, open_dataset
-
-
-def reference(name: str, box, flip: bool, size: int) -> np.ndarray:
-    """Pillow's crop and bilinear resize of an image turned upright."""
-    left, top, width, height = box.tolist()
-    image = ImageOps.exif_transpose(Image.open(name)).convert("RGB").crop((left, top, left + width, top + height))
-    image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(ImageOps.mirror(image) if flip else image, np.float64)
+from pipelines import DataError, EvalPlan, TrainPlan, open_dataset
+from pipelines.backends import BACKENDS
+from pipelines.parity import main, ratios
 
 
-@pytest.mark.parametrize("size", [224, 299])
+@pytest.mark.parametrize("size", [64, 299])
 @pytest.mark.parametrize("kind", ["train", "eval"])
 def test_pixels_are_pillows(photo_set, backend, kind, size):
+    """Photographs, and one in every odd form: gray, CMYK, progressive, rotated by EXIF, PNG."""
     dataset = open_dataset(photo_set, "train", progress=False)
     plan = TrainPlan(len(dataset), 16, seed=1, drop_last=False) if kind == "train" else EvalPlan(len(dataset), 16)
-    ratios = []
-    with build_loader(dataset, plan, backend, batch_size=16, resolution=size, workers=2) as loader:
-        for batch in loader:
-            indices = batch.indices.numpy()
-            boxes, flips = plan.boxes(0, indices, dataset.sizes(indices)), plan.flips(0, indices)
-            for slot, index in enumerate(indices.tolist()):
-                ours = batch.images[slot].permute(1, 2, 0).numpy()
-                error = np.mean((ours - reference(dataset.name(index), boxes[slot], flips[slot], size)) ** 2)
-                ratios.append(10 * np.log10(255**2 / max(error, 1e-3)))
-    assert len(ratios) == len(dataset)
-    assert np.median(ratios) >= 50
-    assert min(ratios) >= 40
+    found = ratios(dataset, plan, backend, size)
+    assert len(found) == len(dataset)
+    assert np.median(found) >= 50
+    assert min(found) >= 40
+
+
+def test_the_command_prints_every_installed_backend(capsys):
+    assert main(["--photos", "4", "--size", "64"], None) == 0
+    output = capsys.readouterr().out
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", output, re.MULTILINE)
+    assert [row[0] for row in rows] == [
+        name for name, backend in BACKENDS.items() if name != "synthetic" and backend.installed()
+    ]
+    assert all(float(figure) >= 40 for row in rows for figure in row[1:])
+
+
+def test_a_bad_option_of_the_command_is_one_line():
+    with pytest.raises(DataError, match="--size and --photos must be at least 1"):
+        main(["--size", "0"], None)
