@@ -4,6 +4,7 @@ Training writes it at the end of every epoch. It is one file that needs no other
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,13 +54,9 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: RunRecord) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_here), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"duration": duration, "number": number}
     state, explanation = state_of(run)
     spans = time_spent(run)
-    return environment.get_template(_TEMPLATE).render(
+    return _template().render(
         run=run,
         name=run.path.name,
         state=state,
@@ -73,6 +70,16 @@ def render(run: RunRecord) -> str:
         options=options_by_section(run.config),
         **_findings(run.findings),
     )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    """Compiled once a process, which takes longer than filling it."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_here), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"duration": duration, "number": number}
+    return environment.get_template(_TEMPLATE)
 
 
 def _tiles(run: RunRecord) -> list[tuple[str, str, str]]:
