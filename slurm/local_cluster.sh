@@ -26,11 +26,12 @@ main() {
     nodes=2
     while (($#)); do
         case "$1" in
-            --directory) directory="$(value "$@")" && shift 2 ;;
-            --nodes) nodes="$(number "$@")" && shift 2 ;;
+            --directory) directory="$(value "$@")" || exit 2 ;;
+            --nodes) nodes="$(number "$@")" || exit 2 ;;
             -*) fail 2 "unknown option $1; see the head of slurm/local_cluster.sh" ;;
-            *) name="$1" && shift ;;
+            *) name="$1" && shift && continue ;;
         esac
+        shift 2
     done
     directory="$(realpath -m "$directory")"
     export SLURM_CONF="$directory/slurm.conf"
@@ -84,9 +85,11 @@ cluster_stop() {
         done
     fi
     local pid_file
-    for pid_file in "$directory"/slurmd-*.pid "$directory/slurmctld.pid"; do end_daemon "$pid_file"; done
+    # Killed: asked politely a daemon takes seconds to save a state that goes with the directory.
+    for pid_file in "$directory"/slurmd-*.pid "$directory/slurmctld.pid" "$directory/munged.pid"; do
+        end_daemon "$pid_file"
+    done
     end_jobs ""
-    end_daemon "$directory/munged.pid"
     rm -rf "$directory"
     say "stopped the cluster in $directory"
 }
@@ -108,7 +111,7 @@ cluster_env() {
 
 cluster_lose() {
     is_node "$1"
-    end_daemon "$directory/slurmd-$1.pid" KILL
+    end_daemon "$directory/slurmd-$1.pid"
     end_jobs "$1"
     say "node $1 is gone"
 }
@@ -296,18 +299,17 @@ running() {
     pid="$(pid_of "$1")" && [[ "$(cat "/proc/$pid/comm" 2>/dev/null)" == "${1%%-*}" ]]
 }
 
-# end_daemon PID_FILE [SIGNAL]: returns when it is gone, which it is after 10 s at the latest.
+# end_daemon PID_FILE: returns when it is gone.
 end_daemon() {
     local name pid tries
     name="$(basename "$1" .pid)"
     running "$name" || return 0
     pid="$(pid_of "$name")"
-    kill -"${2:-TERM}" "$pid" 2>/dev/null || true
+    kill -KILL "$pid" 2>/dev/null || true
     for ((tries = 0; tries < 100; tries++)); do
-        [[ -e "/proc/$pid" ]] || break
+        running "$name" || break
         sleep 0.1
     done
-    kill -KILL "$pid" 2>/dev/null || true
     rm -f "$1"
 }
 

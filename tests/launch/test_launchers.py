@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -88,3 +91,31 @@ def test_torchrun_restarts_what_crashed_and_nothing_else(launch, tmp_path, statu
     done = launch("torchrun", "--max-restarts", "3", script, tmp_path, str(status)).wait(timeout=120)
     assert done.returncode == ends, done.stderr
     assert len(list(tmp_path.glob("0-*"))) == starts
+
+
+def test_two_nodes_of_torchrun_sh_meet_and_train_the_same(start_command, data, reference, tmp_path):
+    """Two agents on this machine, under two of its names, each told which node it is."""
+    address = subprocess.run(
+        ["hostname", "--all-ip-addresses"], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
+    hosts, run = tmp_path / "hosts", tmp_path / "run"
+    hosts.write_text(f"{address} slots=1\n{platform.node()} slots=1\n")
+    script = ROOT / "launch" / "torchrun.sh"
+    options = ["--hostfile", hosts, "--port", str(free_port()), "--", *tiny_options(data, run)]
+    # A core each, as the two ranks of one node have.
+    cores = sorted(os.sched_getaffinity(0))
+    both = [
+        start_command(["taskset", "-c", str(cores[-node]), "bash", script, "--node-rank", str(node), *options], env=ENV)
+        for node in (0, 1)
+    ]
+    for job in both:
+        done = job.wait(timeout=240)
+        assert done.returncode == 0, done.stderr
+    assert len(rows(run)) == 18
+    assert_same_run(reference.setdefault("run", run), run)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]

@@ -78,3 +78,14 @@ def test_a_node_without_the_environment_is_named(cluster, options, tmp_path):
         (line,) = fails_at_once(job)
     assert "node n2" in line
     assert "launch/setup.sh" in line
+
+
+def test_a_cancelled_job_stays_cancelled_and_keeps_its_checkpoint(cluster, options, tmp_path):
+    run = tmp_path / "run"
+    job = cluster.sbatch("--nodes=2", IMAGENET, *options(run, schedule__epochs=300))
+    wait_until(lambda: len(rows(run)) > 2, 120, lambda: job.log)
+    cluster.run("scancel", str(job.number))
+    assert job.wait(60) == "CANCELLED"
+    cluster.wait_for_all(60)
+    assert job.state == "CANCELLED"
+    assert newest_step(run) > 0

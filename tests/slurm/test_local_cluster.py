@@ -1,0 +1,91 @@
+"""slurm/local_cluster.sh: several at once, nothing left behind, and a clear refusal where it cannot work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from slurm_cluster import LOCAL_CLUSTER, Cluster, wait_until
+
+pytestmark = pytest.mark.xdist_group("slurm")
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """Another cluster, of three nodes, beside that of the session."""
+    found = Cluster(Path(f"/tmp/slurm-tests-{os.getpid()}-b"), tmp_path_factory.mktemp("second"))
+    found.script("start", "--nodes", "3")
+    yield found
+    found.script("stop")
+
+
+def processes_of(directory: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(directory) in (process / "environ").read_text(errors="replace") + (process / "cmdline").read_text():
+                found.append((process / "comm").read_text().strip())
+        except OSError:
+            continue
+    return found
+
+
+def test_a_job_runs_on_every_node(cluster):
+    said = cluster.run("srun", "-N2", "bash", "-c", "echo $SLURM_PROCID $SLURMD_NODENAME")
+    assert sorted(said.split("\n")) == ["", "0 n1", "1 n2"]
+
+
+def test_two_clusters_know_nothing_of_each_other(cluster, second):
+    assert "n3" in second.script("status")
+    assert "n3" not in cluster.script("status")
+    said = second.run("srun", "-N3", "bash", "-c", "echo $SLURMD_NODENAME")
+    assert sorted(said.split()) == ["n1", "n2", "n3"]
+
+
+def test_env_points_a_shell_at_it(second):
+    exports = second.script("env", "--directory", str(second.directory))
+    assert second.run("bash", "-c", f"{exports.strip()}; sinfo --noheader --Node --format=%N").split() == [
+        "n1",
+        "n2",
+        "n3",
+    ]
+
+
+def test_it_refuses_what_cannot_work(cluster, tmp_path):
+    def refusal(*arguments: str, **env: str) -> str:
+        said = cluster.run("bash", LOCAL_CLUSTER, *arguments, check=False, **env)
+        assert said.count("\n") == 1, said
+        assert said.startswith("error: ")
+        return said
+
+    assert "runs in" in refusal("start")
+    assert "say what to do" in refusal("strat")
+    assert "--nodes needs a number" in refusal("start", "--nodes", "many")
+    (tmp_path / "somebody's").write_text("")
+    assert "is not empty" in refusal("start", "--directory", str(tmp_path))
+    assert "too long" in refusal("start", "--directory", f"/tmp/{'x' * 90}")
+    assert "no cluster runs" in refusal("env", "--directory", str(tmp_path / "none"))
+    assert "no node 'n9'" in refusal("lose", "n9")
+
+
+def test_status_is_3_without_a_cluster(run_command, tmp_path):
+    done = run_command(["bash", LOCAL_CLUSTER, "status", "--directory", tmp_path / "none"])
+    assert done.returncode == 3
+    assert "no cluster" in done.stdout
+
+
+def test_a_lost_node_comes_back(second):
+    second.script("lose", "n3")
+    second.script("restore", "n3")
+    assert second.run("srun", "-w", "n3", "bash", "-c", "echo $SLURMD_NODENAME").split() == ["n3"]
+
+
+def test_stop_ends_jobs_and_leaves_nothing(cluster, second):
+    assert {"munged", "slurmctld", "slurmd"} <= set(processes_of(second.directory))
+    job = second.sbatch("--wrap", "srun -N2 sleep 300", "--nodes=2")
+    wait_until(lambda: job.state == "RUNNING", 30, "the job does not start")
+    second.script("stop")
+    assert not second.directory.exists()
+    assert processes_of(second.directory) == []
+    assert "n1" in cluster.script("status")
