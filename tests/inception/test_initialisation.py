@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import inception
+from inception.network import truncated_normal
 
 
 def test_the_seed_fixes_the_weights():
@@ -39,6 +40,17 @@ def test_inception_v3_has_the_deviations_of_its_authors():
     assert head.features[2].conv.weight.std().item() == pytest.approx(0.01 * cut, rel=0.02)
     assert head.classifier.weight.std().item() == pytest.approx(0.001 * cut, rel=0.02)
     assert network.classifier.bias.abs().sum() == 0
+
+
+def test_the_distribution_is_the_truncated_normal_one():
+    torch.manual_seed(0)
+    weight = torch.empty(64, 500)
+    truncated_normal(weight, 0.3)
+    reference = torch.empty(64, 500)
+    nn.init.trunc_normal_(reference, std=0.3, a=-0.6, b=0.6)
+    assert weight.abs().max() <= 0.6
+    levels = torch.linspace(0.02, 0.98, 25)
+    assert torch.allclose(weight.flatten().quantile(levels), reference.flatten().quantile(levels), atol=0.02)
 
 
 def test_normalisations_start_as_the_identity_and_everything_is_finite():
