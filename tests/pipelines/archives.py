@@ -107,7 +107,11 @@ def contents(root: Path) -> dict[str, str]:
     }
 
 
-def mpirun(ranks: int) -> list[str]:
-    """How tests start MPI ranks: of the openmpi that is installed with the `mpi` extra, on any number of cores."""
+def mpirun(ranks: int, scratch: Path) -> list[str]:
+    """How tests start MPI ranks: of the openmpi that is installed with the `mpi` extra, on any number of cores.
+
+    scratch: a directory of the test, for the memory that ranks share: those that are killed leave it behind.
+    """
     launcher = Path(sys.executable).parent / "mpirun"
-    return [str(launcher), "--allow-run-as-root", "--oversubscribe", "-n", str(ranks), sys.executable]
+    options = ["--allow-run-as-root", "--oversubscribe", "--mca", "btl_sm_backing_directory", str(scratch)]
+    return [str(launcher), *options, "-n", str(ranks), sys.executable]

@@ -357,14 +357,14 @@ def test_processes_and_mpi_ranks_make_the_same_bytes(imagenet, tmp_path: Path, r
     assert done.returncode == 0, done.stderr
     assert "15 train and 6 val images" in done.stdout
     for ranks in (2, 3):
-        done = run_command([*mpirun(ranks), str(SCRIPT), *options, "--output", tmp_path / f"mpi{ranks}"])
+        done = run_command([*mpirun(ranks, tmp_path), str(SCRIPT), *options, "--output", tmp_path / f"mpi{ranks}"])
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("prepared and checked") == 1
         assert contents(tmp_path / f"mpi{ranks}") == expected
     assert contents(tmp_path / "three") == expected
     options[6] = "beton"
     prepare(*options, "--output", tmp_path / "beton")
-    done = run_command([*mpirun(2), str(SCRIPT), *options, "--output", tmp_path / "mpi-beton"])
+    done = run_command([*mpirun(2, tmp_path), str(SCRIPT), *options, "--output", tmp_path / "mpi-beton"])
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "mpi-beton") == contents(tmp_path / "beton")
     assert "val.beton" in contents(tmp_path / "beton")
@@ -375,14 +375,14 @@ def test_a_failure_on_any_rank_ends_all_with_one_line(tmp_path: Path, run_comman
     (data / "train/cat/cat7.jpg").unlink()
     (data / "train/cat/cat7.jpg").symlink_to("nowhere.jpg")
     options = ["folder", data, "--to", "shards", "--shard-size", "5K", "--output"]
-    done = run_command([*mpirun(2), str(SCRIPT), *options, tmp_path / "out"], timeout=60)
+    done = run_command([*mpirun(2, tmp_path), str(SCRIPT), *options, tmp_path / "out"], timeout=60)
     assert done.returncode == 2
     assert done.stderr.count("error:") == 1
     assert "cat/cat7.jpg cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
     done = run_command([str(SCRIPT), *options, tmp_path / "two", "--workers", "2"], timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    done = run_command([*mpirun(2), str(SCRIPT), "folder", "--to", "nothing"], timeout=60)
+    done = run_command([*mpirun(2, tmp_path), str(SCRIPT), "folder", "--to", "nothing"], timeout=60)
     assert done.returncode == 2
     assert done.stderr.count("error:") == 1
 
@@ -392,7 +392,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, start_command, run_co
     data = write_folder(tmp_path / "in", each=40, size=(700, 700))
     options = ["folder", str(data), "--to", "shards", "--shard-size", "100K", "--quality", "60", "--output"]
     prepare(*options, tmp_path / "quiet")
-    start = [*mpirun(2), str(SCRIPT)] if launcher == "mpi" else [str(SCRIPT)]
+    start = [*mpirun(2, tmp_path), str(SCRIPT)] if launcher == "mpi" else [str(SCRIPT)]
     command = [*start, *options, str(tmp_path / "out"), *([] if launcher == "mpi" else ["--workers", "2"])]
     process = start_command(command)
     deadline = time.monotonic() + 60
@@ -477,7 +477,7 @@ def test_any_number_of_kills_at_any_time(tmp_path: Path, start_command, launcher
     data = write_folder(tmp_path / "in", each=60, size=(500, 500))
     options = ["folder", str(data), "--to", "beton", "--shard-size", "100K", "--quality", "60", "--output"]
     prepare(*options, tmp_path / "quiet")
-    start = [*mpirun(2), str(SCRIPT)] if launcher == "mpi" else [str(SCRIPT)]
+    start = [*mpirun(2, tmp_path), str(SCRIPT)] if launcher == "mpi" else [str(SCRIPT)]
     command = [*start, *options, str(tmp_path / "out"), *([] if launcher == "mpi" else ["--workers", "2"])]
     generator = np.random.default_rng(0)
     for _ in range(15):
