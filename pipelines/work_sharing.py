@@ -109,6 +109,7 @@ def mpi_ranks() -> "Ranks | None":
     except ImportError as error:
         raise DataError(f"mpi4py is needed to run on several processes ({error}): pip install -e '.[mpi]'") from None
     if not launched and MPI.COMM_WORLD.size == 1:
+        MPI.Finalize()  # it would leave shared memory behind
         raise DataError(
             "srun started processes that do not know each other: add --mpi=pmix (srun --mpi=list shows more)"
         )
