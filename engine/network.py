@@ -15,7 +15,7 @@ def build_network(config: Config, num_classes: int) -> Network:
 
     Raises NetworkError for an unknown network or weights that do not fit.
     """
-    given = {name: getattr(config.network, name) for name in ("auxiliary", "batch_norm", "dropout")}
+    given = {name: getattr(config.network, name) for name in ("auxiliary", "batch_norm", "dropout", "fuse")}
     options: dict[str, Any] = {"width": config.network.width}
     options |= {name: value for name, value in given.items() if value is not None}
     torch.manual_seed(config.run.seed)
