@@ -100,19 +100,16 @@ def mpi_ranks() -> "Ranks | None":
 
     DataError when there are several processes that do not know each other, or mpi4py is missing.
     """
-    launched = any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"))
-    several_on_slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    if not launched and not several_on_slurm:
+    if not any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMIX_RANK")):
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+            raise DataError(
+                "srun started processes that do not know each other: add --mpi=pmix (srun --mpi=list shows more)"
+            )
         return None
     try:
         from mpi4py import MPI
     except ImportError as error:
         raise DataError(f"mpi4py is needed to run on several processes ({error}): pip install -e '.[mpi]'") from None
-    if not launched and MPI.COMM_WORLD.size == 1:
-        MPI.Finalize()  # it would leave shared memory behind
-        raise DataError(
-            "srun started processes that do not know each other: add --mpi=pmix (srun --mpi=list shows more)"
-        )
     return Ranks(MPI)
 
 
