@@ -177,20 +177,20 @@ class _WindowEnds(Exception):
 
 def run_steps(trainer: Trainer, steps: int) -> None:
     """So many steps of the trainer's own loop, over epochs as they come."""
-    last, advance = trainer.step + steps, trainer.monitor.advance
+    last, advance = trainer.state.step + steps, trainer.monitor.advance
     trainer._last_save = time.monotonic()
 
     def advance_until(*arguments: Any) -> None:
         advance(*arguments)
-        if trainer.step == last:
+        if trainer.state.step == last:
             raise _WindowEnds
 
     trainer.monitor.advance = advance_until  # type: ignore[method-assign]
     try:
         while True:
-            trainer._train_epoch(trainer.samples_seen // trainer.loader.plan.samples)
+            trainer._train_epoch(trainer.state.samples_seen // trainer.loader.plan.samples)
     except _WindowEnds:
-        trainer.loader.load_state_dict({"samples_seen": trainer.samples_seen})
+        trainer.loader.load_state_dict({"samples_seen": trainer.state.samples_seen})
         trainer.recent.clear()
     finally:
         trainer.monitor.advance = advance  # type: ignore[method-assign]
@@ -199,7 +199,7 @@ def run_steps(trainer: Trainer, steps: int) -> None:
 def _empty_loop(trainer: Trainer, steps: int, windows: int) -> list[float]:
     """Seconds a step of the loop with forward, backward and update left out."""
     values = torch.zeros(2, device=trainer.strategy.device)
-    trainer.train_step.accumulate = lambda images, labels: None  # type: ignore[method-assign]
+    trainer.train_step.accumulate = lambda *batch: None  # type: ignore[method-assign]
     trainer.train_step.update = lambda measure=False: (values, None)  # type: ignore[method-assign]
     found = []
     for _ in range(windows + 1):

@@ -137,7 +137,7 @@ def main(arguments: Sequence[str]) -> int:
             started = _clock()
             trainer.run()
             seconds = _clock() - started
-        _add_rows(result, meter, trainer.step, seconds, options.network)
+        _add_rows(result, meter, trainer.state.step, seconds, options.network)
     result.print(("microseconds_a_step",))
     result.save(options.output)
     return 0

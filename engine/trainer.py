@@ -3,17 +3,14 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.checkpoint import load_checkpoint
 from engine.checkpointer import Checkpointer
 from engine.compilation import RecompileWatch, compile_ahead, compiled, prepare_compiler
-from engine.config import Config, ConfigError, config_from_dict
+from engine.config import Config
 from engine.confusion import Findings
 from engine.data import evaluation_loader, open_splits, training_loader
 from engine.ema import Ema
@@ -29,6 +26,7 @@ from engine.preemption import StopRequest
 from engine.profiling import StepProfiler, phase_fractions
 from engine.recalibration import recalibrate
 from engine.run_directory import RunDirectory, check_same_run
+from engine.run_state import RunState
 from engine.step import Scorer, TrainStep, build_objective
 from engine.strategy import create_strategy, make_deterministic, use_bf16
 from engine.watchdog import Watchdog, record_collectives
@@ -43,14 +41,11 @@ class Trainer:
     def __init__(self, config: Config, environment: Environment):
         self.config = config
         self.directory = RunDirectory(config.run.dir)
-        self._started = time.monotonic()
         if environment.rank == 0:
             self.directory.prepare(config.run.resume)
         self._keep_global_batch()
         self._stop = StopRequest(PREEMPTED)
         train, val = open_splits(config.data, progress=environment.local_rank == 0)
-        self.classes = list(train.classes)
-
         self.network = build_network(config, len(train.classes))
         record_collectives(self.directory.stacks)
         self.strategy = create_strategy(environment, config.strategy)
@@ -68,11 +63,17 @@ class Trainer:
         )
         self._build_step()
 
-        self.step = 0
-        self.samples_seen = 0
-        self.best_top1 = -1.0
-        self._seconds_before = 0.0
         self.recent = RecentSteps(config.monitor.every_steps, self.strategy)
+        self.state = RunState(
+            config,
+            self.network,
+            self.ema,
+            self.strategy,
+            self.recent,
+            list(train.classes),
+            len(train),
+            self.loader.plan.samples,
+        )
         self.hardware = Hardware(self.strategy)
         self.profiler = StepProfiler(config.profile, self.directory.path / "profile", self.strategy, self.monitor.say)
         self.checkpointer = Checkpointer(self.directory.checkpoints, config.checkpoint.keep, self._report_disk)
@@ -113,13 +114,13 @@ class Trainer:
             self._introduce()
             if config.compile.enabled:
                 self._compile()
-            self.monitor.begin(config.schedule.epochs * plan.batches, self.step, config.schedule.epochs)
+            self.monitor.begin(config.schedule.epochs * plan.batches, self.state.step, config.schedule.epochs)
             self._stop.begin()
             self._last_save = time.monotonic()
             status = "completed"
-            for epoch in range(self.samples_seen // plan.samples, config.schedule.epochs):
+            for epoch in range(self.state.samples_seen // plan.samples, config.schedule.epochs):
                 stopped = self._train_epoch(epoch)
-                if not stopped or self.samples_seen == (epoch + 1) * plan.samples:
+                if not stopped or self.state.samples_seen == (epoch + 1) * plan.samples:
                     reached = self._end_epoch(epoch)
                     status = "target" if reached else status
                 if stopped and status == "completed":
@@ -134,32 +135,34 @@ class Trainer:
         self.network.train()
         self.loader.resolution = self.sizes[epoch]
         batches = iter(self.loader)
-        self._window_started, self._waited, first_step = time.monotonic(), 0.0, self.step
-        self._epoch_started, self._epoch_from = self._window_started, self.samples_seen
+        self._window_started, self._waited, first_step = time.monotonic(), 0.0, self.state.step
+        self._epoch_started, self._epoch_from = self._window_started, self.state.samples_seen
         timed = min(config.monitor.every_steps, plan.batches) // 2 if self.strategy.is_main else -1
-        while self.samples_seen < (epoch + 1) * plan.samples:
-            lr = learning_rate(self.step, plan.batches, self.batching.global_batch, config.schedule, config.optimizer)
+        while self.state.samples_seen < (epoch + 1) * plan.samples:
+            lr = learning_rate(
+                self.state.step, plan.batches, self.batching.global_batch, config.schedule, config.optimizer
+            )
             self.strategy.set_learning_rate(lr)
             if self.recent.count == timed:
                 self.train_step.clock.begin()
-            self.train_step.begin(key(config.run.seed, self.step, self.strategy.rank) >> 1)
+            self.train_step.begin(key(config.run.seed, self.state.step, self.strategy.rank) >> 1)
             for _ in range(self.batching.micro_batches):
                 batch = self._next_batch(batches)
                 self.watchdog.begin("computing a training step")
                 self.train_step.accumulate(batch.images, batch.labels, batch.augmentation)
-            self.step += 1
-            self.samples_seen += plan.global_batch
-            at_epoch_end = self.samples_seen == (epoch + 1) * plan.samples
-            row_is_due = at_epoch_end or self.step % config.monitor.every_steps == 0
+            self.state.step += 1
+            self.state.samples_seen += plan.global_batch
+            at_epoch_end = self.state.samples_seen == (epoch + 1) * plan.samples
+            row_is_due = at_epoch_end or self.state.step % config.monitor.every_steps == 0
             values, gradient_norm = self.train_step.update(measure=row_is_due)
             self.recent.add(values)
             if self.ema is not None:
-                self.ema.update(self.step)
+                self.ema.update(self.state.step)
             self.monitor.advance(epoch)
-            self.profiler.step(self.step)
+            self.profiler.step(self.state.step)
             if row_is_due:
-                self._record_row(lr, self.step - first_step, gradient_norm)
-                first_step = self.step
+                self._record_row(lr, self.state.step - first_step, gradient_norm)
+                first_step = self.state.step
             stop, save = self.strategy.any((self._stop.requested, self._save_is_due()))
             if not at_epoch_end and (stop or save):
                 self._save()
@@ -171,7 +174,7 @@ class Trainer:
         """Compiles training and evaluation for every image size to come, before the first step."""
         started = time.monotonic()
         sizes = (
-            sorted(set(self.sizes[self.samples_seen // self.loader.plan.samples :]))
+            sorted(set(self.sizes[self.state.samples_seen // self.loader.plan.samples :]))
             if self.strategy.can_discard
             else []
         )
@@ -187,7 +190,7 @@ class Trainer:
             self.score(batch.images, batch.labels)
         seconds = time.monotonic() - started
         self.recompiles = RecompileWatch()
-        self.monitor.record("event", **self._position(), event="compiled", sizes=sizes, seconds=round(seconds, 1))
+        self.monitor.record("event", **self.state.position(), event="compiled", sizes=sizes, seconds=round(seconds, 1))
         self.monitor.say(f"compiled in {seconds:.0f} s")
 
     def _black(self, count: int, size: int, loader: Loader) -> Batch:
@@ -202,7 +205,7 @@ class Trainer:
     def _report_recompiles(self) -> None:
         causes, self.recompiles.causes = self.recompiles.causes, []
         for cause in causes:
-            self.monitor.record("event", **self._position(), event="recompiled", reason=cause)
+            self.monitor.record("event", **self.state.position(), event="recompiled", reason=cause)
         if causes:
             self.monitor.say(f"torch.compile had to compile {len(causes)} graphs again in this epoch: {causes[0]}")
 
@@ -241,16 +244,16 @@ class Trainer:
         with self.ema.applied() if self.ema else torch.no_grad():
             if self.ema and self.config.ema.recalibrate:
                 self._recalibrate()
-            findings = Findings(len(self.classes), self.strategy)
+            findings = Findings(self.network.num_classes, self.strategy)
             result = evaluate(self._score_batch, self.val_loader, self.evaluation_batch, self.strategy, findings)
             self._report_substitutions(self.val_loader)
-            if result["top1"] > self.best_top1:
-                self.best_top1 = result["top1"]
+            if result["top1"] > self.state.best_top1:
+                self.state.best_top1 = result["top1"]
                 if self.strategy.is_main:
                     self.checkpointer.save_best(
-                        self.directory.best_weights, self.network.state_dict(), self._metadata()
+                        self.directory.best_weights, self.network.state_dict(), self.state.metadata()
                     )
-        row = {**self._position(), **result, "seconds": round(time.monotonic() - started, 3)}
+        row = {**self.state.position(), **result, "seconds": round(time.monotonic() - started, 3)}
         self.monitor.record("eval", **row)
         self.monitor.keep_findings(findings, self.val_loader.dataset, row)
         return result["top1"]
@@ -260,7 +263,7 @@ class Trainer:
         self.loader.set_epoch(0)
         forward = self.scorer.probabilities
         recalibrate(self.network, forward, self.loader, self.config.ema.recalibrate, self.strategy)
-        self.loader.load_state_dict({"samples_seen": self.samples_seen})
+        self.loader.load_state_dict({"samples_seen": self.state.samples_seen})
 
     @contextlib.contextmanager
     def _closing(self) -> Iterator[None]:
@@ -281,20 +284,22 @@ class Trainer:
     def _end(self, status: str) -> int:
         self.checkpointer.wait()
         if status == "preempted":
-            self.monitor.record("event", **self._position(), event="preempted")
+            self.monitor.record("event", **self.state.position(), event="preempted")
             self.monitor.report()
-            self.monitor.say(f"asked to stop: saved at step {self.step}; the same command continues from here")
+            self.monitor.say(f"asked to stop: saved at step {self.state.step}; the same command continues from here")
             return PREEMPTED
-        target = self._seconds() if status == "target" else None
+        target = self.state.seconds if status == "target" else None
         self.monitor.record(
-            "end", **self._position(), reason=status, best_top1=self.best_top1, seconds_to_target=target
+            "end", **self.state.position(), reason=status, best_top1=self.state.best_top1, seconds_to_target=target
         )
         self.monitor.report()
         wanted = self.config.run.target_top1
         if status == "target":
             self.monitor.say(f"target of {wanted:g}% top-1 reached after {target:.0f} s")
         elif wanted is not None:
-            self.monitor.say(f"all epochs done without reaching {wanted:g}% top-1; the best was {self.best_top1:.2f}%")
+            self.monitor.say(
+                f"all epochs done without reaching {wanted:g}% top-1; the best was {self.state.best_top1:.2f}%"
+            )
         self.monitor.say(f"done: the best weights are in {self.directory.best_weights}")
         return DONE
 
@@ -324,29 +329,14 @@ class Trainer:
         for line in refused:
             self.monitor.say(line)
         if path is not None:
-            self._load(path)
-            self.monitor.say(f"resumed from {path} at step {self.step}")
+            self.state.load(path)
+            self.monitor.say(f"resumed from {path} at step {self.state.step}")
         if self.strategy.is_main:
             self.directory.describe(self.config)
-            self.directory.metrics.rewind(self.step)
+            self.directory.metrics.rewind(self.state.step)
         if path is not None:
-            self.monitor.record("event", **self._position(), event="resumed")
-        self.loader.load_state_dict({"samples_seen": self.samples_seen})
-
-    def _load(self, path: Path) -> None:
-        state = load_checkpoint(path)
-        check_same_run(self.config, config_from_dict(state["config"]), path)
-        if state["metadata"]["classes"] != self.classes or state["dataset_size"] != len(self.loader.dataset):
-            raise ConfigError(
-                f"{path} was trained on another dataset (classes or number of images): choose another --run.dir"
-            )
-        self.network.load_state_dict(state["network"])
-        if self.ema is not None and state["ema"] is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.strategy.load_optimizer_state(state["optimizer"])
-        self.step, self.samples_seen = state["step"], state["samples_seen"]
-        self.best_top1, self._seconds_before = state["best_top1"], state["seconds"]
-        self.recent.load(state["recent"])
+            self.monitor.record("event", **self.state.position(), event="resumed")
+        self.loader.load_state_dict({"samples_seen": self.state.samples_seen})
 
     def _save_is_due(self) -> bool:
         return time.monotonic() - self._last_save >= self.config.checkpoint.every_seconds
@@ -354,27 +344,10 @@ class Trainer:
     def _save(self) -> None:
         """Every rank takes part; the first one writes, in the background."""
         recent = self._finite_means(self.recent)
-        optimizer = self.strategy.optimizer_state()
+        state = self.state.to_dict(recent)
         self._last_save = time.monotonic()
-        if not self.strategy.is_main:
-            return
-        state = {
-            "metadata": self._metadata(),
-            "network": self.network.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
-            "optimizer": optimizer,
-            "step": self.step,
-            "samples_seen": self.samples_seen,
-            "best_top1": self.best_top1,
-            "seconds": self._seconds(),
-            "recent": recent,
-            "dataset_size": len(self.loader.dataset),
-            "config": self.config.to_dict(),
-        }
-        self.checkpointer.save(self.step, state)
-
-    def _metadata(self) -> dict[str, Any]:
-        return {**self.network.metadata(), "classes": self.classes}
+        if self.strategy.is_main:
+            self.checkpointer.save(self.state.step, state)
 
     # ---- what a person sees -----------------------------------------------------------------------------------------
 
@@ -386,7 +359,8 @@ class Trainer:
         dataset = self.config.data.path or "the embedded sample (a part of CIFAR-10; --data.path names another dataset)"
         self.monitor.say(
             f"training {self.network.name} ({count / 1e6:.2f} M parameters) on {dataset}: {len(self.loader.dataset):,} images "
-            f"of {len(self.classes)} classes, global batch {self.batching.global_batch}, {self.config.schedule.epochs} epochs"
+            f"of {self.network.num_classes} classes, global batch {self.batching.global_batch}, "
+            f"{self.config.schedule.epochs} epochs"
         )
         self.monitor.say(
             f"on {self.strategy.device.type}, {ranks}, {self.loader.backend} decoding ({self.loader.reason}); "
@@ -402,13 +376,15 @@ class Trainer:
         exchange = self.strategy.exchange_seconds() if phases else None
         self.monitor.record(
             "train",
-            **self._position(),
+            **self.state.position(),
             loss=sum(loss for loss, _ in means) / len(means),
             top1=100 * sum(right for _, right in means) / len(means),
             lr=lr,
             gradient_norm=float(gradient_norm) if gradient_norm is not None else None,
             images_per_second=round(steps * self.batching.global_batch / elapsed, 1),
-            images_per_second_epoch=round((self.samples_seen - self._epoch_from) / (now - self._epoch_started), 1),
+            images_per_second_epoch=round(
+                (self.state.samples_seen - self._epoch_from) / (now - self._epoch_started), 1
+            ),
             seconds=round(elapsed, 4),
             data_wait_fraction=round(waiting, 4),
             **phase_fractions(phases, exchange, elapsed / steps, waiting),
@@ -422,7 +398,7 @@ class Trainer:
         means = recent.means()
         bad = first_not_finite(means)
         if bad is not None:
-            step = self.step - len(means) + bad
+            step = self.state.step - len(means) + bad
             plan, config = self.loader.plan, self.config
             lr = learning_rate(step, plan.batches, self.batching.global_batch, config.schedule, config.optimizer)
             raise TrainingFailed(
@@ -431,28 +407,15 @@ class Trainer:
             )
         return means
 
-    def _position(self) -> dict[str, Any]:
-        epoch = self.samples_seen / self.loader.plan.samples
-        return {
-            "step": self.step,
-            "epoch": round(epoch, 4),
-            "samples": self.samples_seen,
-            "time": round(self._seconds(), 3),
-        }
-
-    def _seconds(self) -> float:
-        """Seconds this run has taken, interruptions left out."""
-        return self._seconds_before + time.monotonic() - self._started
-
     def _report_substitutions(self, loader: Loader) -> None:
         found = [entry for entries in self.strategy.gather(list(loader.substitutions)) for entry in entries]
         for name, reason in found:
-            self.monitor.record("event", **self._position(), event="unreadable", sample=name, reason=reason)
+            self.monitor.record("event", **self.state.position(), event="unreadable", sample=name, reason=reason)
         if found:
             name, reason = found[0]
             more = f" and {len(found) - 1} more, listed in metrics.jsonl" if len(found) > 1 else ""
             self.monitor.say(f"{len(found)} images could not be read and were replaced: {name} ({reason}){more}")
 
     def _report_disk(self, event: str, text: str) -> None:
-        self.monitor.record("event", **self._position(), event=event, reason=text)
+        self.monitor.record("event", **self.state.position(), event=event, reason=text)
         self.monitor.say(text)

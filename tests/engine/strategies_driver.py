@@ -99,7 +99,7 @@ def build(run: Path, case: dict, environment) -> Trainer:
 
 def run_to(trainer: Trainer, step: int) -> None:
     def advance(*_) -> None:
-        if trainer.step == step:
+        if trainer.state.step == step:
             raise Reached
 
     trainer.monitor.advance = advance
@@ -113,8 +113,8 @@ def run_to(trainer: Trainer, step: int) -> None:
 def load(trainer: Trainer, path: Path) -> dict:
     """What differs after loading, what is read next, and the weights a few steps later."""
     expected = load_checkpoint(path)
-    trainer._load(path)
-    trainer.loader.load_state_dict({"samples_seen": trainer.samples_seen})
+    trainer.state.load(path)
+    trainer.loader.load_state_dict({"samples_seen": trainer.state.samples_seen})
     differences = []
     differences += unequal("network", trainer.network.state_dict(), expected["network"])
     differences += unequal("ema", trainer.ema.state_dict(), expected["ema"])
@@ -123,10 +123,10 @@ def load(trainer: Trainer, path: Path) -> dict:
         differences.append(f"optimizer names {sorted(set(state) ^ set(expected['optimizer']))[:3]}")
     for name, values in expected["optimizer"].items():
         differences += unequal(f"optimizer {name}", state.get(name, {}), values)
-    if (trainer.step, trainer.samples_seen) != (expected["step"], expected["samples_seen"]):
-        differences.append(f"position {trainer.step}, {trainer.samples_seen}")
+    if (trainer.state.step, trainer.state.samples_seen) != (expected["step"], expected["samples_seen"]):
+        differences.append(f"position {trainer.state.step}, {trainer.state.samples_seen}")
     indices = [index for part in trainer.strategy.gather(next(iter(trainer.loader)).indices.tolist()) for index in part]
-    trainer.loader.load_state_dict({"samples_seen": trainer.samples_seen})
+    trainer.loader.load_state_dict({"samples_seen": trainer.state.samples_seen})
     run_to(trainer, STEPS + MORE)
     return {"differences": differences, "indices": indices, "later": fingerprint(trainer)}
 
@@ -158,7 +158,7 @@ def write(path: Path, value: dict, trainer: Trainer) -> None:
 
 
 def wait_for(path: Path) -> None:
-    give_up = time.monotonic() + 240
+    give_up = time.monotonic() + 800
     while not path.exists():
         if time.monotonic() > give_up:
             raise TimeoutError(path)
