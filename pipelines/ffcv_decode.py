@@ -35,7 +35,7 @@ JOB = np.dtype(
     ]
 )
 IS_JPEG, IS_RAW, IS_OTHER = range(3)  # the kinds: a JPEG, RGB pixels, what this decoder leaves to another
-_RGBA = np.int32(7)  # TJPF_RGBA; its alpha is always written as 255
+_RGB = np.int32(0)  # TJPF_RGB
 _STOP_ON_WARNING = np.int32(8192)  # TJFLAG_STOPONWARNING
 _WORTH_STOPPING = 16  # lines below the box from which on it pays to stop before them
 
@@ -66,7 +66,7 @@ _read.argtypes, _read.restype = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t,
 
 
 class Scratch(NamedTuple):
-    """What one thread works in. handle: of its libjpeg-turbo decompressor; bytes: encoded; pixels: RGBA, flat; row, line
+    """What one thread works in. handle: of its libjpeg-turbo decompressor; bytes: encoded; pixels: RGB, flat; row, line
     and the rest: see `ffcv_resize`."""
 
     handle: np.uintp
@@ -78,6 +78,7 @@ class Scratch(NamedTuple):
     starts_x: NDArray[np.int64]
     weights_y: NDArray[np.uint16]
     weights_x: NDArray[np.uint16]
+    lanes: NDArray[np.uint16]
 
 
 class Decoder:
@@ -88,7 +89,7 @@ class Decoder:
         if not handle:
             raise MemoryError("libjpeg-turbo has no memory for a decompressor")
         byte, short, number = np.empty(0, np.uint8), np.empty(0, np.uint16), np.empty(0, np.int64)
-        self._scratch = Scratch(np.uintp(handle), byte, byte, short, byte, number, number, short, short)
+        self._scratch = Scratch(np.uintp(handle), byte, byte, short, byte, number, number, short, short, short)
         self.close = weakref.finalize(self, _turbojpeg.tjDestroy, handle)
         """Free the decompressor; the decoder cannot be used again."""
 
@@ -109,13 +110,14 @@ class Decoder:
             taps_y, taps_x = most_taps(height, size), most_taps(width, size) + 1
             needs = {
                 "bytes": int(ours["size"].max()),
-                "pixels": 4 * int((ours["width"].astype(np.int64) * ours["height"]).max()),
-                "row": 4 * (width + taps_x),  # read to the end of the last pair, beyond the box, at weight zero
+                "pixels": 3 * int((ours["width"].astype(np.int64) * ours["height"]).max()),
+                "row": 3 * (width + taps_x) + 2,  # read to the end of the last pair, beyond the box, at weight zero
                 "line": 3 * size + 1,
                 "starts_y": size,
                 "starts_x": size,
                 "weights_y": size * taps_y,
-                "weights_x": 4 * size * taps_x,
+                "weights_x": size * taps_x,
+                "lanes": 4 * size * taps_x,
             }
             small = {name: need for name, need in needs.items() if len(getattr(self._scratch, name)) < need}
             grown: dict[str, Any] = {
@@ -131,17 +133,17 @@ def carry_out(file, jobs, out, failed, scratch):
     size = out.shape[1]
     for number in range(len(jobs)):
         job = jobs[number]
+        pixels, done = scratch.pixels, False
         if job.kind == IS_JPEG:
             done = _decode(file, job, scratch)
         elif job.kind == IS_RAW:
-            done = _expand(file, job, scratch)
-        else:
-            done = False
+            start = _find_pixels(file, job, scratch)
+            pixels, done = scratch.bytes[max(start, 0) :], start >= 0
         failed[number] = not done
         if done:
             target = out[number].reshape(-1)
             resize_box(
-                scratch.pixels, 4 * np.int64(job.width), job.left, job.top, job.box_width, job.box_height, job.flip,
+                pixels, 3 * np.int64(job.width), job.left, job.top, job.box_width, job.box_height, job.flip,
                 target, size, scratch,
             )  # fmt: skip
 
@@ -163,12 +165,13 @@ def _decode(file, job, scratch):
     ends = data[len(data) - 2] == 0xFF and data[len(data) - 1] == 0xD9
     if in_one_scan and ends and height - lines >= _WORTH_STOPPING:
         # Told that the image is no higher, the decoder stops there. It then warns of the bytes left, so that success
-        # shows in the last pixel written: any other warning comes, and stops it, before that.
+        # shows in the last pixel written: any other warning comes, and stops it, before that. An image that happens to have
+        # the colour looked for is done by the other decoder.
         data[frame + 5], data[frame + 6] = lines >> 8, lines & 0xFF
-        last = 4 * lines * job.width - 1
-        pixels[last] = 0
+        end = 3 * lines * job.width
+        pixels[end - 3], pixels[end - 2], pixels[end - 1] = 251, 1, 249
         _decompressed(data, job.width, lines, scratch)
-        return pixels[last] == 255
+        return pixels[end - 3] != 251 or pixels[end - 2] != 1 or pixels[end - 1] != 249
     return _decompressed(data, job.width, height, scratch) == 0
 
 
@@ -178,7 +181,7 @@ def _decompressed(data, width, height, scratch):
     pitch = np.int32(0)  # none beyond the pixels
     return _decompress(
         scratch.handle, data.ctypes.data, np.uint64(len(data)), scratch.pixels.ctypes.data,
-        np.int32(width), pitch, np.int32(height), _RGBA, _STOP_ON_WARNING,
+        np.int32(width), pitch, np.int32(height), _RGB, _STOP_ON_WARNING,
     )  # fmt: skip
 
 
@@ -207,17 +210,13 @@ def _find_frame(data):
 
 
 @compiled
-def _expand(file, job, scratch):
-    """Read the box's lines of RGB pixels to their place in scratch.pixels, as RGBA; whether the file holds them."""
-    first = np.int64(job.width) * job.top
-    count = np.int64(job.width) * job.box_height
-    place = np.int64(job.place) + 3 * first
-    data, pixels = scratch.bytes[: 3 * count], scratch.pixels
+def _find_pixels(file, job, scratch):
+    """Where in scratch.bytes an image of RGB pixels begins, its box's lines read from the file; -1 if they are not
+    there."""
     if file < 0:
-        data = scratch.bytes[place : place + 3 * count]
-    elif _read(np.int32(file), data.ctypes.data, np.uint64(3 * count), place) != 3 * count:
-        return False
-    for pixel in range(count):
-        at = 4 * (first + pixel)
-        pixels[at], pixels[at + 1], pixels[at + 2] = data[3 * pixel], data[3 * pixel + 1], data[3 * pixel + 2]
-    return True
+        return np.int64(job.place)
+    first = 3 * np.int64(job.width) * job.top
+    data = scratch.bytes[first : first + 3 * np.int64(job.width) * job.box_height]
+    if _read(np.int32(file), data.ctypes.data, np.uint64(len(data)), np.int64(job.place) + first) != len(data):
+        return np.int64(-1)
+    return np.int64(0)

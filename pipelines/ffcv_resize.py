@@ -1,8 +1,8 @@
 """An antialiased bilinear resize of a box, compiled by numba: what FFCV's pipelines lack, as fast as their decoder.
 
 The triangle filter of Pillow and torch, separable, in fixed point. Columns are blended first, into one row of 16-bit
-values (8 bits of fraction); then each output pixel is a weighted sum of neighbours in that row, two at a time, all four
-channels at once. Pixels are RGBA on the way in, so that one load fills a vector, and RGB on the way out.
+values (8 bits of fraction); then each output pixel is a weighted sum of neighbours in that row, two pixels with all their
+channels in one vector.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ compiled = njit(nogil=True, error_model="numpy", cache=True)
 
 
 class _Lanes(types.Type):
-    """Eight unsigned 16-bit numbers in one vector register: two RGBA pixels."""
+    """Eight unsigned 16-bit numbers in one vector register: two RGB pixels, and two numbers that do not count."""
 
     def __init__(self) -> None:
         super().__init__(name="Lanes")
@@ -78,11 +78,13 @@ def _store_pixel(typing_context, lanes, out, at):
     def generate(context, builder, signature, arguments):
         lanes, out, at = arguments
 
-        def half(first):
-            mask = ir.Constant(_vector(4, 32), list(range(first, first + 4)))
+        def chosen(*places):
+            mask = ir.Constant(_vector(4, 32), places)
             return builder.shuffle_vector(lanes, ir.Constant(_vector(8, 16), ir.Undefined), mask)
 
-        total = builder.add(builder.add(half(0), half(4)), ir.Constant(_vector(4, 16), [_ROUND] * 4))
+        total = builder.add(
+            builder.add(chosen(0, 1, 2, 6), chosen(3, 4, 5, 7)), ir.Constant(_vector(4, 16), [_ROUND] * 4)
+        )
         pixel = builder.trunc(builder.lshr(total, ir.Constant(_vector(4, 16), [8] * 4)), _vector(4, 8))
         builder.store(pixel, _pointer(context, builder, signature.args[1], out, at, pixel.type), align=1)
         return context.get_dummy_value()
@@ -97,8 +99,8 @@ def most_taps(size, wanted):
 
 
 @compiled
-def _fill_weights(size, wanted, one, flip, taps, copies, starts, weights):
-    """Where each output pixel's neighbours start, and their weights times `one`, `copies` of each, zero beyond them.
+def _fill_weights(size, wanted, one, flip, taps, starts, weights):
+    """Where each output pixel's neighbours start, and their weights times `one`, `taps` of them, zero at the end.
 
     Rounded so that the weights of a pixel always add up to `one` (Pillow's Resample.c gives the support and centres).
     """
@@ -118,9 +120,18 @@ def _fill_weights(size, wanted, one, flip, taps, copies, starts, weights):
             if low + tap < high:
                 so_far += max(1.0 - abs((low + tap + 0.5 - centre) / reach), 0.0) / total
                 upto = int(so_far * one + 0.5)
-            for copy in range(copies):
-                weights[(at * taps + tap) * copies + copy] = upto - done
+            weights[at * taps + tap] = upto - done
             done = upto
+
+
+@compiled
+def _spread(weights, count, lanes):
+    """Each pair of weights as a vector: one for the three channels of its pixel, the other for the next pixel's."""
+    for pair in range(count // 2):
+        for channel in range(3):
+            lanes[8 * pair + channel] = weights[2 * pair]
+            lanes[8 * pair + channel + 3] = weights[2 * pair + 1]
+        lanes[8 * pair + 6] = lanes[8 * pair + 7] = 0
 
 
 @compiled
@@ -146,34 +157,35 @@ def _blend_row(row, starts, weights, pairs, out, at, count):
     """Writes `count` RGB pixels from out[at] on, and one byte more."""
     if pairs == 1:  # enlarging; without the inner loop this is half as fast again
         for x in range(count):
-            _store_pixel(_weighted(row, np.uintp(4 * starts[x]), weights, np.uintp(8 * x)), out, np.uintp(at + 3 * x))
+            _store_pixel(_weighted(row, np.uintp(3 * starts[x]), weights, np.uintp(8 * x)), out, np.uintp(at + 3 * x))
         return
     for x in range(count):
-        start, first_weight = np.uintp(4 * starts[x]), np.uintp(8 * pairs * x)
+        start, first_weight = np.uintp(3 * starts[x]), np.uintp(8 * pairs * x)
         lanes = _weighted(row, start, weights, first_weight)
         for pair in range(1, pairs):
-            step = np.uintp(8 * pair)
-            lanes = _plus(lanes, _weighted(row, start + step, weights, first_weight + step))
+            next_pair = _weighted(row, start + np.uintp(6 * pair), weights, first_weight + np.uintp(8 * pair))
+            lanes = _plus(lanes, next_pair)
         _store_pixel(lanes, out, np.uintp(at + 3 * x))
 
 
 @compiled
 def resize_box(pixels, pitch, left, top, width, height, flip, out, size, scratch):
-    """Blend the box (left, top, width, height in pixels) of an RGBA image into out, uint8 (3 * size * size,), as `size`
+    """Blend the box (left, top, width, height in pixels) of an RGB image into out, uint8 (3 * size * size,), as `size`
     lines of `size` RGB pixels, mirrored left to right when `flip`.
 
     pixels: uint8, flat, lines `pitch` bytes apart; scratch: `ffcv_decode.Scratch`.
     """
     taps, pairs = most_taps(height, size), (most_taps(width, size) + 1) // 2
-    _fill_weights(height, size, _ONE_Y, False, taps, 1, scratch.starts_y, scratch.weights_y)
-    _fill_weights(width, size, _ONE_X, flip, 2 * pairs, 4, scratch.starts_x, scratch.weights_x)
+    _fill_weights(height, size, _ONE_Y, False, taps, scratch.starts_y, scratch.weights_y)
+    _fill_weights(width, size, _ONE_X, flip, 2 * pairs, scratch.starts_x, scratch.weights_x)
+    _spread(scratch.weights_x, 2 * pairs * size, scratch.lanes)
     for y in range(size):
         start = scratch.starts_y[y]
-        at = (top + start) * pitch + 4 * left
+        at = (top + start) * pitch + 3 * left
         lines = min(taps, height - start)
-        _blend_columns(pixels, at, pitch, 4 * width, lines, scratch.weights_y, y * taps, scratch.row)
+        _blend_columns(pixels, at, pitch, 3 * width, lines, scratch.weights_y, y * taps, scratch.row)
         if y < size - 1:
-            _blend_row(scratch.row, scratch.starts_x, scratch.weights_x, pairs, out, 3 * size * y, size)
+            _blend_row(scratch.row, scratch.starts_x, scratch.lanes, pairs, out, 3 * size * y, size)
     # Of the last line the byte too many would lie beyond the image.
-    _blend_row(scratch.row, scratch.starts_x, scratch.weights_x, pairs, scratch.line, 0, size)
+    _blend_row(scratch.row, scratch.starts_x, scratch.lanes, pairs, scratch.line, 0, size)
     out[3 * size * (size - 1) :] = scratch.line[: 3 * size]
