@@ -20,6 +20,7 @@ ReadAt = Callable[[int, int], bytes]  # (offset, count) -> up to count bytes
 _WINDOW = 4096  # one read of this size holds the whole header of most photos
 _ORIENTATION_TAG = 0x0112
 _MOST_GARBAGE = 65536  # bytes between segments before a JPEG counts as corrupt
+_MOST_PIXELS = 178_956_970  # where Pillow refuses an image as a decompression bomb: 512 MiB of pixels
 _LARGEST_SIDE = 65535  # what a JPEG can say, and what an index entry holds
 
 
@@ -132,6 +133,8 @@ def _frame(body: bytes, marker: int, orientation: int) -> Header:
 def _displayed(width: int, height: int, orientation: int, flags: Flag) -> Header:
     if max(width, height) > _LARGEST_SIDE:
         raise DataError(f"the image is {width} x {height} pixels; at most {_LARGEST_SIDE} a side are supported")
+    if width * height > _MOST_PIXELS:
+        raise DataError(f"the image is {width} x {height} pixels, more than the {_MOST_PIXELS:,} that are decoded")
     if orientation >= 5:  # 5..8 lie on their side
         width, height = height, width
     return Header(width, height, orientation, flags)
