@@ -35,6 +35,7 @@ from benchmarks.measure import Window, alternate
 from benchmarks.results import RESULTS, Result
 from benchmarks.summaries import paired_ratio
 from engine.config import load_config
+from engine.ddp import SYNC_BUFFERS
 from engine.failure import DONE, run_entry_point
 from engine.optimizers import create_optimizer
 from engine.trainer import Trainer
@@ -93,7 +94,10 @@ def _start(ranks: int, options: Any) -> dict[str, list[float]]:
         env.setdefault("GLOO_SOCKET_IFNAME", "lo")
         finished = subprocess.run(command, env=env, capture_output=True, text=True)
         if finished.returncode or not output.exists():
-            raise BenchmarkError(f"{ranks} ranks failed: {(finished.stderr.strip().splitlines() or ['?'])[0]}")
+            lines = [line for line in finished.stderr.splitlines() if line.startswith("error:")]
+            raise BenchmarkError(
+                f"{ranks} ranks failed: {(lines or finished.stderr.strip().splitlines() or ['?'])[-1]}"
+            )
         return json.loads(output.read_text())
 
 
@@ -149,7 +153,7 @@ class MinimalLoop:
         self.shift = trainer.objective.normalise.shift
         device_ids = [trainer.strategy.device.index] if trainer.strategy.device.type == "cuda" else None
         self.network = DistributedDataParallel(
-            network.train(), device_ids, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
+            network.train(), device_ids, gradient_as_bucket_view=True, static_graph=True, **{SYNC_BUFFERS: False}
         )
         self.batch = next(iter(trainer.loader))
         trainer.loader.load_state_dict({"samples_seen": 0})

@@ -21,9 +21,9 @@ from engine.strategy import Strategy
 from launch.environment import Environment
 
 # The same switch under its name before and since torch 2.14.
-_SYNC_BUFFERS = "forward_sync_buffers"
-if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
-    _SYNC_BUFFERS = "broadcast_buffers"
+SYNC_BUFFERS = "forward_sync_buffers"
+if SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
+    SYNC_BUFFERS = "broadcast_buffers"
 
 
 class DdpStrategy(Strategy):
@@ -61,7 +61,7 @@ class DdpStrategy(Strategy):
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
             # The first rank's statistics are the run's: they are shared when evaluation or a resumed run needs them.
-            **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
+            **{SYNC_BUFFERS: False},  # type: ignore[arg-type]
             # A static graph lets DDP order its buckets once; it cannot leave out exchanges, as accumulation wants.
             static_graph=batching.micro_batches == 1,
         )

@@ -22,10 +22,8 @@ def record_collectives(folder: Path) -> None:
     the user has set stay. Takes effect on process groups made later."""
     for name, value in (
         ("TORCH_FR_BUFFER_SIZE", "2000"),
-        ("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000"),  # its older name
         ("TORCH_NCCL_DUMP_ON_TIMEOUT", "1"),
         ("TORCH_FR_DUMP_TEMP_FILE", f"{folder}/nccl-rank-"),
-        ("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", f"{folder}/nccl-rank-"),
     ):
         os.environ.setdefault(name, value)
 

@@ -31,7 +31,7 @@ def arm() -> None:
         yield from batches
 
     def next_batch(self, batches):
-        return original(self, struck(batches) if self.step == step else batches)
+        return original(self, struck(batches) if self.state.step == step else batches)
 
     if os.environ["FAULT_RANK"] == os.environ.get("RANK", "0"):
         Trainer._next_batch = next_batch

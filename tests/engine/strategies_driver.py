@@ -149,7 +149,7 @@ def fingerprint(trainer: Trainer) -> dict:
 
 
 def saved(folder: Path) -> list[Path]:
-    return [list_checkpoints(run)[-1] for run in sorted(folder.glob("*/checkpoints"))]
+    return [found[-1] for run in sorted(folder.glob("*/checkpoints")) if (found := list_checkpoints(run))]
 
 
 def write(path: Path, value: dict, trainer: Trainer) -> None:

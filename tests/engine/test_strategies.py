@@ -21,6 +21,11 @@ DRIVER = "tests/engine/strategies_driver.py"
 STEPS, BATCH = 20, 32  # as in the driver
 BATCHING = Batching(global_batch=64, micro_batches=2, batch_size=16)
 
+VARIANTS = [
+    {"strategy": strategy, "stage": 2, "variant": variant}
+    for variant in ("accumulated", "compressed", "bf16")
+    for strategy in ("ddp", "deepspeed")
+]
 SAMPLE = {
     1: [{"strategy": "single"}, {"strategy": "deepspeed", "stage": 2}],
     2: [
@@ -28,11 +33,7 @@ SAMPLE = {
         {"strategy": "ddp", "compiled": True},
         {"strategy": "deepspeed", "stage": 0},
         {"strategy": "deepspeed", "stage": 2},
-        *(
-            {"strategy": strategy, "stage": 2, "variant": variant}
-            for variant in ("accumulated", "compressed", "bf16")
-            for strategy in ("ddp", "deepspeed")
-        ),
+        *VARIANTS,
     ],
 }
 WHOLE = {
@@ -44,18 +45,21 @@ WHOLE = {
     ]
     for ranks in (1, 2)
 }
+WHOLE[2] += VARIANTS
 
 
+@pytest.mark.timeout(900)
 def test_a_sample_of_the_matrix(start_torchrun, tmp_path):
     check_matrix(start_torchrun, tmp_path, SAMPLE, {})
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_the_whole_matrix_compiled_by_inductor(start_torchrun, tmp_path):
     check_matrix(start_torchrun, tmp_path, WHOLE, {"DRIVER_INDUCTOR": "1"}, timeout=3000)
 
 
-def check_matrix(start_torchrun, folder: Path, cases: dict[int, list[dict]], env: dict[str, str], timeout=280):
+def check_matrix(start_torchrun, folder: Path, cases: dict[int, list[dict]], env: dict[str, str], timeout=800):
     """Every case on its number of ranks; then each loads what all of them saved."""
     env = env | {"PYTHONPATH": str(Path(__file__).parents[2])}
     jobs = [
