@@ -185,7 +185,8 @@ class DaliLoader(Loader):
         if handle.odd:
             images = self._merged(task, handle, images)
         assert images is not None
-        return Batch(images, handle.labels.to(self.device), handle.indices), list(failures.values())
+        labels = handle.labels.pin_memory() if self._on_gpu else handle.labels
+        return Batch(images, labels.to(self.device, non_blocking=True), handle.indices), list(failures.values())
 
     def _images(self, task: Task, handle: _Handle) -> Tensor | None:
         """What DALI made of the regular slots; none when an image stopped it, and all slots went to native decoding."""

@@ -61,7 +61,7 @@ class NativeLoader(Loader):
         slices = self._slices(task)
         draft = _Draft(
             images=empty_images(len(task), task.resolution, pinned=self._on_gpu),
-            labels=torch.from_numpy(task.labels),
+            labels=torch.from_numpy(task.labels.copy()),
             indices=torch.from_numpy(task.indices.copy()),
             unfinished=slices,
             prepared=self._prepare(task),

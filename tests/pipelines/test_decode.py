@@ -75,6 +75,16 @@ def test_every_cut_of_a_jpeg_is_an_error(odd_images):
             decode(data[:cut])
 
 
+def test_an_image_that_claims_to_be_enormous_is_refused_unread(odd_images):
+    data = bytearray(odd_images["plain"])
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+    with pytest.raises(
+        DataError, match="the image is 65535 x 65535 pixels, more than the 178,956,970 that are decoded"
+    ):
+        decode(bytes(data))
+
+
 def test_damaged_bytes_never_crash(odd_images):
     generator = np.random.default_rng(0)
     for name in ("plain", "png", "rotated6"):
