@@ -1,8 +1,8 @@
 """Inception-v2, also called BN-Inception: "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
 Covariate Shift" (arXiv 1502.03167).
 
-Figure 5 (the table of the appendix). Widths are those of the released weights, which differ from the table in the
-pooled branches of 4c and 4d. Shapes are height x width x channels for images of 224 x 224.
+Figure 5 (the table of the appendix). Widths are those of the released weights, which give more channels after 4c, 4d and
+4e than the table. Shapes are height x width x channels for images of 224 x 224.
 """
 
 from inception.googlenet import GoogLeNetHead

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from inception.errors import NetworkError
 from inception.files import Weights, read_weights, save_weights
@@ -138,7 +138,7 @@ def fit(network: Network, fitting: Fitting, fine_tune: bool) -> tuple[list[str],
             continue
         if found is None and name.endswith("num_batches_tracked"):
             continue
-        if fine_tune and (is_classifier(network, name) if found is not None else name.startswith("auxiliary")):
+        if fine_tune and (is_classifier(name) if found is not None else name.startswith("auxiliary")):
             fresh.append(name)
             continue
         problem = "is not in the file" if found is None else f"is {shape(tensor)} here and {shape(found)} in the file"
@@ -156,10 +156,9 @@ def misfit(network: Network, fitting: Fitting) -> str:
     return f"{fitting.file} does not fit {network.name} ({whose}first mismatch)"
 
 
-def is_classifier(network: nn.Module, name: str) -> bool:
+def is_classifier(name: str) -> bool:
     """Whether `name` is a tensor whose first axis is the classes."""
-    module = network.get_submodule(name.rpartition(".")[0])
-    return isinstance(module, nn.Linear) and module.out_features == network.num_classes
+    return name.split(".")[-2] == "classifier"
 
 
 def owners(names: list[str]) -> list[str]:
