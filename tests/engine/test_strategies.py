@@ -79,8 +79,8 @@ def check_matrix(start_torchrun, folder: Path, cases: dict[int, list[dict]], env
     assert all(len(result["losses"]) == STEPS for result in trained.values())
 
     following = TrainPlan(4000, BATCH, seed=0).indices(epoch=0, batch=STEPS).tolist()
-    for (loader, results), saver in itertools.product(loaded.items(), trained):
-        cell, where = results[saver], f"saved by {saver}, loaded by {loader}"
+    for (loader, cells), saver in itertools.product(loaded.items(), trained):
+        cell, where = cells[saver], f"saved by {saver}, loaded by {loader}"
         assert cell["differences"] == [], where
         assert cell["indices"] == following, where
         np.testing.assert_allclose(cell["later"]["norm"], trained[saver]["later"]["norm"], rtol=1e-6, err_msg=where)
