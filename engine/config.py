@@ -38,13 +38,39 @@ class RunConfig:
 
 
 @dataclass
+class DaliConfig:
+    """DALI on a GPU; on a CPU none of this matters."""
+
+    hw_decoder_load: float = 0.9
+    """Share of a batch that the GPU's JPEG engine decodes; CUDA cores decode the rest [fraction]."""
+    width_hint: int = 0
+    """Width that decoder memory is set aside for [pixels; 0: the largest of a sample of the dataset]."""
+    height_hint: int = 0
+    """Height that decoder memory is set aside for [pixels; 0: as for the width]."""
+    device_padding: int = 16777216
+    """GPU memory set aside for a decoder thread [bytes]."""
+    host_padding: int = 8388608
+    """Host memory set aside for a decoder thread [bytes]."""
+    affinity: bool = True
+    """Bind DALI's threads to the cores nearest to the GPU."""
+
+
+@dataclass
+class FfcvConfig:
+    """FFCV."""
+
+    cache: Literal["os", "process"] = "os"
+    """Read through the system's page cache, which all ranks share, or into each rank's own memory."""
+
+
+@dataclass
 class DataConfig:
     """The data and how it is read."""
 
     path: str = ""
-    """Dataset with a train and a val split, class folders or tar shards [path; empty: the embedded sample]."""
-    backend: Literal["auto", "native", "synthetic"] = "auto"
-    """What decodes the images."""
+    """Dataset with a train and a val split, class folders, tar shards or FFCV files [path; empty: the embedded sample]."""
+    backend: Literal["auto", "native", "dali", "ffcv", "synthetic"] = "auto"
+    """What decodes the images; auto: the fastest on this machine."""
     batch_size: int | Literal["auto"] = 32
     """Images in a batch of one rank [images; auto: as many as fit, of a global_batch_size that must be given]."""
     global_batch_size: int | None = None
@@ -67,6 +93,8 @@ class DataConfig:
     """Aspect ratio of a training crop [width / height, smallest and largest]."""
     flip: float = 0.5
     """How often a training image is mirrored [probability]."""
+    dali: DaliConfig = field(default_factory=DaliConfig)
+    ffcv: FfcvConfig = field(default_factory=FfcvConfig)
 
 
 @dataclass

@@ -85,6 +85,7 @@ def _loader(
         workers=data.workers or default_workers(strategy),
         prefetch=data.prefetch,
         on_error=data.on_error,
+        settings=asdict(getattr(data, data.backend)) if data.backend in ("dali", "ffcv") else None,
     )
 
 

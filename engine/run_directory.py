@@ -80,7 +80,7 @@ def check_same_run(config: Config, saved: Config, where: Path) -> None:
     """Raises ConfigError naming the first option whose change would make `config` another run than `saved`."""
     before = dict(leaves(saved))
     for key, value in leaves(config):
-        if key not in _FREE and value != before[key]:
+        if key not in _FREE and not key.startswith(("data.dali.", "data.ffcv.")) and value != before[key]:
             raise ConfigError(
                 f"{where} holds a run with --{key} {before[key]}, not {value}: choose another --run.dir for a new run, "
                 f"or drop the option to continue this one"
