@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from pipelines.beton import Beton
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError, nearest
-from pipelines.ffcv_decode import IS_JPEG, IS_OTHER, IS_RAW, JOB, Decoder
 from pipelines.jpeg import SLOW, Flag
 from pipelines.loader import Options, Task
 from pipelines.native import NativeLoader
 from pipelines.plan import Plan
+
+if TYPE_CHECKING:
+    from pipelines import ffcv_decode
 
 _CACHES = ("os", "process")
 _READERS = 12  # threads that wait for storage, as many as FFCV's
@@ -55,12 +57,16 @@ class FfcvLoader(NativeLoader):
                 f"backend 'ffcv' reads FFCV's files, and {dataset.path} holds {dataset.source.kind}: write one with "
                 f"'python pipelines/prepare.py folder {dataset.path} --to beton', or choose another backend"
             )
+        # Brings numba and FFCV's library: only for who has such a file, and not when "auto" looks at another dataset.
+        from pipelines import ffcv_decode
+
+        self._ffcv = ffcv_decode
         cache = _wanted_cache(options)
         super().__init__(dataset, plan, options)
         self._file = dataset.source.file.open("rb", buffering=0)
         self._readers = ThreadPoolExecutor(_READERS, "read") if cache == "process" else None
         self._own = threading.local()
-        self._decoders: list[Decoder] = []
+        self._decoders: list[ffcv_decode.Decoder] = []
 
     def _prepare(self, task: Task) -> _Prepared:
         prepared = _Prepared(self._jobs(task))
@@ -74,17 +80,17 @@ class FfcvLoader(NativeLoader):
     def _jobs(self, task: Task) -> np.ndarray:
         """Structured array (n,) of `JOB`: a task as the compiled decoder takes it."""
         entries, (flags, orientations) = self.dataset.entries(task.indices), self.dataset.flags(task.indices)
-        jobs = np.zeros(len(task), JOB)
+        jobs = np.zeros(len(task), self._ffcv.JOB)
         for name in ("place", "size", "width", "height"):
             jobs[name] = entries[name]
         jobs["left"], jobs["top"], jobs["box_width"], jobs["box_height"] = task.boxes.T
         jobs["flip"] = task.flips
         odd = (flags & (SLOW | Flag.UNREADABLE) != 0) | (orientations != 1)
-        jobs["kind"] = np.where(odd, IS_OTHER, IS_JPEG)
+        jobs["kind"] = np.where(odd, self._ffcv.IS_OTHER, self._ffcv.IS_JPEG)
         raw = (flags & (Flag.NOT_JPEG | Flag.UNREADABLE)) == Flag.NOT_JPEG  # whatever is no JPEG is stored as pixels
-        jobs["kind"][raw] = IS_RAW
+        jobs["kind"][raw] = self._ffcv.IS_RAW
         jobs["size"][raw] = 3 * jobs["width"][raw].astype(np.uint32) * jobs["height"][raw]
-        jobs["kind"][list(task.bad)] = IS_OTHER
+        jobs["kind"][list(task.bad)] = self._ffcv.IS_OTHER
         return jobs
 
     def _start_reading(self, prepared: _Prepared, readers: ThreadPoolExecutor) -> None:
@@ -103,7 +109,7 @@ class FfcvLoader(NativeLoader):
         for slot in slots:
             start, size = int(prepared.jobs["place"][slot]), int(prepared.jobs["size"][slot])
             if os.preadv(self._file.fileno(), [prepared.bytes[start : start + size].data], int(places[slot])) != size:
-                prepared.jobs["kind"][slot] = IS_OTHER  # the native decoder says what is wrong
+                prepared.jobs["kind"][slot] = self._ffcv.IS_OTHER  # the native decoder says what is wrong
 
     def _unfilled(self, task: Task, draft: Any, slots: range) -> Sequence[int]:
         """Let FFCV's decoder fill what it can; returns the slots that it leaves or fails on, for the native one."""
@@ -114,10 +120,10 @@ class FfcvLoader(NativeLoader):
         left = self._decoder().run(self._file.fileno(), prepared.bytes, prepared.jobs[slots.start : slots.stop], pixels)
         return [slots[number] for number in left]
 
-    def _decoder(self) -> Decoder:
+    def _decoder(self) -> "ffcv_decode.Decoder":
         """This thread's."""
         if not hasattr(self._own, "decoder"):
-            self._own.decoder = Decoder()
+            self._own.decoder = self._ffcv.Decoder()
             self._decoders.append(self._own.decoder)
         return self._own.decoder
 

@@ -2,8 +2,8 @@
 resize, mirror.
 
 The decoder is FFCV's library with the libjpeg-turbo that it is linked with. That is called directly rather than through
-the library's `imdecode`, which decodes with an inexact transform (45 dB from Pillow, where this is exact, for 3 % of the
-time), keeps its handles when a thread ends, and hides which warning was met.
+the library's `imdecode`, which decodes with an inexact transform (45 dB from Pillow, where this is exact), keeps its
+handles when a thread ends, and hides which warning was met (docs/ffcv.md).
 """
 
 import ctypes
