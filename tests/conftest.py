@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch, and inherited by every process a test starts
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = "1"
+    # Processes of several workers share the cores: a thread that waits must not spin on one.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
