@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.command_line import BenchmarkError
 from benchmarks.machine import ROOT
 from engine.config import Config
+from engine.strategy import use_bf16
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Contestant:
 
 @dataclass(frozen=True)
 class ReferenceLoop:
-    """The minimal PyTorch training (peers/train.py) with the same network, data, batch and schedule as `config`."""
+    """The minimal PyTorch training (peers/train.py) with the same network, data, batch and schedule as `config`.
+    `network` is the network's metadata."""
 
     name: str
     config: Config
@@ -73,16 +77,20 @@ class ReferenceLoop:
 
     def train(self, seed: int, folder: Path) -> Run:
         """Trains; leaves nothing in `folder`. Raises BenchmarkError when it fails."""
-        config = self.config
+        config, optimizer = self.config, self.config.optimizer
+        batch = int(config.data.batch_size)
+        lr = optimizer.lr * batch / optimizer.lr_batch_size if optimizer.lr_batch_size else optimizer.lr
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         arguments = [
-            "--data", self.data, "--network", config.network.name, "--batch-size", config.data.batch_size,
+            "--data", self.data, "--network", config.network.name, "--options", json.dumps(self.network["options"]),
+            "--batch-size", batch,
             "--resolution", config.data.resolution or self.network["input_size"],
             "--crop-fraction", self.network["crop_fraction"], "--crop-scale", *config.data.crop_scale,
             "--mean", *self.network["mean"], "--std", *self.network["std"],
             "--epochs", config.schedule.epochs, "--warmup-epochs", config.schedule.warmup_epochs,
-            "--lr", config.optimizer.lr, "--weight-decay", config.optimizer.weight_decay,
+            "--lr", lr, "--weight-decay", optimizer.weight_decay,
             "--label-smoothing", config.loss.label_smoothing, "--workers", self.workers,
-            "--target", self.target, "--seed", seed, *(["--bf16"] if config.precision == "bf16" else []),
+            "--target", self.target, "--seed", seed, *(["--bf16"] if use_bf16(config.precision, device) else []),
         ]  # fmt: skip
         command = [sys.executable, str(ROOT / "benchmarks/peers/train.py"), *map(str, arguments)]
         wall, output = _finished(command, self.name)

@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 500, 375  # the most common size in ImageNet
 _CLASSES = 4
 
 
-def write_photos(folder: Path, count: int, distinct: int = 64, quality: int = 85) -> Path:
+def write_photos(folder: Path, count: int, distinct: int = 16, quality: int = 85) -> Path:
     """`count` JPEGs under folder/train and a few under folder/val, in class folders. `distinct` of them differ: decoders
     have no memory, so that repeating pictures saves time in making them and changes nothing in reading them."""
     pictures = [photo_like_jpeg(WIDTH, HEIGHT, quality, seed) for seed in range(min(count, distinct))]

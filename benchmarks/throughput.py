@@ -40,6 +40,7 @@ from benchmarks.workload import Workload
 from engine.config import StrategyConfig, load_config
 from engine.failure import DONE, run_entry_point
 from engine.strategy import Strategy, create_strategy, usable_cores
+from inception import create_model
 from launch.environment import detect
 from pipelines import Dataset, open_dataset
 
@@ -79,8 +80,11 @@ def main(arguments: Sequence[str]) -> int:
     with _photos(options, strategy) as folder, tempfile.TemporaryDirectory(prefix="peers-") as work:
         options.folder, options.work = folder, Path(work)
         dataset = open_dataset(folder, "train", progress=False)
+        for network in options.networks:
+            with torch.device("meta"):
+                create_model(network)  # a wrong name ends here
         say("measuring the limits of this machine ...")
-        bounds = Bounds.measure(strategy, 0.3)
+        bounds = Bounds.measure(strategy, min(0.3, options.seconds))
         for network in options.networks:
             _measure_network(network, options, strategy, dataset, bounds, result, say)
     if strategy.is_main:
@@ -161,8 +165,13 @@ def _measure_network(
     say(f"measuring {len(subjects)} subjects in turns, {options.windows} windows each after one of warm-up ...")
     measured = alternate(subjects, windows=options.windows, tolerant=strategy.world_size == 1)
     for case, workload in workloads.items():
-        verdict = _report(case, workload, measured, bounds, result)
-        if verdict is not None and case == first and options.trial and verdict.change:
+        # Clocks differ from rank to rank, and all must try the same change: the first one's verdict holds.
+        verdict = strategy.gather(_report(case, workload, measured, bounds, result))[0]
+        if verdict is None or case != first or not options.trial or not verdict.change:
+            continue
+        if "compile.enabled" in verdict.change and workload.device.type == "cpu":
+            result.note("Not tried, since compiling takes minutes on a CPU: --compile eager default measures both.")
+        else:
             _try(case, verdict, workload, options, strategy, dataset, result, say)
     for name, measurement in measured.items():
         if not name.startswith("ours"):

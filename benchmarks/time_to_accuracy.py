@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ from benchmarks.results import RESULTS, Result, number
 from benchmarks.summaries import bootstrap_interval, t_interval
 from engine.config import load_config
 from engine.failure import DONE, run_entry_point
-from inception import create_model
+from engine.network import build_network
 from pipelines import open_dataset, sample_path
 
 
@@ -55,7 +56,7 @@ class Preset:
 PRESETS = {
     "sample": Preset("sample", 45.0, "", 3),
     "cifar10": Preset("cifar10", 94.0, "a folder of CIFAR-10 with train and val", 5),
-    "imagenet": Preset("inception_v3", 77.0, "ImageNet with train and val", 1),
+    "imagenet": Preset("imagenet_inception_v3", 77.0, "ImageNet with train and val", 1),
 }
 
 Trainer = Contestant | ReferenceLoop
@@ -70,8 +71,11 @@ def main(arguments: Sequence[str]) -> int:
         raise BenchmarkError(f"preset {options.preset} needs --data: {preset.data}")
     result = Result("time_to_accuracy", vars(options))
     console = Console(highlight=False, soft_wrap=True)
-    result.add({"of": "data", "what": "opening and indexing"}, "seconds", _prepare(options), higher_is_better=False)
     with tempfile.TemporaryDirectory(prefix="contest-") as folder, _trees(options.commits, Path(folder)) as trees:
+        if options.data is not None and options.data.suffix == ".zip":
+            options.data = _unpacked(options.data, Path(folder) / "data")
+        seconds = _prepare(options)
+        result.add({"of": "data", "what": "opening and indexing"}, "seconds", seconds, higher_is_better=False)
         trainers = _trainers(options, preset, trees, Path(folder))
         runs = _contest(trainers, options.seeds, Path(folder), console)
     for trainer in trainers:
@@ -100,7 +104,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--commits", nargs="+", default=[], help="commits of this repository to compare; none: these files"
     )
-    parser.add_argument("--data", type=Path, default=None, help="dataset; none: the embedded sample")
+    parser.add_argument(
+        "--data", type=Path, default=None, help="dataset, or a zip file of one; none: the embedded sample"
+    )
     parser.add_argument("--target", type=float, default=None, help="top-1 in percent; none: the preset's")
     parser.add_argument("--seeds", type=positive, default=None, help="trainings of each; none: the preset's")
     parser.add_argument("--ranks", type=positive, default=1, help="processes of a training")
@@ -108,6 +114,16 @@ def _parser() -> Parser:
     add_training_options(parser)
     add_output_options(parser, RESULTS)
     return parser
+
+
+def _unpacked(archive: Path, folder: Path) -> Path:
+    """The archive's files in `folder`. Raises BenchmarkError when it cannot be read."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise BenchmarkError(f"{archive} cannot be unpacked: {error}") from None
+    return folder
 
 
 def _prepare(options: Any) -> float:
@@ -162,7 +178,7 @@ def _reference(options: Any, arguments: Sequence[str], folder: Path) -> Referenc
         for split in ("train", "val"):
             export_folder(open_dataset(options.data or sample_path(), split, progress=False), data)
     with torch.device("meta"):
-        network = create_model(config.network.name).metadata()
+        network = build_network(config, 2).metadata()
     return ReferenceLoop("PyTorch reference loop", config, data.resolve(), network, options.target, cores())
 
 

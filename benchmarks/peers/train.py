@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
     train, val = _loaders(options)
-    network = create_model(options.network, len(train.dataset.classes)).to(device)  # type: ignore[attr-defined]
+    classes = len(train.dataset.classes)  # type: ignore[attr-defined]
+    network = create_model(options.network, classes, **options.options).to(device)
     optimizer = torch.optim.SGD(
         network.parameters(), options.lr, momentum=0.9, weight_decay=options.weight_decay, nesterov=True
     )
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="A minimal reference training.")
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class> and val/<class>")
     parser.add_argument("--network", default="debug")
+    parser.add_argument("--options", type=json.loads, default={}, help="of the network, as JSON")
     parser.add_argument("--resolution", type=int, required=True, help="pixels a side")
     parser.add_argument("--crop-fraction", type=float, default=0.875, help="share of the shorter side in evaluation")
     parser.add_argument("--crop-scale", type=float, nargs=2, default=(0.08, 1.0))

@@ -1,7 +1,8 @@
-"""A dataset that is learnt in seconds."""
+"""A dataset that is learnt in seconds, and one thread for what is computed within the tests' own process."""
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 
@@ -18,3 +19,13 @@ def shades(tmp_path_factory):
                 noise = rng.integers(-30, 30, (40, 40, 3)) + level
                 Image.fromarray(noise.astype(np.uint8)).save(folder / f"{number}.jpg")
     return root
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Threads that wait for each other keep whole cores busy when other tests want them too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr("engine.strategy.usable_cores", lambda: 1)
+    yield
+    torch.set_num_threads(before)

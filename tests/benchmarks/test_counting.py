@@ -81,7 +81,7 @@ def test_half_the_precision_is_half_the_bytes_and_all_of_the_operations():
     half = count(narrow.train(), (4, 3, 32, 32), torch.bfloat16)
     assert [b.operations for b in half] == [b.operations for b in full]
     assert sum(b.bytes() for b in half) == pytest.approx(
-        sum(b.bytes() for b in full) / 2, rel=0.02
+        sum(b.bytes() for b in full) / 2, rel=0.04
     )  # but for pooling's indices
 
 

@@ -109,6 +109,9 @@ def test_a_mark_that_nothing_answers_and_an_empty_folder_are_errors(folder, tmp_
     document.write_text("<!-- benchmark throughput part=nothing -->\n<!-- end -->\n")
     with pytest.raises(BenchmarkError, match=r"README\.md: no result answers"):
         report.main(["--results", str(folder), "--documents", str(document)])
+    document.write_text("<!-- benchmark scaling -->\n<!-- end -->\n")
+    report.main(["--results", str(folder), "--documents", str(document)])
+    assert "Not measured yet: `python benchmarks/scaling.py` does." in document.read_text()
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(BenchmarkError, match="has no results"):

@@ -1,12 +1,20 @@
 """Time to accuracy: what is read from a run's metrics, the statistics over seeds, and a contest on an easy dataset."""
 
+import itertools
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import time_to_accuracy
+from benchmarks import contestants, time_to_accuracy
 from benchmarks.command_line import BenchmarkError
-from benchmarks.contestants import Contestant, Run, run_from_rows
+from benchmarks.contestants import Contestant, ReferenceLoop, Run, run_from_rows
 from benchmarks.results import Result, read_results
+from engine.config import load_config
+from engine.network import build_network
 
 ROWS = [
     {"kind": "event", "step": 0, "time": 31.0, "event": "compiled", "seconds": 30.0},
@@ -81,6 +89,28 @@ def test_ours_and_the_peer_train_to_the_target(shades, tmp_path):
         assert rows[name, "starting"].value > 0
     assert rows["ours", "PyTorch reference loop over ours"].value > 0
     assert (tmp_path / result["pictures"][0]).stat().st_size > 5_000
+
+
+def test_the_reference_loop_trains_what_the_recipe_trains(monkeypatch, tmp_path):
+    commands = []
+    end = '{"best_top1": 50, "seconds_to_target": 9, "seconds": 9, "evaluation_seconds": 1, "images_per_second": 5}'
+    monkeypatch.setattr(contestants, "_finished", lambda command, name: commands.append(command) or (10.0, end))
+    config = load_config(["--recipe", "cifar10"])
+    with torch.device("meta"):
+        network = build_network(config, 10).metadata()
+    found = ReferenceLoop("peer", config, tmp_path, network, 94.0, workers=2).train(3, tmp_path)
+    given = {option: value for option, value in itertools.pairwise(commands[0]) if option.startswith("--")}
+    assert json.loads(given["--options"]) == {"width": 2.0, "auxiliary": False}
+    assert (given["--lr"], given["--batch-size"], given["--epochs"], given["--seed"]) == ("0.4", "512", "30", "3")
+    assert (found.to_target, found.starting) == (9, 1.0)
+
+
+def test_a_dataset_may_come_as_a_zip_file(shades, tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "shades"), "zip", shades))
+    folder = time_to_accuracy._unpacked(archive, tmp_path / "here")
+    assert len(list(folder.rglob("*.jpg"))) == len(list(shades.rglob("*.jpg"))) == 64
+    with pytest.raises(BenchmarkError, match="cannot be unpacked"):
+        time_to_accuracy._unpacked(tmp_path, tmp_path / "there")
 
 
 def test_a_training_that_fails_says_why(tmp_path):
