@@ -18,7 +18,7 @@ from engine.compilation import compiled
 from engine.config import Config, StrategyConfig
 from engine.data import Batching
 from engine.strategy import Strategy
-from launch.environment import Environment
+from launch.environment import Environment, LaunchError
 
 # The same switch under its name before and since torch 2.14.
 SYNC_BUFFERS = "forward_sync_buffers"
@@ -120,13 +120,19 @@ def meet(environment: Environment) -> dist.Store:
     A rank may come hours after the others, its machine having built an index of the dataset first: waiting here has no
     time limit, since the launcher ends all ranks when one fails.
     """
-    store = dist.TCPStore(
-        environment.master_address,
-        environment.master_port,
-        # torchrun's agent hosts the store; without one, the first rank does.
-        is_master=environment.hosts_store,
-        wait_for_workers=False,
-    )
+    try:
+        store = dist.TCPStore(
+            environment.master_address,
+            environment.master_port,
+            # torchrun's agent hosts the store; without one, the first rank does.
+            is_master=environment.hosts_store,
+            wait_for_workers=False,
+        )
+    except dist.DistNetworkError:
+        if not environment.hosts_store:
+            raise
+        place = f"{environment.master_address}:{environment.master_port}"
+        raise LaunchError(f"the ranks cannot meet at {place}, which another program uses: set MASTER_PORT") from None
     present = f"present/{environment.restart}"
     store.add(present, 1)
     while store.add(present, 0) < environment.world_size:

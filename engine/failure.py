@@ -24,7 +24,7 @@ from launch.environment import Environment, LaunchError, detect
 from pipelines import DataError
 
 DONE, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
-USER_ERRORS = (CheckpointError, ConfigError, DataError, LaunchError, NetworkError)
+USER_ERRORS = (CheckpointError, ConfigError, DataError, NetworkError)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _STORE_PATIENCE = timedelta(seconds=3)
 _OTHER_RANKS_PATIENCE = 1.0
@@ -46,6 +46,10 @@ def run_entry_point(main: Callable[[Sequence[str]], int]) -> NoReturn:
         status = main(sys.argv[1:])
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else FAILED
+    except LaunchError as error:
+        # Without the other ranks: how to reach them is what is wrong.
+        status = BAD_INPUT
+        print(f"error: {error}", file=sys.stderr)
     except USER_ERRORS as error:
         status = fail(BAD_INPUT, f"error: {error}")
     except TrainingFailed as error:

@@ -169,7 +169,8 @@ def _from_slurm(variables: Mapping[str, str]) -> Environment:
             f"SLURM_STEP_TASKS_PER_NODE={variables['SLURM_STEP_TASKS_PER_NODE']} disagrees with "
             f"SLURM_NODEID={node} or SLURM_STEP_NUM_TASKS={world_size}"
         )
-    job = f"{variables.get('SLURM_JOB_ID', '')}.{variables.get('SLURM_STEP_ID', '')}"
+    # With the cluster's name: two clusters may share a machine, and each counts its jobs from 1.
+    job = ".".join(variables.get(f"SLURM_{part}", "") for part in ("CLUSTER_NAME", "JOB_ID", "STEP_ID"))
     address, port = _rendezvous(variables, world_size, tasks[node], "SLURM_STEP_NODELIST", job)
     return Environment(rank, world_size, local_rank, tasks[node], address, port, node=node, launcher="slurm")
 

@@ -62,6 +62,7 @@ def mpich(rank=0, nodes=1, processes=2, **changes):
 def srun(rank=0, nodes=1, processes=2, **changes):
     return {
         "SLURM_JOB_ID": "41",
+        "SLURM_CLUSTER_NAME": "local",
         "SLURM_JOB_NODELIST": f"n[1-{nodes}]" if nodes > 1 else "n1",
         "SLURM_STEP_ID": "0",
         "SLURM_PROCID": str(rank),
@@ -106,9 +107,10 @@ def test_torchrun_tells_the_restart():
 
 def test_srun_ranks_meet_on_the_first_node_at_a_port_of_their_own():
     first, last = detect(srun(0, nodes=2)), detect(srun(3, nodes=2))
-    assert (first.master_address, first.master_port) == ("n1", derived_port("41.0"))
-    assert (last.master_address, last.master_port) == ("n1", derived_port("41.0"))
+    assert (first.master_address, first.master_port) == ("n1", derived_port("local.41.0"))
+    assert (last.master_address, last.master_port) == ("n1", derived_port("local.41.0"))
     assert detect(srun(0, nodes=2, SLURM_STEP_ID="1")).master_port != first.master_port
+    assert detect(srun(0, nodes=2, SLURM_CLUSTER_NAME="other")).master_port != first.master_port
     assert FIRST_PORT <= first.master_port < FIRST_PORT + PORTS
     given = detect(srun(0, nodes=2, MASTER_ADDR="10.0.0.1", MASTER_PORT="12345"))
     assert (given.master_address, given.master_port) == ("10.0.0.1", 12345)

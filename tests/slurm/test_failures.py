@@ -66,7 +66,9 @@ def test_no_data_is_one_line(cluster):
 
 def test_a_node_without_the_environment_is_named(cluster, options, tmp_path):
     # An environment module that was loaded on n1 only: there the interpreter is on the path.
-    (tmp_path / "trainpython").symlink_to(cluster.env["INCEPTION_PYTHON"])
+    python = tmp_path / "trainpython"
+    python.write_text(f'#!/bin/sh\nexec {cluster.env["INCEPTION_PYTHON"]} "$@"\n')
+    python.chmod(0o755)
     with cluster.other_environment("n2", PATH="/usr/bin:/bin"):
         job = cluster.sbatch(
             "--nodes=2",
