@@ -43,10 +43,10 @@ class Objective(nn.Module):
     (arXiv 1409.4842) section 5.
     """
 
-    def __init__(self, network: nn.Module, auxiliary_weights: Sequence[float], label_smoothing: float, bf16: bool):
+    def __init__(self, network: Network, auxiliary_weights: Sequence[float], label_smoothing: float, bf16: bool):
         super().__init__()
         self.network = network
-        self.normalise = Normalise(network.mean, network.std)  # type: ignore[arg-type]
+        self.normalise = Normalise(network.mean, network.std)
         self.auxiliary_weights = tuple(auxiliary_weights)
         self.label_smoothing = label_smoothing
         self.bf16 = bf16
