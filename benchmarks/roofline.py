@@ -162,7 +162,7 @@ def _add_network(
         if f"whole{variant}" in measured:
             _add_block(result, name, f"whole{variant}", kernels, least, measured[f"whole{variant}"], batch)
     result.note(
-        f"{name}: {macs / 1e9:.2f} G multiply-adds an image forward; the bound is {batch / least.seconds:,.0f} images/s "
+        f"{name}: {macs / 1e9:.2f} G multiply-adds an image forward; the bound is {number(batch / least.seconds)} images/s "
         f"({number(least.compute * 1000)} ms a step by compute, {number(least.memory * 1000)} ms by memory), and the "
         f"optimizer's pass over {parameters / 1e6:.1f} M weights adds {number(update * 1000)} ms a step."
     )

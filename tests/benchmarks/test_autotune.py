@@ -94,7 +94,7 @@ def test_what_proves_slower_than_the_defaults_is_not_written(tmp_path):
 
 def test_the_script_writes_a_recipe_that_trains_as_fast_as_the_defaults(tmp_path, capsys):
     recipe = tmp_path / "tuned.yaml"
-    arguments = ["--network", "debug", "--batch-size", "16", "--minutes", "0.15", "--windows", "2", "--seconds", "0.1"]
+    arguments = ["--network", "debug", "--batch-size", "16", "--minutes", "0.05", "--windows", "2", "--seconds", "0.1"]
     assert autotune.main([*arguments, "--recipe-output", str(recipe), "--output", str(tmp_path)]) == 0
     config = load_config(["--recipe", str(recipe)])
     assert config.network.name == "debug"
