@@ -28,6 +28,7 @@ USER_ERRORS = (CheckpointError, ConfigError, DataError, NetworkError)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _STORE_PATIENCE = timedelta(seconds=3)
 _OTHER_RANKS_PATIENCE = 1.0
+_FIRST_RANK_PATIENCE = 10.0  # its imports may take that much longer on a busy machine
 
 
 class TrainingFailed(RuntimeError):
@@ -80,7 +81,7 @@ def meeting_place(environment: Environment) -> Store:
     Where no agent keeps one (srun, mpirun) and the first rank has not come so far, the first rank opens it here. Raises
     DistStoreError when there is none.
     """
-    present = _store_listens(environment, patience=0.0 if environment.hosts_store else _STORE_PATIENCE.total_seconds())
+    present = _store_listens(environment, patience=0.0 if environment.hosts_store else _FIRST_RANK_PATIENCE)
     if not present and not environment.hosts_store:
         raise DistStoreError("the first rank keeps no store")
     store = TCPStore(

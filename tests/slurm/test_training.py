@@ -26,7 +26,7 @@ def test_two_nodes_train_to_the_losses_of_two_ranks_under_torchrun(cluster, quie
     assert [row["step"] for row in rows(quiet)] == list(range(1, 19))
     assert len(rows(quiet, "eval")) == 3
     assert_same_run(quiet, tmp_path / "run")
-    assert sorted(path.name.split("-")[-1] for path in (quiet / "logs").iterdir()) == ["n1.log", "n2.log"]
+    assert sorted(path.name.split("-")[-1] for path in (quiet / "logs").glob("*.log")) == ["n1.log", "n2.log"]
 
 
 def test_requeued_in_mid_epoch_ends_bit_identical(cluster, quiet, options, tmp_path):
