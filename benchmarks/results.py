@@ -225,4 +225,10 @@ def _plain(value: Any) -> Any:
         return [_plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return str(value) if isinstance(value, Path) else value
+    return _place(value) if isinstance(value, Path) else value
+
+
+def _place(path: Path) -> str:
+    """A path without what belongs to this machine alone: below the repository, or its last part."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else path.name
