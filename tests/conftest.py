@@ -24,6 +24,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch, and in
     # Processes of several workers share the cores: a thread that waits must not spin on one.
     os.environ["OMP_WAIT_POLICY"] = "passive"
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Started in the background by a shell: processes would inherit that Ctrl-C is ignored, and tests of it would hang.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="also run the long repetitions (tests marked soak)")
