@@ -19,7 +19,10 @@ def prepare_compiler(options: CompileConfig, sizes: int) -> None:
     if not options.enabled:
         return
     cache = Path(options.cache).expanduser() if options.cache else Path.home() / ".cache" / "inception" / "compile"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    # torch writes its own choice, a temporary directory, into the variable as soon as its compiler is imported.
+    if options.cache or not chosen or Path(chosen).name.startswith("torchinductor_"):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
     os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
     # Beyond this limit torch runs a function uncompiled, without a word: leave room for every size, twice.

@@ -84,4 +84,4 @@ def resolution_at(epoch: int, full: int, options: ProgressiveConfig) -> int:
         return options.start
     share = (epoch - options.begin_epoch) / (options.end_epoch - options.begin_epoch)
     between = options.start + share * (full - options.start)
-    return min(max(round(between / options.multiple) * options.multiple, options.start), full)
+    return min(max(math.floor(between / options.multiple + 0.5) * options.multiple, options.start), full)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,12 +186,20 @@ def options_by_section(config: dict[str, Any]) -> dict[str, list[Option]]:
     defaults = dict(leaves(Config()))
     sections: dict[str, list[Option]] = {}
     for section, values in config.items():
-        for name, value in (values if isinstance(values, dict) else {section: values}).items():
+        for name, value in _flat(values) if isinstance(values, dict) else [(section, values)]:
             key, home = (f"{section}.{name}", section) if isinstance(values, dict) else (name, "general")
             default = defaults.get(key)
             changed = key not in defaults or value != (list(default) if isinstance(default, tuple) else default)
             sections.setdefault(home, []).append(Option(name, _shown(value), changed))
     return sections
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _shown(value: Any) -> str:

@@ -79,10 +79,13 @@ def read_weights(file: str | os.PathLike[str]) -> Weights:
         raise NetworkError(f"there is no weights file {path}") from None
     except OSError as error:
         raise NetworkError(f"cannot read the weights file {path}: {error.strerror}") from None
+    # safetensors begins with the length of its header, any eight bytes, so that what follows is asked for first.
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size:
+        return read_safetensors(path)
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return read_torch(path)
     if start[8:] == b"{":
-        return read_safetensors(path)
+        return read_safetensors(path)  # cut off within its header
     what = "is empty" if not start else "is neither safetensors nor a PyTorch file"
     raise NetworkError(f"{path} {what}; weights come from training, safetensors or torch.save")
 

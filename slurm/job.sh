@@ -58,8 +58,10 @@ check_nodes() {
         "${@:2}" -c "import importlib.util as u, sys; sys.exit(not u.find_spec(\"torch\"))" 2>/dev/null && exit 0
         echo "error: node $SLURMD_NODENAME finds no torch with ${*:2}: run launch/setup.sh on a file system that" \
             "every node sees, or name a Python that each has in INCEPTION_PYTHON" >&2
+        sleep 0.5 # srun may end before the last words of a task that fails have reached it
         exit 2'
-    "${run[@]}" --nodes="$nodes" --ntasks-per-node=1 --ntasks="$nodes" --quiet \
+    # No node ends the look at the others.
+    "${run[@]}" --kill-on-bad-exit=0 --nodes="$nodes" --ntasks-per-node=1 --ntasks="$nodes" --quiet \
         bash -c "$look" look "$root" "${container[@]}" "$python"
     local status=$?
     ((status == 0)) && return
@@ -104,7 +106,9 @@ once_per_node() {
 end_ranks() {
     # srun reports the highest status, which is that of ranks it killed itself; what matters is how the first one ended.
     local status first
-    first="$(head -n 1 "$run_directory/logs/$SLURM_JOB_ID.statuses" 2>/dev/null)"
+    local statuses="$run_directory/logs/$SLURM_JOB_ID.statuses"
+    first="$(head -n 1 "$statuses" 2>/dev/null)"
+    rm -f "$statuses"
     status="$1"
     if ((status != 0)); then status="${first:-$1}"; fi
     case "$status" in

@@ -1,16 +1,19 @@
 """The ffcv backend and FFCV's own loader are measured on the same file, and their pixels compared with Pillow's."""
 
+import pytest
+
 from benchmarks import ffcv_loading, ffcv_parts
 from benchmarks.results import read_results
 
 
 def test_both_loaders_are_measured_and_ours_is_nearer_to_pillow(tmp_path):
-    small = ["--images", "56", "--batch-size", "8", "--resolution", "64", "--windows", "1", "--workers", "2"]
+    small = ["--images", "56", "--batch-size", "8", "--resolution", "64", "--windows", "1", "--workers", "1"]
     assert ffcv_loading.main([*small, "--output", str(tmp_path)]) == 0
     (result,) = read_results(tmp_path)
     rows = {row.case["what"]: row for row in result["rows"]}
-    ours, stock = rows["ffcv"], rows[ffcv_loading.STOCK]
-    assert rows[f"ffcv over {ffcv_loading.STOCK}"].value == ours.value / stock.value
+    rates = {row.case["what"]: row.value for row in result["rows"] if row.metric == "images/s"}
+    ratio = rows[f"ffcv over {ffcv_loading.STOCK}"].value
+    assert ratio == pytest.approx(rates["ffcv"] / rates[ffcv_loading.STOCK])
     assert rows["ffcv: median of 56 images"].value > 50 > rows["ffcv stock: median of 56 images"].value
 
 

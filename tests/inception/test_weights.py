@@ -111,6 +111,17 @@ def test_foreign_safetensors_without_metadata(network, tmp_path):
         inception.network_from_weights(tmp_path / "plain.safetensors")
 
 
+def test_safetensors_are_known_whatever_the_length_of_their_header(network, tmp_path):
+    """The file begins with that length: a first byte of 0x80 is not the mark of a pickle."""
+    beginnings = set()
+    for padding in range(0, 256, 8):
+        file = tmp_path / f"{padding}.safetensors"
+        inception.save_weights(file, {"bias": torch.zeros(3)}, {"padding": " " * padding})
+        beginnings.add(file.read_bytes()[0])
+        assert inception.read_weights(file).metadata == {"padding": " " * padding}
+    assert 0x80 in beginnings
+
+
 def test_a_run_directory_stands_for_its_best_or_else_its_newest_weights(network, saved, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)

@@ -14,6 +14,7 @@ dist.init_process_group("gloo")
 total = torch.tensor([dist.get_rank() + 1.0])
 dist.all_reduce(total)
 print("total", total.item(), "of", dist.get_world_size(), "gpu", torch.cuda.is_available(), flush=True)
+dist.destroy_process_group()
 """
 
 SLEEP = """

@@ -43,7 +43,9 @@ def fails_at_once(job) -> list[str]:
     assert job.wait(60) == "FAILED", job.log
     assert job.show("Restarts") == "0"
     assert "Traceback" not in job.log
-    return [line for line in job.log.splitlines() if line.startswith("error: ")]
+    lines = [line for line in job.log.splitlines() if line.startswith("error: ")]
+    assert lines, job.log
+    return lines
 
 
 def test_a_wrong_path_is_one_line(cluster, options, tmp_path):
