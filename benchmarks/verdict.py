@@ -57,13 +57,22 @@ class Verdict:
 
 def judge(seen: Observation) -> Verdict:
     """The limiter: what feeds the step if the step is not fed, else the first of exchange, host and device that is."""
-    if seen.end_to_end < FED * seen.step:
+    if not _is_fed(seen):
         return _input(seen)
     if seen.without_exchange is not None and seen.without_exchange > EXCHANGE * seen.step:
         return _communication(seen)
     if seen.host_share is not None and seen.host_share > HOST:
         return _host(seen)
     return _device(seen)
+
+
+def _is_fed(seen: Observation) -> bool:
+    """Whether the data leave the step its speed. Where the step never waits, and decoding needs too little of the cores to
+    slow it, a slower measurement of both together is noise and not the input."""
+    if seen.end_to_end >= FED * seen.step:
+        return True
+    shared = 1 / (1 / seen.step + 1 / seen.data)
+    return seen.waiting < 1 - FED and shared >= FED * seen.step
 
 
 def _input(seen: Observation) -> Verdict:

@@ -115,3 +115,10 @@ def measured_parts(step_seconds, load_seconds, link_seconds):
 )
 def test_what_is_really_slow_is_what_is_named(seconds, limiter):
     assert judge(measured_parts(**seconds)).limiter == limiter
+
+
+def test_a_noisy_measurement_does_not_blame_a_loader_that_is_never_waited_for():
+    seen = Observation(step=4.2, data=1400.0, end_to_end=3.8, waiting=0.0, bound=6.6, bound_by="compute", cores=2)
+    assert judge(seen).limiter == "compute"
+    starved = Observation(step=4.2, data=1400.0, end_to_end=3.8, waiting=0.1, bound=6.6, bound_by="compute", cores=2)
+    assert judge(starved).limiter == "input"
