@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,9 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.command_line import BenchmarkError, Parser, add_output_options, positive
+from benchmarks.command_line import Parser, add_output_options, positive
 from benchmarks.machine import cores
 from benchmarks.measure import Window, alternate
+from benchmarks.ranks import measure_on_ranks
 from benchmarks.results import RESULTS, Result
 from benchmarks.summaries import paired_ratio
 from engine.config import load_config
@@ -83,22 +82,9 @@ def _parser() -> Parser:
 
 def _start(ranks: int, options: Any) -> dict[str, list[float]]:
     """Runs this script on so many ranks; what the first of them measured."""
-    threads = max(1, cores() // ranks)
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "measured.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1",
-                   f"--nproc_per_node={ranks}", __file__, "--worker", str(output), "--network", options.network,
-                   "--batch-size", str(options.batch_size), "--windows", str(options.windows),
-                   "--steps", str(options.steps)]  # fmt: skip
-        env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        env.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        finished = subprocess.run(command, env=env, capture_output=True, text=True)
-        if finished.returncode or not output.exists():
-            lines = [line for line in finished.stderr.splitlines() if line.startswith("error:")]
-            raise BenchmarkError(
-                f"{ranks} ranks failed: {(lines or finished.stderr.strip().splitlines() or ['?'])[-1]}"
-            )
-        return json.loads(output.read_text())
+    arguments = ["--network", options.network, "--batch-size", options.batch_size]
+    arguments += ["--windows", options.windows, "--steps", options.steps]
+    return measure_on_ranks(Path(__file__), ranks, max(1, cores() // ranks), arguments, "--worker")
 
 
 # ---- on every rank --------------------------------------------------------------------------------------------------

@@ -9,11 +9,7 @@ of cores at every size. The model's prediction stands beside every measurement, 
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ from benchmarks.counting import count
 from benchmarks.drawing import draw_lines
 from benchmarks.limits import Limits
 from benchmarks.machine import cores
+from benchmarks.ranks import measure_on_ranks
 from benchmarks.results import RESULTS, Result, number
 from benchmarks.scaling_model import (
     INTERCONNECTS,
@@ -103,23 +100,10 @@ def _run_ranks(ranks: int, options: Any) -> dict[str, Any]:
         )
     batches = sorted({options.batch_size, max(1, options.batch_size // 2), max(1, options.batch_size // ranks)})
     threads = cores() if on_gpu else max(1, cores() // largest)
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "measured.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1",
-                   f"--nproc_per_node={ranks}", str(ROOT / "benchmarks/scaling_worker.py"),
-                   "--network", options.network, "--batches", *map(str, batches), "--precision", options.precision,
-                   "--resolution", str(options.resolution), "--threads", str(threads), "--windows", str(options.windows),
-                   "--seconds", str(options.seconds), "--output", str(output)]  # fmt: skip
-        env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        # One machine: the loopback interface is the fastest there is, and always there.
-        env.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        finished = subprocess.run(command, env=env, capture_output=True, text=True)
-        if finished.returncode or not output.exists():
-            lines = [line for line in finished.stderr.splitlines() if line.startswith("error:")]
-            raise BenchmarkError(
-                f"{ranks} ranks failed: {(lines or finished.stderr.strip().splitlines() or ['?'])[-1]}"
-            )
-        found = json.loads(output.read_text())
+    arguments = ["--network", options.network, "--batches", *batches, "--precision", options.precision]
+    arguments += ["--resolution", options.resolution, "--threads", threads, "--windows", options.windows]
+    arguments += ["--seconds", options.seconds]
+    found = measure_on_ranks(ROOT / "benchmarks/scaling_worker.py", ranks, threads, arguments, "--output")
     found["steps"] = {int(batch): step for batch, step in found["steps"].items()}
     return found
 
