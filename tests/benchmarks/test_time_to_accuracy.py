@@ -76,7 +76,8 @@ def test_contestants_are_compared_seed_by_seed():
 
 
 def test_ours_and_the_peer_train_to_the_target(shades, tmp_path):
-    settings = ["data.batch_size=8", "schedule.epochs=12", "optimizer.lr=0.02", "ema.decay=0", "data.workers=1"]
+    settings = ["data.batch_size=8", "data.global_batch_size=8", "data.workers=1"]
+    settings += ["schedule.epochs=12", "optimizer.lr=0.02", "ema.decay=0"]
     arguments = ["--data", str(shades), "--seeds", "1", "--target", "80", "--peer", "--output", str(tmp_path)]
     arguments += ["--set", *settings, "evaluation.batch_size=16"]
     assert time_to_accuracy.main(arguments) == 0

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+from engine.failure import run_entry_point
+from engine.train import main
 from inception import create_model, save_weights
 
 TINY = {"network.name": "debug", "data.batch_size": "8", "schedule.epochs": "1"}
 
 
+def train(arguments: list[str], stderr: Path) -> None:
+    """engine/train.py's entry point in this process, its words for a person in the file `stderr`."""
+    with stderr.open("w") as file:
+        os.dup2(file.fileno(), 2)
+        sys.stderr = file
+        sys.argv = ["engine/train.py", *arguments]
+        run_entry_point(main)
+
+
 @pytest.fixture(scope="module")
 def train_process():
-    """Runs engine/train.py's main in a fork of this process, which has its imports done: a mistake costs no start-up."""
-    import engine.train  # noqa: F401
-    import pipelines.native  # noqa: F401
+    """Runs `train` in a fork of a process that has its imports done, so that a mistake costs no start-up; not in a fork
+    of this one, whose threads of torch could hold a lock at that moment."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["engine.train", "pipelines.native"])
 
-    torch.set_num_threads(1)
-
-    def run(arguments: list[str], directory: Path) -> tuple[int, str]:
-        stderr = directory / "stderr"
-        pid = os.fork()
-        if pid == 0:
-            from engine.failure import run_entry_point
-            from engine.train import main
-
-            with stderr.open("w") as file:
-                os.dup2(file.fileno(), 2)
-                sys.stderr = file
-                sys.argv = ["engine/train.py", *arguments]
-                run_entry_point(main)
-        _, status = os.waitpid(pid, 0)
-        return os.waitstatus_to_exitcode(status), stderr.read_text()
+    def run(arguments: list[str], directory: Path) -> tuple[int | None, str]:
+        process = server.Process(target=train, args=(arguments, directory / "stderr"))
+        process.start()
+        process.join(timeout=120)
+        if process.is_alive():
+            process.kill()
+        return process.exitcode, (directory / "stderr").read_text()
 
     return run
 

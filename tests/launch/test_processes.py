@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 MEET = """
-import os, torch, torch.distributed as dist
+import sys, torch, torch.distributed as dist
 dist.init_process_group("gloo")
 total = torch.tensor([dist.get_rank() + 1.0])
 dist.all_reduce(total)
-print("total", total.item(), "of", dist.get_world_size(), "gpu", torch.cuda.is_available(), flush=True)
+line = f"total {total.item()} of {dist.get_world_size()} gpu {torch.cuda.is_available()}\\n"
+sys.stdout.write(line)  # at once: both ranks write into one pipe, and print sends a text and its line end apart
+sys.stdout.flush()
 dist.destroy_process_group()
 """
 
