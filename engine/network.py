@@ -15,7 +15,8 @@ def build_network(config: Config, num_classes: int) -> Network:
 
     Raises NetworkError for an unknown network or weights that do not fit.
     """
-    given = {name: getattr(config.network, name) for name in ("auxiliary", "batch_norm", "dropout", "fuse")}
+    names = ("auxiliary", "batch_norm", "dropout", "fuse", "fused_norm", "pad_channels")
+    given = {name: getattr(config.network, name) for name in names}
     options: dict[str, Any] = {"width": config.network.width}
     options |= {name: value for name, value in given.items() if value is not None}
     torch.manual_seed(config.run.seed)

@@ -22,6 +22,7 @@ class ConvUnit(nn.Module):
         super().__init__()
         self.conv = conv
         self.bn = bn
+        self.norm_relu: Callable[[nn.BatchNorm2d, Tensor], Tensor] | None = None  # set by fused_norm.py
 
     def finish(self, x: Tensor, owned: bool = True) -> Tensor:
         """What follows the convolution: normalisation and ReLU; not in place if what it reads is not `owned`.
@@ -29,6 +30,8 @@ class ConvUnit(nn.Module):
         Separate, so that convolutions that run as one (`fusion.py`) can share it.
         """
         if self.bn is not None:
+            if self.norm_relu is not None:
+                return self.norm_relu(self.bn, x)
             x = self.bn(x)
         # Neither a convolution nor a normalisation needs its own output in the backward pass.
         return F.relu(x, inplace=owned)

@@ -8,6 +8,7 @@ from typing import Any
 
 from inception.debug import debug
 from inception.errors import NetworkError
+from inception.fused_norm import fuse_norms
 from inception.fusion import fuse
 from inception.googlenet import googlenet
 from inception.inception_resnet import inception_resnet_v1, inception_resnet_v2
@@ -16,11 +17,14 @@ from inception.inception_v3 import inception_v3
 from inception.inception_v4 import inception_v4
 from inception.layers import Style
 from inception.network import Design, Network
+from inception.padding import pad_images
 
 PAGES = (debug, googlenet, inception_v2, inception_v3, inception_v4, inception_resnet_v1, inception_resnet_v2)
 DESIGNS: dict[str, Callable[..., Design]] = {page.__name__: page for page in PAGES}
 FUSE = False  # what docs/networks.md measures
-COMMON_OPTIONS = ("width", "dropout", "auxiliary", "batch_norm", "in_channels", "fuse")
+COMMON_OPTIONS = (
+    "width", "dropout", "auxiliary", "batch_norm", "in_channels", "fuse", "fused_norm", "pad_channels",
+)  # fmt: skip
 
 
 def list_models() -> list[str]:
@@ -38,6 +42,8 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
       batch_norm   batch normalisation, or convolutions with biases instead
       in_channels  channels of the images (3)
       fuse         run sibling 1x1 convolutions as one (fusion.py), yes or no: a matter of speed alone (no)
+      fused_norm   batch normalisation with ReLU as Triton kernels (fused_norm.py) in training on GPUs: likewise (no)
+      pad_channels channels to which the first convolution pads the images (padding.py), 0 for none: likewise (0)
     Some networks have options of their own; they are the parameters of the function on the network's page.
     Raises NetworkError for an unknown name or option (naming the nearest) and for values out of range.
     """
@@ -53,8 +59,12 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
     width = options.get("width", 1.0)
     in_channels = options.get("in_channels", 3)
     fused = options.get("fuse", FUSE)
+    fused_norm = options.get("fused_norm", False)
+    padded = options.get("pad_channels", 0)
     check_flag(name, "batch_norm", batch_norm)
     check_flag(name, "fuse", fused)
+    check_flag(name, "fused_norm", fused_norm)
+    check_count(name, "pad_channels", padded, least=0)
     check_number(name, "width", width, low=0.0, open_low=True)
     check_count(name, "num_classes", num_classes)
     check_count(name, "in_channels", in_channels)
@@ -75,6 +85,10 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
     )  # fmt: skip
     if fused:
         fuse(network)
+    if fused_norm:
+        fuse_norms(network)
+    if padded:
+        pad_images(network, padded)
     return network
 
 

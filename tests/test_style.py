@@ -24,6 +24,7 @@ HOMES = {
     "nvidia": r"pipelines/dali\w*|benchmarks/\w+|benchmarks/peers/\w+",
     "ffcv": r"pipelines/(ffcv|beton)\w*|benchmarks/\w+|benchmarks/peers/\w+",
     "deepspeed": r"engine/zero\w*",
+    "triton": r"inception/norm_kernels",
     "onnx": r"engine/export\w*",
     "onnxruntime": r"engine/\w+",
 }
