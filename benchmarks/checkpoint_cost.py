@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from benchmarks.command_line import Parser, add_output_options, positive
-from benchmarks.ddp_overhead import run_steps
+from benchmarks.ddp_overhead import build_trainer, run_steps
 from benchmarks.measure import Window, alternate
 from benchmarks.results import RESULTS, Result
-from engine.config import CheckpointConfig, load_config
+from engine.config import CheckpointConfig
 from engine.failure import DONE, run_entry_point
 from engine.trainer import Trainer
 from launch.environment import detect
@@ -32,18 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     result = Result("checkpoint_cost", vars(options))
     with tempfile.TemporaryDirectory() as folder:
-        run = [
-            "--run.dir",
-            folder,
-            "--network.name",
-            options.network,
-            "--ema.decay",
-            "0.999",
-            "--schedule.epochs",
-            "100000",
-        ]
-        data = ["--data.backend", "synthetic", "--data.batch_size", str(options.batch_size)]
-        trainer = Trainer(load_config([*run, *data, "--checkpoint.every_seconds", "1e9"]), detect())
+        trainer = build_trainer(folder, options.network, options.batch_size, detect(), "--ema.decay=0.999")
         standing: list[float] = []
         subjects = {
             "steps": lambda: _window(trainer, options, None),

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
@@ -38,7 +39,7 @@ from engine.ddp import SYNC_BUFFERS
 from engine.failure import DONE, run_entry_point
 from engine.optimizers import create_optimizer
 from engine.trainer import Trainer
-from launch.environment import detect
+from launch.environment import Environment, detect
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str]) -> int:
         [a / b for a, b in zip(together["minimal"], together["trainer"])],
         interval=(ratio.low, ratio.high), higher_is_better=False,
     )  # fmt: skip
-    for ranks, found in ((options.ranks, together), (1, _start(1, options))):
+    alone = _start(1, options) if options.ranks > 1 else together
+    for ranks, found in {options.ranks: together, 1: alone}.items():
         microseconds = [1e6 * seconds for seconds in found["empty"]]
         where = f"the loop alone, {ranks} ranks" if ranks > 1 else "the loop alone, 1 rank"
         result.add(case | {"what": where}, "microseconds a step", microseconds, higher_is_better=False)
@@ -74,7 +76,7 @@ def _parser() -> Parser:
     parser.add_argument("--batch-size", type=positive, default=64, help="images a rank")
     parser.add_argument("--ranks", type=positive, default=2, help="number of ranks")
     parser.add_argument("--windows", type=positive, default=9, help="measured windows of each loop")
-    parser.add_argument("--steps", type=positive, default=40, help="steps in a window")
+    parser.add_argument("--steps", type=positive, default=20, help="steps in a window")
     parser.add_argument("--worker", type=Path, default=None, help="for the ranks that this script starts")
     add_output_options(parser, RESULTS)
     return parser
@@ -82,7 +84,7 @@ def _parser() -> Parser:
 
 def _start(ranks: int, options: Any) -> dict[str, list[float]]:
     """Runs this script on so many ranks; what the first of them measured."""
-    arguments = ["--network", options.network, "--batch-size", options.batch_size]
+    arguments = ["--ranks", options.ranks, "--network", options.network, "--batch-size", options.batch_size]
     arguments += ["--windows", options.windows, "--steps", options.steps]
     return measure_on_ranks(Path(__file__), ranks, max(1, cores() // ranks), arguments, "--worker")
 
@@ -91,26 +93,18 @@ def _start(ranks: int, options: Any) -> dict[str, list[float]]:
 
 
 def _work(options: Any) -> int:
+    environment = detect()
     with tempfile.TemporaryDirectory() as folder:
-        batch = ["--data.backend", "synthetic", "--data.batch_size", str(options.batch_size)]
-        run = [
-            "--run.dir",
-            folder,
-            "--network.name",
-            options.network,
-            "--ema.decay",
-            "0",
-            "--schedule.epochs",
-            "100000",
-        ]
-        trainer = Trainer(load_config([*batch, *run, "--checkpoint.every_seconds", "1e9"]), detect())
+        trainer = build_trainer(folder, options.network, options.batch_size, environment, "--ema.decay=0")
         minimal = MinimalLoop(trainer)  # before training, so that both start from the same weights
         subjects = {
             "minimal": lambda: _window(lambda: minimal.run(options.steps), options),
             "trainer": lambda: _window(lambda: run_steps(trainer, options.steps), options),
         }
-        measured = alternate(subjects, windows=options.windows, warmup=2, tolerant=False)
-        found: dict[str, Any] = {name: measurement.rates for name, measurement in measured.items()}
+        found: dict[str, Any] = {}
+        if environment.world_size == options.ranks:
+            measured = alternate(subjects, windows=options.windows, warmup=2, tolerant=False)
+            found = {name: measurement.rates for name, measurement in measured.items()}
         found["empty"] = _empty_loop(trainer, 20 * options.steps, options.windows)
         if trainer.strategy.is_main:
             options.worker.write_text(json.dumps(found))
@@ -119,6 +113,14 @@ def _work(options: Any) -> int:
         trainer.loader.close()
         trainer.strategy.close()
     return DONE
+
+
+def build_trainer(folder: str, network: str, batch_size: int, environment: Environment, *options: str) -> Trainer:
+    """A trainer on synthetic batches of `batch_size` images a rank, in fp32, that neither ends nor saves by itself."""
+    data = {"backend": "synthetic", "batch_size": batch_size, "global_batch_size": batch_size * environment.world_size}
+    arguments = [f"--data.{name}={value}" for name, value in data.items()]
+    arguments += [f"--run.dir={folder}", f"--network.name={network}", "--precision=fp32", "--schedule.epochs=100000"]
+    return Trainer(load_config([*arguments, "--checkpoint.every_seconds=1e9", *options]), environment)
 
 
 def _window(work: Callable[[], None], options: Any) -> Window:
@@ -139,7 +141,11 @@ class MinimalLoop:
         self.shift = trainer.objective.normalise.shift
         device_ids = [trainer.strategy.device.index] if trainer.strategy.device.type == "cuda" else None
         self.network = DistributedDataParallel(
-            network.train(), device_ids, gradient_as_bucket_view=True, static_graph=True, **{SYNC_BUFFERS: False}
+            network.train(),
+            device_ids,
+            gradient_as_bucket_view=True,
+            static_graph=True,
+            **{SYNC_BUFFERS: False},  # type: ignore[arg-type]
         )
         self.batch = next(iter(trainer.loader))
         trainer.loader.load_state_dict({"samples_seen": 0})
@@ -175,15 +181,13 @@ def run_steps(trainer: Trainer, steps: int) -> None:
         if trainer.state.step == last:
             raise _WindowEnds
 
-    trainer.monitor.advance = advance_until  # type: ignore[method-assign]
-    try:
-        while True:
-            trainer._train_epoch(trainer.state.samples_seen // trainer.loader.plan.samples)
-    except _WindowEnds:
-        trainer.loader.load_state_dict({"samples_seen": trainer.state.samples_seen})
-        trainer.recent.clear()
-    finally:
-        trainer.monitor.advance = advance  # type: ignore[method-assign]
+    with mock.patch.object(trainer.monitor, "advance", advance_until):
+        try:
+            while True:
+                trainer._train_epoch(trainer.state.samples_seen // trainer.loader.plan.samples)
+        except _WindowEnds:
+            trainer.loader.load_state_dict({"samples_seen": trainer.state.samples_seen})
+            trainer.recent.clear()
 
 
 def _empty_loop(trainer: Trainer, steps: int, windows: int) -> list[float]:

@@ -128,7 +128,8 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         config = load_config(
             ["--recipe", "sample", "--network.name", options.network, "--data.backend", "synthetic",
-             "--data.batch_size", str(options.batch_size), "--evaluation.batch_size", "100", "--run.dir", folder,
+             "--data.batch_size", str(options.batch_size), "--data.global_batch_size", str(options.batch_size),
+             "--evaluation.batch_size", "100", "--run.dir", folder,
              "--schedule.epochs", str(max(2, round(options.steps * options.batch_size / 4000))), *options.set]
         )  # fmt: skip
         config.run.target_top1 = None

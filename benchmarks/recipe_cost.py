@@ -58,7 +58,8 @@ def counted(name: str, size: int) -> Counted:
 
 def hours(config: Config, rate: float, gpus: int) -> float:
     """Hours of training that `config` takes on `gpus` GPUs, evaluation and reading of data left out."""
-    name, batch = config.network.name, config.data.global_batch_size or config.data.batch_size * gpus
+    name, batch = config.network.name, config.data.global_batch_size
+    assert batch is not None  # the recipes all say it
     full = config.data.resolution or create_model(name, auxiliary=False, width=0.1).input_size
     share = min(batch // gpus, 256)  # more than that does not fit: gradients are accumulated
     total = 0.0

@@ -73,11 +73,13 @@ class DdpStrategy(Strategy):
     def without_exchange(self) -> AbstractContextManager[Any]:
         return self._wrapped.no_sync()
 
-    def exchange_seconds(self) -> float | None:
+    def exchange_seconds(self) -> dict[str, float]:
         # DDP itself times its first ten steps and then every hundredth, in nanoseconds.
         timed = self._wrapped._get_ddp_logging_data()
         exchange = timed.get("backward_comm_time", 0)
-        return (exchange - timed.get("backward_compute_comm_overlap_time", 0)) / 1e9 if exchange > 0 else None
+        if exchange <= 0:
+            return {}
+        return {"backward": (exchange - timed.get("backward_compute_comm_overlap_time", 0)) / 1e9}
 
     def sum(self, values: Tensor) -> Tensor:
         dist.all_reduce(values)

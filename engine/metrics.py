@@ -12,34 +12,39 @@ from engine.strategy import Strategy
 
 
 class RecentSteps:
-    """Loss and share of right answers of the steps since the last row, kept on the device so that no step waits."""
+    """Loss and share of right answers of the `count` steps since the last row, kept on the device so that no step waits."""
 
-    def __init__(self, capacity: int, strategy: Strategy):
+    def __init__(self, strategy: Strategy):
         self._strategy = strategy
-        self._values = torch.zeros(capacity, 2, dtype=torch.float64, device=strategy.device)
         self.count = 0
+        self._steps: list[Tensor] = []
+        self._resumed = torch.zeros(0, 2, dtype=torch.float64, device=strategy.device)
 
     def add(self, values: Tensor) -> None:
-        """Adds a step's (loss, share of right answers) on this rank."""
-        self._values[self.count] = values
+        """Adds a step's (loss, share of right answers) on this rank, float32 (2,) on the device."""
+        self._steps.append(values)
         self.count += 1
 
     def means(self) -> list[list[float]]:
         """(loss, share of right answers) of each step over all ranks. Every rank must call it; waits for the device."""
-        total = self._strategy.sum(self._values[: self.count].clone())
-        return (total / self._strategy.world_size).tolist()
+        values = self._resumed.clone()
+        if self._steps:
+            values = torch.cat([values, torch.stack(self._steps).double()])
+        return (self._strategy.sum(values) / self._strategy.world_size).tolist()
 
     def clear(self) -> None:
         """Starts the next row."""
-        self._values.zero_()
         self.count = 0
+        self._steps.clear()
+        self._resumed = self._resumed[:0]
 
     def load(self, means: list[list[float]]) -> None:
         """Takes over what `means` returned in an earlier run, on any number of ranks."""
         self.clear()
         self.count = len(means)
-        if means and self._strategy.is_main:
-            self._values[: self.count] = torch.tensor(means, dtype=torch.float64) * self._strategy.world_size
+        # The sum over the ranks divides by their number again: the first one holds all of it.
+        share = float(self._strategy.world_size) if self._strategy.is_main else 0.0
+        self._resumed = torch.tensor(means, dtype=torch.float64, device=self._resumed.device).reshape(-1, 2) * share
 
 
 def first_not_finite(means: list[list[float]]) -> int | None:

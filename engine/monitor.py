@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import FileWriter
 
 from engine.confusion import Findings
 from engine.metrics import MetricsFile
@@ -26,7 +27,7 @@ class Monitor:
             return
         self._run_dir = run_dir
         self.file = MetricsFile(run_dir / "metrics.jsonl")
-        self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"))
+        self._tensorboard = FileWriter(str(run_dir / "tensorboard"))
         self._report = ReportWriter(run_dir, self._report_trouble)
         self._console = Console(highlight=False)
         self._bar: StepBar | None = None
@@ -61,9 +62,7 @@ class Monitor:
         self._position = {name: row[name] for name in _POSITION}
         self.file.write(row)
         if kind in ("train", "eval"):
-            for name, value in values.items():
-                if name not in _POSITION and isinstance(value, (int, float)):
-                    self._tensorboard.add_scalar(f"{kind}/{name}", value, row["step"])
+            self._chart(row)
         if kind == "train":
             self._show_train(row)
         elif kind == "eval":
@@ -71,6 +70,15 @@ class Monitor:
                 f"epoch {row['epoch']:.0f}  val top-1 {row['top1']:.2f}%  top-5 {row['top5']:.2f}%  loss {row['loss']:.3f}"
                 f"  over {row['count']} images, {row['time']:.0f} s since the start"
             )
+
+    def _chart(self, row: dict[str, Any]) -> None:
+        """All curves of a row in one event: one each would hand Python's lock to TensorBoard's thread as often."""
+        curves = [
+            Summary.Value(tag=f"{row['kind']}/{name}", simple_value=value)
+            for name, value in row.items()
+            if name not in _POSITION and isinstance(value, (int, float))
+        ]
+        self._tensorboard.add_summary(Summary(value=curves), row["step"])
 
     def _show_train(self, row: dict[str, Any]) -> None:
         if self._bar is not None:

@@ -58,20 +58,22 @@ class PhaseClock:
         return seconds
 
 
-def phase_fractions(phases: dict[str, float], exchange: float | None, step: float, waiting: float) -> dict[str, float]:
+def phase_fractions(
+    phases: dict[str, float], exchange: dict[str, float], step: float, waiting: float
+) -> dict[str, float]:
     """Shares of the time by phase, as the keys of a row: forward_fraction, backward_fraction, ...
 
-    phases: seconds of one timed step. exchange: seconds that its backward pass waited for the other ranks' gradients,
-    taken out of it as communication_fraction. step: mean seconds of a step of the row, `waiting` of them (a fraction)
+    phases: seconds of one timed step. exchange: seconds of them, by phase, that it waited for the other ranks,
+    taken out as communication_fraction. step: mean seconds of a step of the row, `waiting` of them (a fraction)
     waiting for data. Together with the latter the shares make at most 1: a timed step slower than the mean is scaled down.
     """
     if not phases:
         return {}
     phases = dict(phases)
-    if exchange is not None:
-        exchange = min(exchange, phases["backward"])
-        phases["backward"] -= exchange
-        phases["communication"] = exchange
+    for name, seconds in exchange.items():
+        seconds = min(seconds, phases[name])
+        phases[name] -= seconds
+        phases["communication"] = phases.get("communication", 0.0) + seconds
     total = max(step, sum(phases.values()) / max(1 - waiting, 1e-9))
     return {f"{name}_fraction": round(seconds / total, 4) for name, seconds in phases.items()}
 

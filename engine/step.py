@@ -144,7 +144,7 @@ class TrainStep:
             self.clock.phase("forward")
             loss, right = self._objective(images, labels, augmentation)
             self.clock.phase("backward")
-            self._strategy.backward(loss / self._micro_batches)
+            self._strategy.backward(loss / self._micro_batches if self._micro_batches > 1 else loss)
             self.clock.stop()
         self._totals.append(torch.stack([loss.detach(), right / len(labels)]))
 

@@ -69,10 +69,13 @@ class Strategy:
         self._optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def exchange_seconds(self) -> float | None:
-        """How long the backward pass of a recent step waited for the other ranks' gradients, beyond its own computing;
-        None where that is not measured or nothing is exchanged."""
-        return None
+    def time_exchange(self) -> None:
+        """Has the step that begins now timed for `exchange_seconds`."""
+
+    def exchange_seconds(self) -> dict[str, float]:
+        """How long the phases of the step timed last, or of one shortly before it, waited for the other ranks beyond
+        their own computing, by phase; empty where that is not measured or nothing is exchanged."""
+        return {}
 
     @property
     def can_discard(self) -> bool:

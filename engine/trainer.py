@@ -63,7 +63,7 @@ class Trainer:
         )
         self._build_step()
 
-        self.recent = RecentSteps(config.monitor.every_steps, self.strategy)
+        self.recent = RecentSteps(self.strategy)
         self.state = RunState(
             config,
             self.network,
@@ -145,6 +145,7 @@ class Trainer:
             self.strategy.set_learning_rate(lr)
             if self.recent.count == timed:
                 self.train_step.clock.begin()
+                self.strategy.time_exchange()
             self.train_step.begin(key(config.run.seed, self.state.step, self.strategy.rank) >> 1)
             for _ in range(self.batching.micro_batches):
                 batch = self._next_batch(batches)
@@ -373,7 +374,7 @@ class Trainer:
         elapsed = max(now - self._window_started, 1e-9)
         waiting = self._waited / elapsed
         phases = self.train_step.clock.read()
-        exchange = self.strategy.exchange_seconds() if phases else None
+        exchange = self.strategy.exchange_seconds() if phases else {}
         self.monitor.record(
             "train",
             **self.state.position(),

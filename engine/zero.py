@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class DeepSpeedStrategy(DdpStrategy):
     def __init__(self, environment: Environment, device: torch.device, options: StrategyConfig):
         self._deepspeed = _import_deepspeed(device)
         super().__init__(environment, device, options)
+        self._exchanges = ExchangeTimer() if self.world_size > 1 else None
 
     def prepare(
         self, objective: nn.Module, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
@@ -81,7 +82,8 @@ class DeepSpeedStrategy(DdpStrategy):
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        self._engine.backward(loss, scale_wrt_gas=False)
+        with self._timed("backward"):
+            self._engine.backward(loss, scale_wrt_gas=False)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # counts; moves nothing
 
@@ -89,7 +91,8 @@ class DeepSpeedStrategy(DdpStrategy):
         norm = None
         if self._zero is None and (measure or self._clips):
             norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        self._engine.step()
+        with self._timed("optimizer"):
+            self._engine.step()
         if self._zero is not None and (measure or self._clips):
             norm = torch.as_tensor(self._engine.get_global_grad_norm(), device=self.device)
         return norm
@@ -98,8 +101,15 @@ class DeepSpeedStrategy(DdpStrategy):
     def can_discard(self) -> bool:
         return False  # DeepSpeed counts every backward pass towards its next update
 
-    def exchange_seconds(self) -> float | None:
-        return None  # DeepSpeed's own timers stop the device at every phase
+    def _timed(self, phase: str) -> AbstractContextManager[Any]:
+        return nullcontext() if self._exchanges is None else self._exchanges.phase(phase)
+
+    def time_exchange(self) -> None:
+        if self._exchanges is not None:
+            self._exchanges.begin()
+
+    def exchange_seconds(self) -> dict[str, float]:
+        return {} if self._exchanges is None else self._exchanges.read()
 
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
         if self._zero is None:
@@ -158,6 +168,47 @@ class DeepSpeedStrategy(DdpStrategy):
         for name, value in values.items():
             _piece(whole, places[name], self._names[name]).copy_(value)
         return whole[self.rank * part.numel() : (self.rank + 1) * part.numel()].clone()
+
+
+class ExchangeTimer:
+    """Seconds that DeepSpeed's collectives take within the phases of one step, from its own log of communication.
+
+    The log waits for the device at every collective, so that it is on for the step to be timed and off for all others.
+    On the CPU and with DeepSpeed's defaults on a GPU, nothing is computed meanwhile: all of that time is waited.
+    """
+
+    def __init__(self) -> None:
+        from deepspeed.comm.comm import comms_logger
+
+        self._log = comms_logger
+        self._active = False
+        self._seconds: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Times the step that starts now."""
+        self._active = True
+        self._seconds = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Within it, collectives belong to the phase `name`."""
+        if not self._active:
+            yield
+            return
+        before, enabled, every = self._logged(), self._log.enabled, self._log.prof_all
+        self._log.enabled = self._log.prof_all = True
+        yield
+        self._log.enabled, self._log.prof_all = enabled, every
+        self._seconds[name] = self._seconds.get(name, 0.0) + self._logged() - before
+
+    def _logged(self) -> float:
+        by_size = (sizes.values() for sizes in self._log.comms_dict.values())
+        return sum(sum(milliseconds) for entries in by_size for _, milliseconds, *_ in entries) / 1000
+
+    def read(self) -> dict[str, float]:
+        """Seconds by phase of the step timed last."""
+        self._active = False
+        return self._seconds
 
 
 def deepspeed_config(config: Config, batching: Batching, bf16: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,9 @@ from pipelines.dataset import Dataset
 from pipelines.decode import crop_resize_into, decode_known
 from pipelines.errors import DataError
 from pipelines.plan import EvalPlan, Plan
+
+# Samples whose place in the order is worked out at once: for a single batch, the calls cost more than the numbers.
+_AHEAD = 2048
 
 
 @dataclass(frozen=True)
@@ -193,19 +197,35 @@ class Loader(ABC):
 
     def _tasks(self) -> Iterator[Task]:
         """The rest of the epoch that the current position lies in."""
+        epoch, cuts = self._seen // self.plan.samples, self._cuts()
+        while group := list(islice(cuts, max(1, _AHEAD // self._options.batch_size))):
+            indices = self.plan.order(epoch, np.concatenate([positions for positions, _ in group]))
+            labels, begin = self.dataset.labels(indices), 0
+            for positions, seen in group:
+                here = slice(begin, begin + len(positions))
+                yield self._task(epoch, positions, indices[here], labels[here], seen)
+                begin = here.stop
+
+    def _cuts(self) -> Iterator[tuple[NDArray[np.int64], int]]:
+        """The positions of each micro-batch of the rest of the epoch, and the run's samples that it completes."""
         epoch, offset = divmod(self._seen, self.plan.samples)
         before = epoch * self.plan.samples
         for batch in range(offset // self.plan.global_batch, self.plan.batches):
             start, stop = self._share(batch)
+            begin, end = self.plan.span(batch)
             for first in range(start, stop, self._options.batch_size):
-                positions = np.arange(first, min(first + self._options.batch_size, stop))
-                begin, end = self.plan.span(batch)
-                complete = int(positions[-1]) + 1 == stop
-                yield self._task(epoch, positions, before + (end if complete else begin))
+                last = min(first + self._options.batch_size, stop)
+                yield np.arange(first, last), before + (end if last == stop else begin)
 
-    def _task(self, epoch: int, positions: NDArray[np.int64], seen: int) -> Task:
-        indices = self.plan.order(epoch, positions)
-        labels, bad = self.dataset.labels(indices), {}
+    def _task(
+        self,
+        epoch: int,
+        positions: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        seen: int,
+    ) -> Task:
+        bad: dict[int, Failure] = {}
         for slot in np.flatnonzero(np.isin(indices, self._unreadable)) if len(self._unreadable) else ():
             index = int(indices[slot])
             bad[int(slot)] = Failure(self.dataset.name(index), self.dataset.reason(index))

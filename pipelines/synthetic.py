@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from pipelines.batch import Batch
 from pipelines.loader import Failure, Loader, Task
 
+_NO_BOXES, _NO_FLIPS = np.zeros((0, 4), np.int32), np.zeros(0, np.bool_)
+
 
 class SyntheticLoader(Loader):
     """Every batch shows the same random images, which must not be written to."""
@@ -17,11 +19,16 @@ class SyntheticLoader(Loader):
     backend = "synthetic"
     _images: torch.Tensor | None = None
 
-    def _task(self, epoch: int, positions: NDArray[np.int64], seen: int) -> Task:
+    def _task(
+        self,
+        epoch: int,
+        positions: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        seen: int,
+    ) -> Task:
         # Without the crops that nobody will cut: working them out costs more than all the rest.
-        indices = self.plan.order(epoch, positions)
-        boxes, flips = np.zeros((0, 4), np.int32), np.zeros(0, np.bool_)
-        return Task(epoch, positions, indices, self.dataset.labels(indices), boxes, flips, self._resolution, seen, {})
+        return Task(epoch, positions, indices, labels, _NO_BOXES, _NO_FLIPS, self._resolution, seen, {})
 
     def _submit(self, task: Task) -> None:
         return None

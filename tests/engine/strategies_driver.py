@@ -54,6 +54,7 @@ def main() -> None:
         trainer = build(folder / name, case, environment)
         run_to(trainer, STEPS)
         losses = [loss for loss, _ in trainer.recent.means()]
+        exchange = trainer.strategy.exchange_seconds()
         if "variant" in case:
             write(folder / f"{name}.variant.json", {"losses": losses}, trainer)
             continue
@@ -61,7 +62,7 @@ def main() -> None:
         trainer._save()
         trainer.checkpointer.wait()
         run_to(trainer, STEPS + MORE)
-        write(folder / f"{name}.json", {"losses": losses, "later": fingerprint(trainer)}, trainer)
+        write(folder / f"{name}.json", {"losses": losses, "exchange": exchange, "later": fingerprint(trainer)}, trainer)
     (folder / f"saved-{world}-{environment.rank}").touch()
     for other in [world, *others]:
         for rank in range(other):
@@ -158,7 +159,7 @@ def write(path: Path, value: dict, trainer: Trainer) -> None:
 
 
 def wait_for(path: Path) -> None:
-    give_up = time.monotonic() + 800
+    give_up = time.monotonic() + 3000
     while not path.exists():
         if time.monotonic() > give_up:
             raise TimeoutError(path)
