@@ -24,6 +24,8 @@ from torch.utils.flop_counter import flop_registry
 
 # The network's own heads, which the published counts leave out.
 AUXILIARY = ("auxiliary", "AuxLogits", "aux")
+# Passes over an activation of a fused normalisation with ReLU.
+NORM_PASSES = {"forward": 3, "backward": 5}
 # Names of operators, or how they begin.
 _NO_KERNEL = (
     "view", "_unsafe_view", "expand", "transpose", "permute", "slice", "squeeze", "unsqueeze", "detach", "alias",
@@ -153,7 +155,7 @@ class _Recorder(TorchDispatchMode):
 
 def _fused_bytes(name: str, read: list[int], written: list[int]) -> int:
     if "batch_norm" in name:
-        return (5 if "backward" in name else 3) * max(read)
+        return NORM_PASSES["backward" if "backward" in name else "forward"] * max(read)
     if name == "convolution_backward":
         gradient, image, weight = read[:3]
         to_image = gradient + weight + image if len(written) > 2 or image in written else 0

@@ -1,0 +1,66 @@
+"""What a compiled step consists of: one graph without breaks, and an update of a handful of operations, however many weights
+there are."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from engine.config import LossConfig, OptimizerConfig
+from engine.ema import Ema
+from engine.optimizers import create_optimizer
+from engine.step import build_objective
+from inception import create_model
+
+# The variants of benchmarks/gpu.sh, whose Triton kernels tests/inception/test_fused_norm.py compiles.
+VARIANTS = {
+    "plain": {},
+    "padded": {"pad_channels": 4},
+    "everything": {"fuse": True, "fused_norm": True, "pad_channels": 8},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_normalisation_network_and_losses_are_one_graph(variant):
+    network = create_model("debug", 10, width=0.5, **VARIANTS[variant]).to(memory_format=torch.channels_last).train()
+    objective = build_objective(network, LossConfig(label_smoothing=0.1), bf16=True)
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    torch._dynamo.reset()
+    explained = torch._dynamo.explain(objective)(images, torch.tensor([0, 1, 2, 3]))
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that reach the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if not name.startswith("_record_function"):  # profiler's marks
+            self.seen[name] += 1
+        return func(*args, **kwargs or {})
+
+
+def operations_of_an_update(options: OptimizerConfig, width: float) -> Counter:
+    network = create_model("debug", 10, width=width)
+    optimizer, ema = create_optimizer(network, options), Ema(network, 0.99)
+    for step in (1, 2):  # the first also makes the optimizer's state
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        with Operations() as operations:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            ema.update(step)
+    return operations.seen
+
+
+def test_optimizer_and_average_are_a_handful_of_operations():
+    """One for each group of weights and one for all averages."""
+    seen = operations_of_an_update(OptimizerConfig(name="sgd"), width=0.25)
+    assert seen == {"_fused_sgd_": 2, "_foreach_lerp_": 1}
