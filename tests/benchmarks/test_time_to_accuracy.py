@@ -101,7 +101,7 @@ def test_the_reference_loop_trains_what_the_recipe_trains(monkeypatch, tmp_path)
         network = build_network(config, 10).metadata()
     found = ReferenceLoop("peer", config, tmp_path, network, 94.0, workers=2).train(3, tmp_path)
     given = {option: value for option, value in itertools.pairwise(commands[0]) if option.startswith("--")}
-    assert json.loads(given["--options"]) == {"width": 2.0, "auxiliary": False}
+    assert json.loads(given["--options"]) == {"width": 3.0, "auxiliary": False}
     assert (given["--lr"], given["--batch-size"], given["--epochs"], given["--seed"]) == ("0.4", "512", "30", "3")
     assert (found.to_target, found.starting) == (9, 1.0)
 
