@@ -75,8 +75,8 @@ def _parser() -> Parser:
     parser.add_argument("--network", default="debug", help="name of the network")
     parser.add_argument("--batch-size", type=positive, default=64, help="images a rank")
     parser.add_argument("--ranks", type=positive, default=2, help="number of ranks")
-    parser.add_argument("--windows", type=positive, default=9, help="measured windows of each loop")
-    parser.add_argument("--steps", type=positive, default=20, help="steps in a window")
+    parser.add_argument("--windows", type=positive, default=25, help="measured windows of each loop")
+    parser.add_argument("--steps", type=positive, default=10, help="steps in a window")
     parser.add_argument("--worker", type=Path, default=None, help="for the ranks that this script starts")
     add_output_options(parser, RESULTS)
     return parser
@@ -105,7 +105,7 @@ def _work(options: Any) -> int:
         if environment.world_size == options.ranks:
             measured = alternate(subjects, windows=options.windows, warmup=2, tolerant=False)
             found = {name: measurement.rates for name, measurement in measured.items()}
-        found["empty"] = _empty_loop(trainer, 20 * options.steps, options.windows)
+        found["empty"] = _empty_loop(trainer, 40 * options.steps, options.windows)
         if trainer.strategy.is_main:
             options.worker.write_text(json.dumps(found))
         trainer.strategy.barrier()

@@ -29,7 +29,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     it cannot be written; what was there before stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for interrupted in folder.glob("step-*.tmp"):
+    for interrupted in folder.glob("*.tmp"):  # of the best weights too
         interrupted.unlink(missing_ok=True)
     _require_room(folder, state)
     path = folder / f"step-{step:09d}.pt"

@@ -20,6 +20,10 @@ from engine.data import Batching
 from engine.strategy import Strategy
 from launch.environment import Environment, LaunchError
 
+# The ranks vote this often, if steps are shorter than that, since a vote costs each about 0.2 ms; but no later than after
+# so many of them, since steps may become longer.
+VOTE_SECONDS, MOST_CALLS = 0.02, 32
+
 # The same switch under its name before and since torch 2.14.
 SYNC_BUFFERS = "forward_sync_buffers"
 if SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
@@ -49,6 +53,8 @@ class DdpStrategy(Strategy):
         )
         self._options = options
         self._pending: tuple[dist.Work, Tensor] | None = None
+        self._calls_to_vote = self._calls_between = 1
+        self._voted = time.monotonic()
 
     def prepare(
         self, objective: nn.Module, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
@@ -86,12 +92,23 @@ class DdpStrategy(Strategy):
         return values
 
     def any(self, wishes: tuple[bool, ...]) -> tuple[bool, ...]:
-        answer = (False,) * len(wishes)
+        answer, calls = (False,) * len(wishes), 1
+        self._calls_to_vote -= 1
+        if self._calls_to_vote > 0:
+            return answer
         if self._pending is not None:
             work, votes = self._pending
             work.wait()
-            answer = tuple(bool(vote) for vote in votes)
-        votes = torch.tensor(wishes, dtype=torch.int32)
+            *found, slowest = votes.tolist()
+            answer = tuple(bool(vote) for vote in found)
+            # Counted from the slowest rank's time by every rank, so that all vote at the same call.
+            calls = min(max(1, round(1e6 * VOTE_SECONDS) // max(1, slowest)), MOST_CALLS)
+        now = time.monotonic()
+        microseconds = min(round(1e6 * (now - self._voted) / self._calls_between), 2**31 - 1)
+        self._calls_to_vote, self._calls_between, self._voted = calls, calls, now
+        # What is granted now is not wished for again.
+        wanted = [wish and not granted for wish, granted in zip(wishes, answer)]
+        votes = torch.tensor([*wanted, microseconds], dtype=torch.int32)
         work = dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._host_group, async_op=True)
         assert work is not None
         self._pending = (work, votes)

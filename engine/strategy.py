@@ -105,8 +105,8 @@ class Strategy:
         return values
 
     def any(self, wishes: tuple[bool, ...]) -> tuple[bool, ...]:
-        """Which wishes at least one rank had. With several ranks the answer is that of the previous call, for every
-        rank alike: the exchange of this call overlaps the next step."""
+        """Which wishes at least one rank had. With several ranks the answer is that of an earlier call, for every rank
+        alike: the exchange overlaps the next step, and short steps share one. A wish must be made again to be granted again."""
         return wishes
 
     def share_buffers(self, buffers: list[Tensor]) -> None:

@@ -31,7 +31,8 @@ def test_the_newest_complete_one_is_found_and_old_ones_go(tmp_path):
     assert load_newest(tmp_path / "none") is None
     for step in (9, 10, 100):
         save_checkpoint(tmp_path, step, state(step), keep=2)
-    (tmp_path / "step-000000200.tmp").write_bytes(b"half a file")
+    for left in ("step-000000200.tmp", ".best.safetensors.123.tmp"):
+        (tmp_path / left).write_bytes(b"half a file")
     path, loaded, refused = load_newest(tmp_path)
     assert (path.name, loaded["step"], refused) == ("step-000000100.pt", 100, [])
     assert torch.equal(loaded["network"]["weight"], state(100)["network"]["weight"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 from runs import computed, rows
@@ -10,6 +12,7 @@ from engine.compilation import RecompileWatch, compile_ahead
 from engine.config import CompileConfig, ConfigError, ProgressiveConfig, load_config
 from engine.optimizers import resolution_at
 from engine.strategy import compiled
+from engine.trainer import Trainer
 
 
 def test_sizes_grow_in_a_line_of_multiples():
@@ -35,6 +38,21 @@ def test_a_recompilation_is_counted_with_its_cause():
     assert len(watch.causes) == 1
     assert "size mismatch" in watch.causes[0]
     assert "expected 3, actual 4" in watch.causes[0]
+
+
+def test_an_epochs_recompilations_are_reported_once_with_their_causes():
+    trainer = object.__new__(Trainer)
+    trainer.recompiles = types.SimpleNamespace(causes=["forward: size mismatch at index 0", "forward: grad mode"])
+    trainer.state = types.SimpleNamespace(position=lambda: {"step": 7})
+    rows, lines = [], []
+    trainer.monitor = types.SimpleNamespace(record=lambda kind, **row: rows.append(row), say=lines.append)
+    trainer._report_recompiles()
+    trainer._report_recompiles()
+    assert [(row["event"], row["reason"]) for row in rows] == [
+        ("recompiled", "forward: size mismatch at index 0"),
+        ("recompiled", "forward: grad mode"),
+    ]
+    assert lines == ["torch.compile had to compile 2 graphs again in this epoch: forward: size mismatch at index 0"]
 
 
 def test_compiling_ahead_leaves_statistics_alone():

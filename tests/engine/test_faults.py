@@ -8,11 +8,14 @@ import random
 import re
 import signal
 import time
+import types
 from pathlib import Path
 
 import pytest
 from runs import assert_same_tensors, computed, newest_state, rows
 
+import engine.ddp
+from engine.checkpoint import list_checkpoints, load_newest
 from engine.preemption import StopRequest
 from engine.watchdog import describe_hang
 from tests.engine.test_checkpoints import mount
@@ -55,31 +58,36 @@ def has_reached(run: Path, step: int) -> bool:
 # ---- killed ---------------------------------------------------------------------------------------------------------
 
 
+def disturbed(start_command, tiny_run, restarts: int, **options):
+    """A job named "killed" whose launcher starts its two ranks again so many times."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc_per_node=2"]
+    script, *arguments = tiny_run("killed", **options)
+    return start_command([*launcher, f"--max-restarts={restarts}", ROOT / script, *arguments], env=RANKS)
+
+
+def assert_ends_as_the_quiet_run(job, tmp_path, seconds: float) -> None:
+    done = job.wait(seconds)
+    assert done.returncode == 0, done.stderr
+    for part in ("network", "ema", "optimizer", "samples_seen", "step", "best_top1"):
+        assert_same_tensors(newest_state(tmp_path / "quiet")[part], newest_state(tmp_path / "killed")[part], part)
+    assert computed(tmp_path / "quiet") == computed(tmp_path / "killed")
+
+
 def kill_and_compare(start_command, torchrun, tiny_run, tmp_path, times: int, epochs: int) -> None:
     options = {"checkpoint.every_seconds": 0.05, "schedule.epochs": epochs}
     assert torchrun(tiny_run("quiet", **options)).returncode == 0
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc_per_node=2"]
-    script, *arguments = tiny_run("killed", **options)
-    job = start_command([*launcher, f"--max-restarts={times}", ROOT / script, *arguments], env=RANKS)
+    job = disturbed(start_command, tiny_run, restarts=times, **options)
     run, last, struck = tmp_path / "killed", 6 * epochs, set()
     for number in range(times):
         # A step somewhere in what is left, so that every part of a run is hit in the end; then a random moment in it.
         done = max((row["step"] for row in rows(run)), default=0)
-        step = done + random.randint(0, max(0, (last - 2 - done) // (times - number)))
+        step = done + random.randint(0, max(0, (last - 6 - done) // (times - number)))
         pids = wait_until(job, functools.partial(new_workers, job, struck))
         wait_until(job, functools.partial(has_reached, run, step))
         time.sleep(random.uniform(0, 0.05) if step else random.uniform(0, 4))
-        try:
-            os.kill(random.choice(pids), signal.SIGKILL)
-        except ProcessLookupError:
-            break  # the run was faster
+        os.kill(random.choice(pids), signal.SIGKILL)  # which raises when the run was faster
         struck.update(pids)
-    done = job.wait(60 + 30 * times)
-    assert done.returncode == 0, done.stderr
-    assert struck, "no kill hit the run"
-    for part in ("network", "ema", "optimizer", "samples_seen", "step", "best_top1"):
-        assert_same_tensors(newest_state(tmp_path / "quiet")[part], newest_state(tmp_path / "killed")[part], part)
-    assert computed(tmp_path / "quiet") == computed(tmp_path / "killed")
+    assert_ends_as_the_quiet_run(job, tmp_path, 60 + 30 * times)
 
 
 def test_ranks_killed_and_restarted_end_bit_identical(start_command, torchrun, tiny_run, tmp_path):
@@ -90,6 +98,34 @@ def test_ranks_killed_and_restarted_end_bit_identical(start_command, torchrun, t
 @pytest.mark.timeout(3000)
 def test_ranks_killed_at_many_moments_end_bit_identical(start_command, torchrun, tiny_run, tmp_path):
     kill_and_compare(start_command, torchrun, tiny_run, tmp_path, times=20, epochs=12)
+
+
+def kill_writers_and_compare(start_command, torchrun, tiny_run, tmp_path, times: int, epochs: int) -> None:
+    """Kills the rank that writes while the file is being written, until so many kills have left half a file."""
+    options = {"checkpoint.every_seconds": 0, "schedule.epochs": epochs}
+    assert torchrun(tiny_run("quiet", **options), timeout=600).returncode == 0
+    job = disturbed(start_command, tiny_run, restarts=3 * times, **options)
+    folder, struck, left = tmp_path / "killed" / "checkpoints", set(), 0
+    while left < times:
+        pids = wait_until(job, functools.partial(new_workers, job, struck))
+        known = list_checkpoints(folder)
+        wait_until(job, lambda known=known: list_checkpoints(folder) != known)  # this start has come as far as saving
+        time.sleep(random.uniform(0, 0.05))
+        while not list(folder.glob("step-*.tmp")):
+            assert job.running(), "the run was faster than the kills"
+        os.kill(pids[0], signal.SIGKILL)
+        struck.update(pids)
+        left += bool(list(folder.glob("step-*.tmp")))
+        if list_checkpoints(folder):
+            _, _, refused = load_newest(folder)
+            assert refused == []
+    assert_ends_as_the_quiet_run(job, tmp_path, 600)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_a_rank_killed_while_it_writes_a_checkpoint_many_times(start_command, torchrun, tiny_run, tmp_path):
+    kill_writers_and_compare(start_command, torchrun, tiny_run, tmp_path, times=50, epochs=80)
 
 
 # ---- raising and hanging --------------------------------------------------------------------------------------------
@@ -186,6 +222,23 @@ def test_the_first_request_waits_for_the_step_and_the_second_does_not():
     assert asked("begin", "SIGTERM", "later", "SIGTERM") == 128 + signal.SIGTERM
     assert asked("begin", "SIGUSR1", "later", "SIGINT") == 128 + signal.SIGINT
     assert asked("SIGTERM") == 75  # nothing to save yet
+
+
+def test_ranks_vote_no_more_often_than_is_worth_it_and_grant_a_wish_once(monkeypatch):
+    """Steps of 5 ms: a vote is answered at the next, 20 ms later, and what it granted is not wished for meanwhile."""
+    now = [0.0]
+    monkeypatch.setattr(engine.ddp.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(engine.ddp.dist, "all_reduce", lambda *votes, **options: types.SimpleNamespace(wait=int))
+    strategy = object.__new__(engine.ddp.DdpStrategy)
+    strategy._pending, strategy._voted, strategy._host_group = None, 0.0, None
+    strategy._calls_to_vote = strategy._calls_between = 1
+    answers = []
+    for _ in range(12):
+        now[0] += 0.005
+        answers.append(strategy.any((False, True)))
+    granted = [call for call, answer in enumerate(answers, start=1) if answer == (False, True)]
+    assert granted == [2, 10]  # votes at 1, 2, 6 and 10
+    assert set(answers) == {(False, False), (False, True)}
 
 
 # ---- out of disk ----------------------------------------------------------------------------------------------------
