@@ -90,7 +90,7 @@ stage_step() {
 
 # Single options beside the plain step, with the graphs, launches and memory that each has.
 stage_variants() {
-    needs_gpu "network.fused_norm is off by itself, launches and memory are not counted"
+    needs_gpu "no Triton kernel runs, launches and memory are not counted"
     local mode status=0
     for mode in eager "${modes[@]/eager/}"; do
         [[ -z $mode ]] || limited benchmarks/variants.py --network "${networks[0]}" --batch-size "$batch" --precision bf16 \

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         for workload in workloads.values():
             workload.close()
     if strategy.device.type == "cpu":
-        result.note("No GPU here: launches and GPU memory are not measured, and network.fused_norm is off by itself.")
+        result.note("No GPU here: launches and GPU memory are not measured, and no Triton kernel runs.")
     result.print(("spread", "graphs", "breaks", "launches", "gpu_gib", "first_step_seconds"))
     print(f"Written: {result.save(options.output)}")
     return DONE
