@@ -42,8 +42,9 @@ setup(
     # Naming the root makes an editable install one path entry: modules added later are found without a new install.
     package_dir={"": "."},
     package_data={
-        "pipelines": ["sample/*.tar", "*.c"],
+        "pipelines": ["sample/*.tar", "*.c", "*.h"],
         "engine": ["recipes/*.yaml", "report_template.html"],
+        "inception": ["*.c"],
         "launch": ["*.sh", "constraints.txt"],
     },
     install_requires=[

@@ -33,7 +33,7 @@ from engine.failure import DONE, run_entry_point
 from engine.strategy import choose_device
 from launch.environment import detect
 
-OURS, FUSED = "ours", "ours, fused"
+OURS, FUSED, PLAIN = "ours", "ours, convolutions merged", "ours, normalisation apart"
 PUBLISHED = [name for name in inception.list_models() if name != "debug"]
 
 
@@ -72,7 +72,11 @@ def _parser() -> Parser:
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--batch-sizes", nargs="+", type=positive, default=[32], metavar="IMAGES")
     parser.add_argument("--resolution", type=positive, help="pixels (default: the network's own)")
-    parser.add_argument("--fuse", action="store_true", help="measure our networks with merged convolutions too")
+    parser.add_argument(
+        "--fuse",
+        action="store_true",
+        help="our networks with merged convolutions, and with PyTorch's normalisation, too",
+    )
     parser.add_argument("--compile", action="store_true", help="all contestants under torch.compile")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: the cores)")
     parser.add_argument(
@@ -90,6 +94,7 @@ def _networks(name: str, fuse: bool) -> dict[str, Callable[[], nn.Module]]:
     makers: dict[str, Callable[[], nn.Module]] = {OURS: partial(inception.create_model, name, fuse=False)}
     if fuse:
         makers[FUSED] = partial(inception.create_model, name, fuse=True)
+        makers[PLAIN] = partial(inception.create_model, name, fuse=False, fused_norm=False)
     return makers | {peer: partial(build_peer, peer, name) for peer in peers_of(name)}
 
 

@@ -150,7 +150,7 @@ class NetworkConfig:
     fuse: bool | None = None
     """Run a block's 1x1 convolutions of one input as one wide one: the same function, another speed [null: no]."""
     fused_norm: bool | None = None
-    """Batch normalisation with ReLU as Triton kernels, in training on GPUs: the same function, another speed [null: no]."""
+    """Batch normalisation and ReLU in one piece in training: the same function, another speed [null: on CPUs alone]."""
     pad_channels: int | None = None
     """Pad images with zeros to this many channels: the same function, another speed [channels; null: no]."""
 

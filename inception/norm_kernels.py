@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from inception.norm_cpu import row_stride
+
 # Numbers that a program holds at once, and programs that share the rows when sums are made: eight or so for each
 # multiprocessor of a large GPU. Constants, so that sums do not depend on the machine.
 TILE = 4096
@@ -167,21 +169,6 @@ def _gradient_kernel(
 
 
 INTERPRETED = not isinstance(_merge_kernel, triton.JITFunction)  # TRITON_INTERPRET=1: on any device, slowly
-
-
-def row_stride(x: Tensor) -> int | None:
-    """Numbers from one row of `x` (N, C, H, W) to the next where it lies in memory as a matrix of rows by channels, else
-    None."""
-    images, channels, height, width = x.shape
-    across, down, between = x.stride(3), x.stride(2), x.stride(0)
-    stride = across if width > 1 else down if height > 1 else between if images > 1 else channels
-    follows = (
-        width == 1 or across == stride,
-        height == 1 or down == width * stride,
-        images == 1 or between == height * width * stride,
-        channels == 1 or x.stride(1) == 1,
-    )
-    return stride if all(follows) and stride >= channels else None
 
 
 def tile(channels: int) -> tuple[int, int]:

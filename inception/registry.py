@@ -42,7 +42,7 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
       batch_norm   batch normalisation, or convolutions with biases instead
       in_channels  channels of the images (3)
       fuse         run sibling 1x1 convolutions as one (fusion.py), yes or no: a matter of speed alone (no)
-      fused_norm   batch normalisation with ReLU as Triton kernels (fused_norm.py) in training on GPUs: likewise (no)
+      fused_norm   batch normalisation and ReLU in one piece (fused_norm.py) in training, yes or no: likewise (None: on CPUs)
       pad_channels channels to which the first convolution pads the images (padding.py), 0 for none: likewise (0)
     Some networks have options of their own; they are the parameters of the function on the network's page.
     Raises NetworkError for an unknown name or option (naming the nearest) and for values out of range.
@@ -59,11 +59,12 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
     width = options.get("width", 1.0)
     in_channels = options.get("in_channels", 3)
     fused = options.get("fuse", FUSE)
-    fused_norm = options.get("fused_norm", False)
+    fused_norm = options.get("fused_norm")
     padded = options.get("pad_channels", 0)
     check_flag(name, "batch_norm", batch_norm)
     check_flag(name, "fuse", fused)
-    check_flag(name, "fused_norm", fused_norm)
+    if fused_norm is not None:
+        check_flag(name, "fused_norm", fused_norm)
     check_count(name, "pad_channels", padded, least=0)
     check_number(name, "width", width, low=0.0, open_low=True)
     check_count(name, "num_classes", num_classes)
@@ -85,8 +86,7 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
     )  # fmt: skip
     if fused:
         fuse(network)
-    if fused_norm:
-        fuse_norms(network)
+    fuse_norms(network, fused_norm)
     if padded:
         pad_images(network, padded)
     return network

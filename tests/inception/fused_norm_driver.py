@@ -160,9 +160,20 @@ def curves(steps: int = 6) -> dict[str, list[float]]:
     return {"plain": curve(0, False), "fused": curve(0, True), "another seed": curve(1, False)}
 
 
+def gradients_under_ddp(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """The gradients of `network` as the only rank of a group."""
+    network.zero_grad()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    wrapped = nn.parallel.DistributedDataParallel(network, static_graph=True, gradient_as_bucket_view=True)
+    wrapped(images).square().sum().backward()
+    gradients = [parameter.grad.clone() for parameter in network.parameters()]
+    torch.distributed.destroy_process_group()
+    return gradients
+
+
 def graphs() -> dict[str, object]:
-    """The miniature's objective, compiled without inductor: graphs, breaks, our operators in the forward graph, and the
-    difference of its gradients from the eager ones."""
+    """The miniature, compiled without inductor: graphs, breaks, our operators in the forward graph, and the difference of its
+    gradients, and of those under DistributedDataParallel, from the eager ones."""
     torch.manual_seed(0)
     network = inception.create_model("debug", 4, width=0.25, fused_norm=True, auxiliary=False).to(DEVICE)
     network.to(memory_format=torch.channels_last).train()
@@ -176,6 +187,7 @@ def graphs() -> dict[str, object]:
 
     torch.compile(network, backend=backend, dynamic=False)(images).square().sum().backward()
     again(images).square().sum().backward()
+    distributed = gradients_under_ddp(copy.deepcopy(again), images)
     operators = [str(node.target) for graph in seen for node in graph.graph.nodes if "inception" in str(node.target)]
     return {
         "graphs": len(seen),
@@ -183,8 +195,9 @@ def graphs() -> dict[str, object]:
         "normalisations": sum("normalise_relu" in name for name in operators),
         "units": fuse_norms(again),
         "difference": max(
-            (p.grad - q.grad).norm().item() / max(q.grad.norm().item(), 1e-3)
-            for p, q in zip(network.parameters(), again.parameters())
+            (gradient - q.grad).norm().item() / max(q.grad.norm().item(), 1e-3)
+            for gradients in ([p.grad for p in network.parameters()], distributed)
+            for gradient, q in zip(gradients, again.parameters(), strict=True)
         ),
         "statistics": max(
             (a - b).abs().max().item() for a, b in zip(network.buffers(), again.buffers()) if a.is_floating_point()

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import inception
+from inception import fused_norm
 from inception.folding import fold_batch_norm
-from inception.fused_norm import can_fuse, fuse_norms
+from inception.fused_norm import can_fuse, fuse_norms, norm_relu, norm_relu_on_cpu
 from inception.modules import ConvUnit
 
 DRIVER = "tests/inception/fused_norm_driver.py"
@@ -73,8 +74,9 @@ def test_the_same_on_a_gpu(run_command):
     check_networks(report(run_command, "gpu", "networks", {}), tolerance=0.2)
 
 
-def test_without_a_gpu_they_are_off_by_themselves():
+def test_with_neither_a_gpu_nor_a_compiler_they_are_off_by_themselves(monkeypatch):
     """Bit for bit the same network: outputs, gradients, statistics."""
+    monkeypatch.setattr(fused_norm, "library", lambda: (None, "no C compiler"))
     networks = []
     for fused in (False, True):
         torch.manual_seed(0)
@@ -98,10 +100,14 @@ def test_without_a_gpu_they_are_off_by_themselves():
     assert fuse_norms(fused, enabled=False) == 0
 
 
-def test_without_triton_they_are_off_by_themselves(monkeypatch):
-    network = inception.create_model("debug", 10, width=0.25, fused_norm=True)
+def test_without_triton_or_unasked_they_are_for_cpus_alone(monkeypatch):
+    network = inception.create_model("debug", 10, width=0.25)
+    units = [unit for unit in network.modules() if isinstance(unit, ConvUnit)]
+    assert {unit.norm_relu for unit in units} == {norm_relu_on_cpu}
+    assert fuse_norms(network) == len(units)
+    assert {unit.norm_relu for unit in units} == {norm_relu}
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "triton" else find(name))
-    assert fuse_norms(network) == 0
-    assert all(unit.norm_relu is None for unit in network.modules() if isinstance(unit, ConvUnit))
+    fuse_norms(network)
+    assert {unit.norm_relu for unit in units} == {norm_relu_on_cpu}
     assert fuse_norms(inception.create_model("debug", 10, width=0.25, batch_norm=False)) == 0
