@@ -20,6 +20,7 @@ from pipelines.cache import user_cache
 from pipelines.locking import machine_lock
 
 _SOURCE = Path(__file__).with_suffix(".c")
+_INCLUDED = _SOURCE.with_name("fast_resize.h")
 _COMMAND = ("cc", "-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 # Reductions inside the decoder leave at least this many source pixels for each output pixel, so that the antialiased
 # resize still does most of the work: with 3 the median stays above 50 dB of a full decode, the worst above 40, at any
@@ -27,20 +28,12 @@ _COMMAND = ("cc", "-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 _KEEP = 3
 
 
-class _Item(ctypes.Structure):
-    """The C's `item`."""
-
-    _fields_ = (
-        ("path", ctypes.c_char_p),
-        ("bytes", ctypes.c_void_p),
-        ("size", ctypes.c_uint64),
-        ("left", ctypes.c_int32),
-        ("top", ctypes.c_int32),
-        ("width", ctypes.c_int32),
-        ("height", ctypes.c_int32),
-        ("flip", ctypes.c_int32),
-        ("status", ctypes.c_int32),
-    )
+# The C's `item`: address of the path, or of the bytes; place in an open file, size in bytes; the file, or -1; the box.
+ITEM = np.dtype(
+    [(name, "<u8") for name in ("path", "bytes", "place", "size")]
+    + [(name, "<i4") for name in ("file", "left", "top", "width", "height", "flip", "status")],
+    align=True,
+)
 
 
 @functools.cache
@@ -66,7 +59,7 @@ def _fingerprint() -> str:
     """What the compiled file depends on: the source, and what this processor can do."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     processor = [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    return sha256(_SOURCE.read_bytes() + repr((_COMMAND, processor)).encode()).hexdigest()[:16]
+    return sha256(_SOURCE.read_bytes() + _INCLUDED.read_bytes() + repr((_COMMAND, processor)).encode()).hexdigest()[:16]
 
 
 def _compile(file: Path) -> None:
@@ -88,17 +81,23 @@ def carry_out(
     """Decode, crop and resize n samples to `out`, uint8 (n, 3, size, size) channels_last and contiguous.
 
     encoded: each JPEG's bytes as an array, or the path of its file as bytes, or None for a sample to leave out; sizes:
-    bytes (n,); boxes: int (n, 4) left,
-    top, width, height in stored pixels; flips: bool (n,). Returns which samples are done; the others are not JPEGs
-    that this can decode, or cannot be read, and their slots hold anything.
+    bytes (n,); boxes: int (n, 4) left, top, width, height in stored pixels; flips: bool (n,). Returns which samples are
+    done; the others are not JPEGs that this can decode, or cannot be read, and their slots hold anything.
     """
-    items = (_Item * len(encoded))()
-    for item, data, size, box, flip in zip(items, encoded, sizes.tolist(), boxes.tolist(), flips.tolist()):
+    items = np.zeros(len(encoded), ITEM)
+    items["file"] = -1
+    for slot, data in enumerate(encoded):
         if isinstance(data, bytes):
-            item.path = data
+            items["path"][slot] = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value
         elif data is not None:
-            item.bytes = data.__array_interface__["data"][0]
-        item.size, item.flip = size, flip
-        item.left, item.top, item.width, item.height = box
-    compiled.carry_out_items(ctypes.byref(items), len(items), out.shape[-1], keep, out.data_ptr())
-    return [item.status == 0 for item in items]
+            items["bytes"][slot] = data.__array_interface__["data"][0]
+    items["size"], items["flip"] = sizes, flips
+    items["left"], items["top"], items["width"], items["height"] = boxes.T
+    return carry_out_items(compiled, items, out, keep).tolist()
+
+
+def carry_out_items(compiled: ctypes.CDLL, items: np.ndarray, out: Tensor, keep: int = _KEEP) -> NDArray[np.bool_]:
+    """`carry_out` for a structured array (n,) of `ITEM`, whose status it changes: bool (n,), which are done. An item of
+    an open file is read at its place."""
+    compiled.carry_out_items(items.ctypes.data, len(items), out.shape[-1], keep, out.data_ptr())
+    return items["status"] == 0

@@ -1,8 +1,9 @@
-"""The backend on FFCV: its file format and its decoder, on the CPU, with the plan's boxes and an exact, fast resize.
+"""The backend on FFCV: its file format, read at any place, on the CPU, with the plan's boxes and an exact, fast resize.
 
 FFCV's own loader draws its crops itself, without a seed, its threads outlive an epoch that is left early, and every
-process holds the tables of the whole dataset. Here FFCV's library works in the threads of the native backend, one
-compiled call for each slice of a batch, with tables that all processes of a machine share.
+process holds the tables of the whole dataset. Here the threads of the native backend work, one compiled call for each
+slice of a batch, with tables that all processes of a machine share. JPEGs go to the decoder in C, which decodes only what a
+box shows; raw pixels, and JPEGs where that could not be compiled, to FFCV's library.
 """
 
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines import fast_decode
 from pipelines.beton import Beton
 from pipelines.dataset import Dataset
 from pipelines.errors import DataError, nearest
@@ -112,13 +114,37 @@ class FfcvLoader(NativeLoader):
                 prepared.jobs["kind"][slot] = self._ffcv.IS_OTHER  # the native decoder says what is wrong
 
     def _unfilled(self, task: Task, draft: Any, slots: range) -> Sequence[int]:
-        """Let FFCV's decoder fill what it can; returns the slots that it leaves or fails on, for the native one."""
+        """Let the compiled decoders fill what they can; returns the slots that they leave or fail on, for the native one."""
         prepared = draft.prepared
         for read in prepared.reads[slots.start // _TOGETHER : (slots.stop - 1) // _TOGETHER + 1]:
             read.result()
-        pixels = draft.images.permute(0, 2, 3, 1).numpy()[slots.start : slots.stop]
-        left = self._decoder().run(self._file.fileno(), prepared.bytes, prepared.jobs[slots.start : slots.stop], pixels)
-        return [slots[number] for number in left]
+        here = slice(slots.start, slots.stop)
+        jobs, done = prepared.jobs[here], np.zeros(len(slots), np.bool_)
+        if self._compiled is not None:
+            items = self._items(jobs, prepared.bytes)
+            done = fast_decode.carry_out_items(self._compiled, items, draft.images[here])
+            jobs = jobs.copy()
+            jobs["kind"][jobs["kind"] == self._ffcv.IS_JPEG] = self._ffcv.IS_OTHER
+        left: Sequence[int] = range(len(slots))
+        if (jobs["kind"] != self._ffcv.IS_OTHER).any():
+            pixels = draft.images[here].permute(0, 2, 3, 1).numpy()
+            left = self._decoder().run(self._file.fileno(), prepared.bytes, jobs, pixels)
+        return [slots[number] for number in left if not done[number]]
+
+    def _items(self, jobs: np.ndarray, read: NDArray[np.uint8] | None) -> np.ndarray:
+        """The JPEGs among the jobs as `fast_decode.ITEM`, in the file or in the bytes read; the others left out."""
+        items = np.zeros(len(jobs), fast_decode.ITEM)
+        for name, its in (("left", "left"), ("top", "top"), ("width", "box_width"), ("height", "box_height")):
+            items[name] = jobs[its]
+        for name in ("place", "size", "flip"):
+            items[name] = jobs[name]
+        jpegs = jobs["kind"] == self._ffcv.IS_JPEG
+        items["file"] = -1
+        if read is None:
+            items["file"][jpegs] = self._file.fileno()
+        else:
+            items["bytes"][jpegs] = read.ctypes.data + jobs["place"][jpegs]
+        return items
 
     def _decoder(self) -> "ffcv_decode.Decoder":
         """This thread's."""

@@ -66,8 +66,12 @@ def test_resizing_is_that_of_torch(compiled, photos, odd_images, size):
     ]
     for box in boxes:
         for flip in (False, True):
-            ours = carried_out(compiled, odd_images["plain"], box, size, flip)
-            assert psnr(ours, crop_resize(image, box, size, flip)) > 50
+            ours, theirs = (
+                carried_out(compiled, odd_images["plain"], box, size, flip),
+                crop_resize(image, box, size, flip),
+            )
+            # Of a single pixel, rounded once here and twice there, two colours that differ by 1 make 49.9 dB.
+            assert psnr(ours, theirs) > 50 or (size == 1 and (ours.int() - theirs.int()).abs().max() <= 1)
 
 
 @pytest.mark.parametrize("size", [16, 24, 48, 64, 100])
@@ -156,8 +160,9 @@ def test_the_sanitizers_find_nothing(tmp_path, odd_images):
         "import ctypes, sys, numpy as np\n"
         "from pathlib import Path\n"
         "class Item(ctypes.Structure):\n"
-        "    _fields_ = [('path', ctypes.c_char_p), ('bytes', ctypes.c_void_p), ('size', ctypes.c_uint64)] + [\n"
-        "        (name, ctypes.c_int32) for name in ('left', 'top', 'width', 'height', 'flip', 'status')]\n"
+        "    _fields_ = [('path', ctypes.c_char_p)] + [\n"
+        "        (name, ctypes.c_uint64) for name in ('bytes', 'place', 'size')] + [\n"
+        "        (name, ctypes.c_int32) for name in ('file', 'left', 'top', 'width', 'height', 'flip', 'status')]\n"
         "library = ctypes.CDLL(sys.argv[1]); g = np.random.default_rng(0)\n"
         "for file in sorted(Path(sys.argv[1]).parent.glob('*.jpg')):\n"
         "    for trial in range(400):\n"
@@ -166,7 +171,7 @@ def test_the_sanitizers_find_nothing(tmp_path, odd_images):
         "        raw = (ctypes.c_uint8 * len(data)).from_buffer(data)\n"
         "        w, h = int(g.integers(1, 301)), int(g.integers(1, 301))\n"
         "        left, top = int(g.integers(0, 20)), int(g.integers(0, 20))\n"
-        "        item = Item(None, ctypes.addressof(raw), len(data), left, top, w, h, trial % 2)\n"
+        "        item = Item(None, ctypes.addressof(raw), 0, len(data), -1, left, top, w, h, trial % 2)\n"
         "        side = int(g.integers(1, 120)); out = (ctypes.c_uint8 * (side * side * 3))()\n"
         "        library.carry_out_items(ctypes.byref(item), 1, side, trial % 4, out)\n"
         "print('done')\n"

@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from pipelines import DataError, EvalPlan, TrainPlan, build_loader, open_dataset, sample_path
+from pipelines import DataError, EvalPlan, TrainPlan, build_loader, fast_decode, open_dataset, sample_path
 from pipelines.beton_writer import write_beton
 from pipelines.ffcv_decode import IS_JPEG, IS_RAW, JOB, Decoder, carry_out
 
@@ -75,9 +75,17 @@ def reference(name: str, box, flip: bool, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "cache"), [("train", 299, "os"), ("train", 128, "process"), ("eval", 224, "os")]
+    ("kind", "size", "cache", "with_c"),
+    [
+        ("train", 299, "os", True),
+        ("train", 299, "process", False),
+        ("train", 128, "process", True),
+        ("eval", 224, "os", True),
+    ],
 )
-def test_pixels_are_pillows(photo_set, photo_beton, kind, size, cache):
+def test_pixels_are_pillows(photo_set, photo_beton, monkeypatch, kind, size, cache, with_c):
+    if not with_c:
+        monkeypatch.setattr(fast_decode, "library", lambda: (None, "no C compiler"))
     files = open_dataset(photo_set, "train", progress=False)
     count = len(files)
     plan = TrainPlan(count, 16, seed=1, drop_last=False) if kind == "train" else EvalPlan(count, 16)
@@ -160,7 +168,8 @@ def test_a_resumed_loader_goes_on_with_identical_batches(val, cache):
             assert same(list(loader), whole[3 * complete :])
 
 
-def test_neither_a_new_epoch_nor_a_new_resolution_compiles_anything(val):
+def test_neither_a_new_epoch_nor_a_new_resolution_compiles_anything(val, monkeypatch):
+    monkeypatch.setattr(fast_decode, "library", lambda: (None, "no C compiler"))  # the C is compiled once a machine
     plan = TrainPlan(1000, 16, seed=3)
     with load(val, plan, prefetch=3) as loader:
         list(itertools.islice(loader, 2))
