@@ -37,10 +37,15 @@ def share_batch(options: DataConfig, world_size: int) -> Batching:
 
 
 def open_splits(options: DataConfig, progress: bool) -> tuple[Dataset, Dataset]:
-    """The train and the val split, whose labels are positions in the train split's classes."""
+    """The train and the val split, whose labels are positions in the train split's classes. Both are without what the
+    quarantine file names; with `progress`, how many images that is gets printed."""
     path = options.path or sample_path()
     train = open_dataset(path, "train", quarantine=options.quarantine, progress=progress)
-    val = open_dataset(path, "val", classes=train.classes, progress=progress)
+    val = open_dataset(
+        path, "val", classes=train.classes, quarantine=options.quarantine, shared=True, progress=progress
+    )
+    if options.quarantine and progress:
+        print(f"in quarantine: {train.quarantined} images of train, {val.quarantined} of val are left out")
     return train, val
 
 

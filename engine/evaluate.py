@@ -87,6 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         result = evaluate(scorer, loader, options.batch_size, strategy)
     if strategy.is_main:
         unreadable = f", {result['unreadable']} could not be read" if result["unreadable"] else ""
+        unreadable += f", {dataset.quarantined} left out by quarantine" if dataset.quarantined else ""
         print(
             f"{network.name} on {result['count']} images of {dataset.path}: top-1 {result['top1']:.2f}%, "
             f"top-5 {result['top5']:.2f}%, loss {result['loss']:.4f}{unreadable}"

@@ -27,20 +27,23 @@ def open_dataset(
     *,
     classes: Sequence[str] | None = None,
     quarantine: str | os.PathLike | None = None,
+    shared: bool = False,
     progress: bool = True,
 ) -> "Dataset":
     """Open one split ("train" or "val") of class folders, tar shards or an FFCV file, indexing it on first use.
 
     Recognises PATH/split/<class>/*.jpg, PATH/split/*.tar and PATH/split-*.tar (WebDataset's layout), and PATH/split.beton
     (FFCV's). classes: the class names that labels are positions in, such as the training split's; by default the split's
-    own, sorted. quarantine: a file of sample names to leave out, one a line. DataError says what is wrong with any of it.
+    own, sorted. quarantine: a file of sample names to leave out, one a line; a name may begin with its split ("val/..."), and
+    names of another split are passed over. shared: the file serves both splits, so that names that do not tell their split are
+    the training split's. DataError says what is wrong with any of it.
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}{nearest(split, SPLITS)}; choose from {', '.join(SPLITS)}")
     root = Path(path).expanduser().resolve()
     source = find_source(root, split)
     index = open_index(source, root, progress)
-    return Dataset(source, index, classes, quarantine)
+    return Dataset(source, index, classes, quarantine, shared)
 
 
 class Dataset:
@@ -53,12 +56,13 @@ class Dataset:
         index: Index,
         classes: Sequence[str] | None = None,
         quarantine: str | os.PathLike | None = None,
+        shared: bool = False,
     ) -> None:
         self.path, self.split = str(source.root), source.split
         self.source, self._index = source, index
         self.classes = _sorted_names(index.classes) if classes is None else tuple(classes)
         self._labels = self._label_table()
-        self._excluded = self._read_quarantine(Path(quarantine)) if quarantine else np.empty(0, np.int64)
+        self._excluded = self._read_quarantine(Path(quarantine), shared) if quarantine else np.empty(0, np.int64)
         # Excluded entry k stands before position excluded[k] - k: what positions are moved by.
         self._shifts = self._excluded - np.arange(len(self._excluded))
         if len(self) == 0:
@@ -71,6 +75,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self._index.entries) - len(self._excluded)
+
+    @property
+    def quarantined(self) -> int:
+        """How many samples are left out."""
+        return len(self._excluded)
 
     def labels(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
         """int64 (n,): positions in `classes`."""
@@ -168,7 +177,7 @@ class Dataset:
             )
         return np.array([position[name] for name in self._index.classes], np.int64)
 
-    def _read_quarantine(self, file: Path) -> NDArray[np.int64]:
+    def _read_quarantine(self, file: Path, shared: bool) -> NDArray[np.int64]:
         """Entries to leave out, sorted."""
         try:
             lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -177,7 +186,7 @@ class Dataset:
         wanted: dict[str, list[tuple[int, str, str]]] = {}
         for number, line in enumerate(lines, 1):
             name = line.strip()
-            if name and not name.startswith("#"):
+            if name and not name.startswith("#") and (name := self._in_split(name, shared)):
                 group, _, member = name.partition(self.source.separator)
                 wanted.setdefault(group, []).append((number, name, member))
         groups = {name: number for number, name in enumerate(self.source.groups)}
@@ -188,6 +197,15 @@ class Dataset:
                 raise DataError(f"{file}, line {number}: no sample {name!r} in {self.path}{nearest(group, groups)}")
             found.update(self._find_members(file, groups[group], members))
         return np.array(sorted(found), np.int64)
+
+    def _in_split(self, name: str, shared: bool) -> str:
+        """A quarantined sample's name in this split; empty for another split's."""
+        for split in SPLITS:
+            if name.startswith(f"{split}/") and split not in self.source.groups:
+                return name.removeprefix(f"{split}/") if split == self.split else ""
+            if self.source.separator == ":" and name.startswith((f"{split}-", f"{split}.")):
+                return name if split == self.split else ""
+        return "" if shared and self.split != "train" else name
 
     def _find_members(self, file: Path, group: int, members: list[tuple[int, str, str]]) -> list[int]:
         start, stop = self._index.starts[group : group + 2]

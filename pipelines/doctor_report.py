@@ -184,7 +184,7 @@ def to_quarantine(checkup: Checkup, split: str, kinds: Iterable[str]) -> tuple[s
             raise DataError(
                 f"{name!r} cannot stand in a quarantine list; rename it, without blanks around it or a leading #"
             )
-        lines.append(name)
+        lines.append(name if split == "train" else f"{split}/{name}")  # so that lists of both splits can be joined
     return "\n".join(lines) + "\n", len(chosen)
 
 

@@ -1,10 +1,14 @@
 """Data that a person has to put right: each case is one line that says what, where, and what to do."""
 
 import re
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, open_dataset, sample_path
+from pipelines.beton_writer import write_beton
 
 CASES = {
     "no directory": ({}, "train", "data directory .*/data does not exist"),
@@ -65,6 +69,39 @@ def test_a_quarantine_file_names_samples_that_exist(make_folder, odd_images):
         open_dataset(path, "train", quarantine=path / "none.txt", progress=False)
 
 
+def test_one_quarantine_file_serves_both_splits(make_folder, odd_images):
+    files = {f"{split}/a/{number}.jpg": odd_images["plain"] for split in ("train", "val") for number in range(4)}
+    lines = b"# train\na/1.jpg\ntrain/a/2.jpg\nval/a/3.jpg\n"
+    path = make_folder(files | {"bad.txt": lines})
+    train = open_dataset(path, "train", quarantine=path / "bad.txt", progress=False)
+    val = open_dataset(path, "val", quarantine=path / "bad.txt", shared=True, progress=False)
+    assert [[data.short_name(index) for index in range(len(data))] for data in (train, val)] == [
+        ["a/0.jpg", "a/3.jpg"],
+        ["a/0.jpg", "a/1.jpg", "a/2.jpg"],
+    ]
+    assert (train.quarantined, val.quarantined) == (2, 1)
+    (path / "bad.txt").write_text("val/a/9.jpg\n")
+    with pytest.raises(DataError, match=r"bad.txt, line 1: no sample 'a/9.jpg'"):
+        open_dataset(path, "val", quarantine=path / "bad.txt", shared=True, progress=False)
+
+
+@pytest.mark.parametrize("backend", ["native", "dali", "ffcv"])
+def test_every_backend_evaluates_without_what_is_in_quarantine(sample_val, tmp_path, backend):
+    home = Path(sample_path())
+    if backend == "ffcv":
+        write_beton(partial(open_dataset, home, "val", progress=False), tmp_path / "val.beton")
+        home = tmp_path
+    left_out = [0, 17, 999]
+    whole = open_dataset(home, "val", progress=False)
+    (tmp_path / "bad.txt").write_text("".join(f"{whole.short_name(index)}\n" for index in left_out))
+    dataset = open_dataset(home, "val", quarantine=tmp_path / "bad.txt", shared=True, progress=False)
+    with build_loader(dataset, EvalPlan(997, 100), backend, batch_size=100, resolution=32) as loader:
+        batches = list(loader)
+    assert sum(len(batch) for batch in batches) == 997
+    kept = np.delete(np.arange(1000), left_out)
+    assert [label for batch in batches for label in batch.labels.tolist()] == whole.labels(kept).tolist()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -86,8 +123,6 @@ def test_a_loader_that_makes_no_sense_is_one_clear_line(sample_val, options, mes
 
 
 def test_the_embedded_dataset_has_ten_balanced_classes_and_is_small(sample_train, sample_val):
-    from pathlib import Path
-
     assert sample_train.classes == sample_val.classes
     assert len(sample_train.classes) == 10
     for dataset, each in ((sample_train, 400), (sample_val, 100)):
