@@ -22,7 +22,7 @@ def test_networks_side_by_side(tmp_path, capsys):
     (file,) = tmp_path.glob("networks-*.json")
     rows = json.loads(file.read_text())["rows"]
     rates = {(r["case"]["work"], r["case"].get("contestant")) for r in rows if r["metric"] == "images/s"}
-    contestants = ("ours", "ours, fused", "torchvision")
+    contestants = ("ours", "ours, convolutions merged", "ours, normalisation apart", "torchvision")
     assert rates == {(work, contestant) for work in ("training", "inference") for contestant in contestants}
     ratios = {(r["case"]["work"], r["case"]["ours over"]) for r in rows if r["metric"] == "times as fast"}
     assert ratios == {(work, other) for work in ("training", "inference") for other in contestants[1:]}
