@@ -158,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("Settings for this machine: threads, prefetch, backend, batch, compilation.")
+    parser = Parser("Settings for this machine: threads, prefetch, backend, decoding, batch, compilation, fusion.")
     on_gpu = torch.cuda.is_available()
     parser.add_argument("--network", default="inception_v3" if on_gpu else "debug", help="name of a network")
     parser.add_argument("--data", type=Path, default=None, help="dataset; none: made photos, 500 x 375")
@@ -189,12 +189,18 @@ def _steps(batch: int, on_gpu: bool) -> list[list[Settings]]:
     halves: list[Settings] = [
         {"data.batch_size": size} for size in (batch // 2, batch // 4) if size >= 1 and batch % size == 0
     ]
+    fusion: list[list[Settings]] = [[{"network.fuse": "true"}]]
     steps: list[list[Settings]] = [
         *([change] for change in threads),
         [{"data.prefetch": 4}, {"data.prefetch": 8}],
         *backends,
     ]
-    return [*compiling, *modes, *steps, halves] if on_gpu else [*steps, halves, *compiling]
+    if not on_gpu:
+        return [*fusion, *steps, halves, *compiling]
+    fusion += [[{"network.fused_norm": "true"}], [{"network.pad_channels": 4}, {"network.pad_channels": 8}]]
+    # How much of a batch the JPEG engine takes, the rest being the CUDA cores'.
+    split: list[Settings] = [{"data.backend": "dali", "data.dali.hw_decoder_load": share} for share in (0.75, 0.5)]
+    return [*compiling, *modes, *fusion, *steps, *([split] if "dali" in list_backends() else []), halves]
 
 
 def _prove(search: Search, result: Result, options: Any) -> None:
@@ -225,8 +231,11 @@ def _recipe_text(search: Search, result: Result, options: Any) -> str:
     """YAML of the settings, with the evidence as comments."""
     tree: dict[str, dict[str, Any]] = {"network": {"name": options.network}, "data": {"batch_size": options.batch_size}}
     for key, value in search.best.items():
-        section, name = key.split(".")
-        tree.setdefault(section, {})[name] = yaml.safe_load(str(value))
+        *sections, name = key.split(".")
+        section: dict[str, Any] = tree
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = yaml.safe_load(str(value))
     if tree["data"]["batch_size"] != options.batch_size:
         tree["data"]["global_batch_size"] = options.batch_size
     lines = [f"Found by benchmarks/autotune.py on {machine_line(result.machine)}, {result.stamp}."]

@@ -131,16 +131,19 @@ def run_from_rows(seed: int, wall: float, rows: Sequence[dict[str, Any]]) -> Run
 
 def _finished(command: Sequence[str], name: str) -> tuple[float, str]:
     """Seconds and output of a process that ends well."""
-    # A launcher's variables around this process would make the training believe that it is one rank of that job.
-    env = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, env=own_environment(), stdin=subprocess.DEVNULL)
     wall = time.monotonic() - started
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
         last = (errors or done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise BenchmarkError(f"{name} failed with status {done.returncode}: {last.removeprefix('error: ')}")
     return wall, done.stdout
+
+
+def own_environment() -> dict[str, str]:
+    """This process's variables but a launcher's, which would make a training believe that it is one rank of that job."""
+    return {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
 
 
 def _rows(lines: Sequence[str]) -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ from benchmarks.machine import cores
 from benchmarks.photos import export_folder
 from benchmarks.results import RESULTS, Result, number
 from benchmarks.summaries import bootstrap_interval, t_interval
+from benchmarks.timm_training import TimmTraining
 from engine.config import load_config
 from engine.failure import DONE, run_entry_point
 from engine.network import build_network
@@ -59,7 +60,7 @@ PRESETS = {
     "imagenet": Preset("imagenet_inception_v3", 77.0, "ImageNet with train and val", 1),
 }
 
-Trainer = Contestant | ReferenceLoop
+Trainer = Contestant | ReferenceLoop | TimmTraining
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -111,6 +112,9 @@ def _parser() -> Parser:
     parser.add_argument("--seeds", type=positive, default=None, help="trainings of each; none: the preset's")
     parser.add_argument("--ranks", type=positive, default=1, help="processes of a training")
     parser.add_argument("--peer", action="store_true", help="the minimal PyTorch reference loop too")
+    parser.add_argument(
+        "--timm", type=Path, default=None, help="timm's train.py too, in a clone of its source [directory]"
+    )
     add_training_options(parser)
     add_output_options(parser, RESULTS)
     return parser
@@ -164,22 +168,29 @@ def _trainers(options: Any, preset: Preset, trees: dict[str, Path], folder: Path
         for commit, tree in trees.items():
             name = " ".join(filter(None, ("ours" if len(recipes) == 1 else recipe, commit)))
             trainers.append(Contestant(name, tuple(arguments), tree, options.ranks))
-    if options.peer:
-        trainers.append(_reference(options, arguments, folder))
+    if options.peer or options.timm:
+        trainers += _peers(options, arguments, folder)
     return trainers
 
 
-def _reference(options: Any, arguments: Sequence[str], folder: Path) -> ReferenceLoop:
-    """The peer, on the dataset as folders of images."""
+def _peers(options: Any, arguments: Sequence[str], folder: Path) -> list[Trainer]:
+    """The peers that are asked for, on the dataset as folders of images."""
     config = load_config(arguments)
     data = options.data
     if data is None or not any((data / "train").glob("*/*.[jJ][pP]*")):
         data = folder / "images"
         for split in ("train", "val"):
             export_folder(open_dataset(options.data or sample_path(), split, progress=False), data)
+    classes = len(open_dataset(data, "train", progress=False).classes)
     with torch.device("meta"):
-        network = build_network(config, 2).metadata()
-    return ReferenceLoop("PyTorch reference loop", config, data.resolve(), network, options.target, cores())
+        network = build_network(config, classes).metadata()
+    common = (config, data.resolve(), network, options.target, cores())
+    peers: list[Trainer] = []
+    if options.peer:
+        peers.append(ReferenceLoop("PyTorch reference loop", *common))
+    if options.timm:
+        peers.append(TimmTraining("timm's train.py", options.timm.resolve(), *common))
+    return peers
 
 
 def _contest(trainers: Sequence[Trainer], seeds: int, folder: Path, console: Console) -> dict[str, list[Run]]:

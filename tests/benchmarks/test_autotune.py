@@ -107,6 +107,24 @@ def test_the_script_writes_a_recipe_that_trains_as_fast_as_the_defaults(tmp_path
     assert "Written:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_everything_that_is_tried_is_an_option(on_gpu):
+    tried = [change for changes in autotune._steps(64, on_gpu) for change in changes]
+    for change in tried:
+        load_config(["--data.global_batch_size", "64", *(f"--{key}={value}" for key, value in change.items())])
+    assert {"network.fuse": "true"} in tried
+    assert any("data.dali.hw_decoder_load" in change for change in tried) == on_gpu
+
+
+def test_settings_deep_in_the_tree_are_written_where_they_belong():
+    from benchmarks.results import Result
+
+    found = search()
+    found.best = {"data.backend": "dali", "data.dali.hw_decoder_load": 0.5}
+    text = autotune._recipe_text(found, Result("autotune"), SimpleNamespace(network="debug", batch_size=8))
+    assert yaml.safe_load(text)["data"] == {"batch_size": 8, "backend": "dali", "dali": {"hw_decoder_load": 0.5}}
+
+
 def test_an_unknown_network_is_bad_input(tmp_path):
     from inception import NetworkError
 
