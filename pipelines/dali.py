@@ -108,7 +108,8 @@ class DaliLoader(Loader):
                 fn.external_source(name=name, dtype=types.INT32, ndim=ndim) for name, ndim in numbers
             )
             if self._by_path:
-                encoded = fn.io.file.read(encoded)
+                # Not mapped: DALI never closes an empty file then, and one cut short while mapped would end the process.
+                encoded = fn.io.file.read(encoded, dont_use_mmap=True)
             images = fn.decoders.image_slice(
                 encoded,
                 device="mixed" if self._on_gpu else "cpu",
