@@ -3,12 +3,16 @@
 import gc
 import itertools
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from processes import held, resident
 
-from pipelines import DataError, EvalPlan, TrainPlan, backends, build_loader, open_dataset
+from engine.config import DaliConfig
+from pipelines import DataError, EvalPlan, TrainPlan, backends, build_loader, dali, open_dataset
+from pipelines.loader import Options
 
 
 def load(dataset, plan, backend="dali", **options):
@@ -104,22 +108,91 @@ def test_a_batch_outlives_the_loader_and_the_batches_behind_it(sample_val):
     assert all(torch.equal(image, copy) for image, copy in kept)
 
 
-def test_a_closed_loader_leaves_no_thread_and_no_file(sample_val):
-    def threads_and_files():
-        gc.collect()
-        return len(list(Path("/proc/self/task").iterdir())), len(list(Path("/proc/self/fd").iterdir()))
+def broken_off(sample_val, changed):
+    with load(sample_val, TrainPlan(1000, 64)) as loader:
+        next(iter(loader))
 
-    def broken_off():
-        with load(sample_val, TrainPlan(1000, 64)) as loader:
-            next(iter(loader))
 
-    broken_off()  # what DALI starts once a process
-    before = threads_and_files()
+def ended_by_an_image_that_stops_dali(sample_val, changed):
+    with (
+        load(changed, EvalPlan(24, 8), prefetch=4) as loader,
+        pytest.raises(DataError, match=r"/a/05.jpg: it has .* changed while in use") as raised,
+    ):
+        list(loader)
+    assert "\n" not in str(raised.value)
+    assert loader._avoided == {5, 6}  # it was DALI that raised
+
+
+@pytest.mark.parametrize("end", [broken_off, ended_by_an_image_that_stops_dali])
+def test_a_closed_loader_leaves_no_thread_no_process_and_no_file(sample_val, changed, end):
+    end(sample_val, changed)  # what DALI starts once a process
+    before = held()
     for _ in range(3):
-        broken_off()
-    threads, files = threads_and_files()
-    assert threads <= before[0]
-    assert files <= before[1]
+        end(sample_val, changed)
+    after = held()
+    assert after.tasks <= before.tasks
+    assert (after.threads, after.files, after.children) == (before.threads, before.files, before.children)
+
+
+def test_twenty_epochs_do_not_grow_memory(sample_val):
+    with load(sample_val, TrainPlan(1000, 100), batch_size=100, resolution=32) as loader:
+        for _ in range(4):
+            list(loader)
+        gc.collect()
+        before = resident()
+        for _ in range(16):
+            for _ in loader:
+                pass
+        gc.collect()
+        assert resident() - before < 8
+
+
+def test_settings_reach_dali_on_a_gpu(sample_val, monkeypatch):
+    """The arguments of DALI's own operators and pipeline, taken before the pipeline is built, which needs the GPU."""
+    given, image_slice = {}, dali.fn.decoders.image_slice
+
+    def recorded(*inputs, **options):
+        given.update(options)
+        return image_slice(*inputs, **options)
+
+    monkeypatch.setattr(dali.fn.decoders, "image_slice", recorded)
+    monkeypatch.setattr(dali.Pipeline, "build", lambda pipeline: None)
+    monkeypatch.setattr(dali.DaliLoader, "_warm_up", lambda *_: None)
+
+    def pipeline_with(**settings):
+        wanted = asdict(replace(DaliConfig(), **settings))
+        options = Options(torch.device("cuda", 1), 8, 64, 0, 1, workers=3, prefetch=4, skip=False, settings=wanted)
+        with dali.DaliLoader(sample_val, TrainPlan(1000, 64), options) as loader:
+            return loader._pipeline
+
+    pipeline = pipeline_with(
+        hw_decoder_load=0.25,
+        width_hint=640,
+        height_hint=480,
+        device_padding=1 << 20,
+        host_padding=2 << 20,
+        affinity=False,
+    )
+    wanted = {
+        "device": "mixed",
+        "hw_decoder_load": 0.25,
+        "preallocate_width_hint": 640,
+        "preallocate_height_hint": 480,
+        "device_memory_padding": 1 << 20,
+        "host_memory_padding": 2 << 20,
+    }
+    assert {name: given[name] for name in wanted} == wanted
+    assert (pipeline.batch_size, pipeline.num_threads, pipeline.device_id) == (8, 3, 1)
+    assert pipeline.prefetch_queue_depth == 5  # the batch that is computed on, and those ahead of it
+    assert not pipeline.set_affinity
+    assert pipeline_with().set_affinity
+    # Without hints, the largest image of the dataset.
+    assert (given["preallocate_width_hint"], given["preallocate_height_hint"]) == (32, 32)
+    assert given["hw_decoder_load"] == dali.Settings().hw_decoder_load
+
+
+def test_the_options_are_dalis_settings():
+    assert asdict(DaliConfig()) == asdict(dali.Settings())
 
 
 def test_an_unknown_setting_is_one_clear_line(sample_val):

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from processes import open_files, own, resident
 
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, fast_decode, open_dataset, sample_path
 from pipelines.beton_writer import write_beton
@@ -326,11 +327,6 @@ def workers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "read"))]
 
 
-def open_files() -> list[str]:
-    # The listing itself opens a descriptor that is closed again before it is looked at.
-    return sorted(str(link.readlink()) for link in list(Path("/proc/self/fd").iterdir()) if link.is_symlink())
-
-
 def leave(loader, batches) -> None:
     loader.close()
     assert next(batches, None) is None
@@ -380,11 +376,6 @@ def test_ctrl_c_ends_the_process_at_once(val):
     assert errors.strip().endswith("KeyboardInterrupt")
 
 
-def resident() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
-
-
 @pytest.mark.parametrize("cache", CACHES)
 def test_twenty_epochs_do_not_grow_memory(val, cache):
     with load(val, TrainPlan(1000, 100), batch_size=100, settings={"cache": cache}) as loader:
@@ -397,6 +388,24 @@ def test_twenty_epochs_do_not_grow_memory(val, cache):
                 pass
         gc.collect()
         assert resident() - before < 8
+
+
+def test_the_systems_cache_holds_the_file_once_for_all_processes(odd_images, val, make_folder, tmp_path):
+    """A process reads what it decodes where the page cache has it: its own memory never holds the file."""
+    (tmp_path / "beton").mkdir()
+    count = 24 * 2**20 // len(odd_images["plain"])
+    folder = make_folder({f"train/a/{number:04d}.jpg": odd_images["plain"] for number in range(count)})
+    many = open_dataset(as_beton(folder, "train", tmp_path / "beton"), "train", progress=False)
+    size = (tmp_path / "beton/train.beton").stat().st_size / 2**20
+    with load(val, EvalPlan(1000, 16)) as loader:
+        list(loader)  # whatever is made once a process
+    gc.collect()
+    before = own()
+    with load(many, EvalPlan(count, 16)) as loader:
+        grown = max(own() - before for _ in loader)
+    print(f"\na process grew by {grown:.1f} of the file's {size:.1f} MiB")
+    assert size > 20
+    assert grown < size / 2
 
 
 MISTAKES = {

@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
+from processes import open_files, resident
 
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, sample_path
 
@@ -22,11 +22,6 @@ def load(dataset, plan, **options):
 
 def decoders() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
-
-
-def open_files() -> list[str]:
-    # The listing itself opens a descriptor that is closed again before it is looked at.
-    return sorted(str(link.readlink()) for link in list(Path("/proc/self/fd").iterdir()) if link.is_symlink())
 
 
 def test_several_threads_share_a_batch(sample_val, monkeypatch):
@@ -106,11 +101,6 @@ def test_a_bad_batch_ends_the_epoch_and_the_loader_still_closes(sample_val, monk
     with load(sample_val, EvalPlan(1000, 100)) as loader, pytest.raises(DataError, match=r"777.*is gone"):
         list(loader)
     assert not decoders()
-
-
-def resident() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 @pytest.mark.parametrize("split", ["val", pytest.param("train", marks=pytest.mark.soak)])

@@ -1,0 +1,43 @@
+"""What the process that runs a test holds: its threads, files and children, and its memory."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Held(NamedTuple):
+    """Names of Python's threads, how many the kernel knows, open files by what they lead to, and children by number."""
+
+    threads: list[str]
+    tasks: int
+    files: list[str]
+    children: list[str]
+
+
+def held() -> Held:
+    """What this process holds once garbage is collected."""
+    gc.collect()
+    tasks = list(Path("/proc/self/task").iterdir())
+    children = [child for task in tasks for child in (task / "children").read_text().split()]
+    return Held(sorted(thread.name for thread in threading.enumerate()), len(tasks), open_files(), sorted(children))
+
+
+def open_files() -> list[str]:
+    """What this process's file descriptors lead to."""
+    # The listing itself opens a descriptor that is closed again before it is looked at.
+    return sorted(str(link.readlink()) for link in list(Path("/proc/self/fd").iterdir()) if link.is_symlink())
+
+
+def resident() -> float:
+    """Resident memory of this process [MiB]."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def own() -> float:
+    """Resident memory that is this process's alone and no file's in the system's page cache [MiB]."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Private_Dirty")).split()[1]) / 1024
