@@ -2,7 +2,7 @@
 
 A data peer is a module with `SETTING`, a sentence that says how it is set up, and `passes(job)`, which prepares it and
 returns a callable: every call is a fresh pass over the dataset, an iterable of uint8 image batches. A package that is
-missing raises ImportError, which the tables show.
+missing raises ImportError, and one that needs a GPU RuntimeError where there is none; the tables show both.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class DataJob:
 
 DATA_PEERS = {
     "torchvision": "torchvision_data",
+    "torchvision_cuda": "torchvision_cuda_data",
     "timm": "timm_data",
     "webdataset": "webdataset_data",
     "ffcv": "ffcv_data",

@@ -1,13 +1,19 @@
 """Peers do the work that is asked of them, and a loader that does other work is found out."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from torchvision.datasets import ImageFolder
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from benchmarks.equal_work import differences, expected, observe
+from benchmarks.peer_subjects import data_subjects
 from benchmarks.peers import DATA_PEERS, DataJob, data_peer
 from benchmarks.peers.networks import build_peer, peer_step, peers_of
 from benchmarks.photos import HEIGHT, WIDTH, recovered_crops, write_gradients, write_shards
+from benchmarks.results import Result
 from pipelines import TrainPlan, build_loader, open_dataset
 
 IMAGES = 96
@@ -73,17 +79,41 @@ def test_what_is_expected_comes_with_its_error(job):
     assert narrow["area"] == pytest.approx(wide["area"] / 10)
 
 
-@pytest.mark.parametrize(
-    "name",
-    # FFCV compiles its decoder for half a minute; the pipelines' tests run FFCV every time.
-    [pytest.param(name, marks=pytest.mark.soak) if name == "ffcv" else name for name in DATA_PEERS],
-)
+# FFCV compiles its decoder for half a minute; the pipelines' tests run FFCV every time.
+MARKS = {"ffcv": pytest.mark.soak, "torchvision_cuda": pytest.mark.gpu}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in DATA_PEERS])
 def test_a_data_peer_does_equal_work(name, job, tmp_path):
     own = DataJob(job.folder, tmp_path, job.batch_size, job.resolution, job.workers)
     passes = data_peer(name).passes(own)
     assert differences(observe(passes), own) == []
     assert observe(passes).images == IMAGES  # a second pass is a whole pass again
     assert data_peer(name).SETTING
+
+
+def test_a_peer_that_needs_a_gpu_is_a_row_that_says_so_and_the_others_go_on(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    data = SimpleNamespace(crop_scale=job.scale, crop_ratio=job.ratio, flip=job.flip)
+    config = SimpleNamespace(data=data, network=SimpleNamespace(name="debug"))
+    ours = SimpleNamespace(config=config, resolution=job.resolution, batching=SimpleNamespace(batch_size=32))
+    options = SimpleNamespace(peers=["torchvision_cuda", "torchvision"], workers=1, folder=job.folder, seconds=0.1)
+    result = Result("throughput")
+    subjects = data_subjects(ours, options, tmp_path, result)
+    assert list(subjects) == ["data | torchvision | 1 workers, batch 32"]
+    (row,) = result.rows
+    assert (row.case["of"], row.value, row.failure) == ("torchvision_cuda", None, "RuntimeError: needs a GPU")
+
+
+def test_what_follows_the_decode_on_a_gpu_is_equal_work(job):
+    """The crops of the peer on the GPU, here with torchvision's decoder on the CPU in place of nvJPEG."""
+    peer, folder = data_peer("torchvision_cuda"), job.folder / "train"
+    files = ImageFolder(str(folder), loader=read_file)
+    encoded, labels = peer.encoded_and_labels([files[number] for number in range(IMAGES)])
+    assert labels.tolist() == files.targets
+    crop = peer.crop(job)
+    batches = torch.stack([crop(image) for image in decode_jpeg(encoded, ImageReadMode.RGB)]).split(32)
+    assert differences(observe(lambda: batches), job) == []
 
 
 def test_shards_hold_every_image_once_with_its_class(job, tmp_path):
