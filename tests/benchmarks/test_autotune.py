@@ -2,13 +2,14 @@
 
 import itertools
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from benchmarks import autotune
 from benchmarks.measure import Window
-from benchmarks.results import read_results
+from benchmarks.results import Result, read_results
 from engine.config import load_config
 
 
@@ -76,9 +77,6 @@ def test_nothing_is_compiled_when_there_is_no_time_for_it():
 
 
 def test_what_proves_slower_than_the_defaults_is_not_written(tmp_path):
-    from types import SimpleNamespace
-
-    from benchmarks.results import Result
 
     found = search()
     found.best = {"data.workers": 1, "data.prefetch": 2}
@@ -117,8 +115,6 @@ def test_everything_that_is_tried_is_an_option(on_gpu):
 
 
 def test_settings_deep_in_the_tree_are_written_where_they_belong():
-    from benchmarks.results import Result
-
     found = search()
     found.best = {"data.backend": "dali", "data.dali.hw_decoder_load": 0.5}
     text = autotune._recipe_text(found, Result("autotune"), SimpleNamespace(network="debug", batch_size=8))

@@ -19,7 +19,9 @@ def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("engine.strategy.usable_cores", lambda: 1)  # one thread, as `one_thread` has it for a single test
-        patch.setattr(throughput, "write_photos", lambda folder, count: write_photos(folder, count, distinct=4))
+        patch.setattr(
+            throughput, "write_photos", lambda folder, count, **options: write_photos(folder, count, distinct=4)
+        )
         # A change that takes no compilation, whatever this machine's limiter is.
         patch.setattr(throughput, "judge", lambda seen: replace(judge(seen), change={"data.prefetch": "4"}))
         assert throughput.main([*QUICK, "--peers", "torchvision", "--output", str(folder)]) == 0
@@ -92,6 +94,6 @@ def test_bad_input_is_one_line_and_status_2(run_command):
     ],
 )
 def test_bad_input_ends_before_anything_is_measured(arguments, message, monkeypatch):
-    monkeypatch.setattr(throughput, "write_photos", lambda folder, count: write_photos(folder, 8))
+    monkeypatch.setattr(throughput, "write_photos", lambda folder, count, **options: write_photos(folder, 8))
     with pytest.raises(USER_ERRORS, match=message):
         throughput.main([*QUICK, *arguments])
