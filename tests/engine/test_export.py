@@ -1,5 +1,6 @@
 """engine/export.py: files that other programs run, the same function as the network, with the preprocessing inside."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -198,7 +199,16 @@ def test_every_network_can_be_exported(name, fold, tmp_path):
     network = settled(name, 107, width=0.25)
     written = fold_batch_norm(network) if fold else network
     for size in (107, network.smallest_size + 5):
+        # Random weights let rounding grow, most of all in Inception-v4, the deepest without residuals.
+        limit = 1e-4 + 5 * rounding(network, size)
         export_onnx(written, size, network.metadata(), tmp_path / "n.onnx")
-        assert difference(network, tmp_path / "n.onnx", size) < 1e-4
+        assert difference(network, tmp_path / "n.onnx", size) < limit
         export_program(written, size, network.metadata(), tmp_path / "n.pt2")
-        assert difference(network, tmp_path / "n.pt2", size) < 1e-4
+        assert difference(network, tmp_path / "n.pt2", size) < limit
+
+
+def rounding(network: inception.Network, size: int) -> float:
+    """The largest difference of the network's logits in single from those in double precision."""
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        return float((network(images) - copy.deepcopy(network).double()(images.double())).abs().max())

@@ -68,7 +68,7 @@ REFERENCES = {
     ),
     "timm inception_v3": Reference(timm_network("inception_v3"), "inception_v3", "timm", PLAIN, LARGE, LARGE),
     "timm inception_v3 with head": Reference(
-        timm_network("inception_v3", aux_logits=True), "inception_v3", "timm", HEADS, LARGE, FULL, often=False
+        timm_network("inception_v3", aux_logits=True), "inception_v3", "timm", HEADS, FULL, FULL, often=False
     ),
     "timm inception_v4": Reference(timm_network("inception_v4"), "inception_v4", "timm", PLAIN, LARGE, LARGE),
     "timm inception_resnet_v2": Reference(
