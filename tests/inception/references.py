@@ -147,6 +147,8 @@ def outputs_and_gradients(network: nn.Module, images: Tensor) -> tuple[list[Tens
     logits = list(output) if isinstance(output, tuple) else [output]
     if hasattr(output, "aux_logits2"):  # torchvision's GoogLeNet names its heads, the second first
         logits = [output.logits, output.aux_logits1, output.aux_logits2]
+    if not network.training:  # timm computes the head in evaluation too
+        logits = logits[:1]
     generator = torch.Generator().manual_seed(5)
     loss = sum((x * torch.randn(x.shape, generator=generator, dtype=x.dtype)).sum() for x in logits)
     loss.backward()
