@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from processes import open_files, own, resident
+from processes import growth_over_epochs, open_files, own
 
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, fast_decode, open_dataset, sample_path
 from pipelines.beton_writer import write_beton
@@ -379,15 +379,7 @@ def test_ctrl_c_ends_the_process_at_once(val):
 @pytest.mark.parametrize("cache", CACHES)
 def test_twenty_epochs_do_not_grow_memory(val, cache):
     with load(val, TrainPlan(1000, 100), batch_size=100, settings={"cache": cache}) as loader:
-        for _ in range(4):
-            list(loader)
-        gc.collect()
-        before = resident()
-        for _ in range(16):
-            for _ in loader:
-                pass
-        gc.collect()
-        assert resident() - before < 8
+        assert growth_over_epochs(loader) < 8
 
 
 def test_the_systems_cache_holds_the_file_once_for_all_processes(odd_images, val, make_folder, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,19 @@ def resident() -> float:
     """Resident memory of this process [MiB]."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def growth_over_epochs(loader: Iterable[object]) -> float:
+    """By how much resident memory grows over sixteen epochs after four [MiB]."""
+    for _ in range(4):
+        list(loader)
+    gc.collect()
+    before = resident()
+    for _ in range(16):
+        for _ in loader:
+            pass
+    gc.collect()
+    return resident() - before
 
 
 def own() -> float:
