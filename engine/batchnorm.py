@@ -1,12 +1,14 @@
-"""Batch normalisation over the batch of all ranks (SyncBN), also where torch's own does not run: on CPUs."""
+"""Batch normalisation over the batch of all ranks (SyncBN), also where torch's own does not run: on CPUs and within a
+compiled graph, which torch's own cuts at every layer."""
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
-class CpuSyncBatchNorm2d(nn.BatchNorm2d):
+class SyncBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of all ranks together, over any backend that can all-reduce.
 
     Every rank must hold the same number of images. Same parameters, buffers and state keys as nn.BatchNorm2d.
@@ -18,8 +20,8 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         ranks = dist.get_world_size()
         # The mean first, then squares of what is left of it: their difference from one exchange would lose digits.
-        mean = all_reduce(x.float().mean(dim=(0, 2, 3))) / ranks
-        variance = all_reduce((x.float() - mean[:, None, None]).square().mean(dim=(0, 2, 3))) / ranks
+        mean = sum_over_ranks(x.float().mean(dim=(0, 2, 3))) / ranks
+        variance = sum_over_ranks((x.float() - mean[:, None, None]).square().mean(dim=(0, 2, 3))) / ranks
         self._track(mean.detach(), variance.detach(), ranks * x.numel() // x.shape[1])
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
@@ -35,15 +37,37 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance * (count / (count - 1)), momentum)
 
 
-def synchronise_batchnorm(module: nn.Module, device: torch.device) -> None:
+# An operator of its own, which torch.compile takes into its graph as it is. The all_reduce of torch.distributed.nn makes
+# it give the whole graph up and run everything uncompiled.
+@torch.library.custom_op("inception::sum_over_ranks", mutates_args=())
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """`values` of any shape added up over the ranks, on every rank; every rank must call it. Differentiable."""
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
+
+
+@sum_over_ranks.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values)
+
+
+def _sum_of_gradients(context: Any, gradient: Tensor) -> Tensor:
+    return sum_over_ranks(gradient.contiguous())
+
+
+sum_over_ranks.register_autograd(_sum_of_gradients)
+
+
+def synchronise_batchnorm(module: nn.Module, device: torch.device, compiled: bool) -> None:
     """Makes every BatchNorm2d in `module` a synchronised one, in place; parameters and state keys stay as they are."""
-    if device.type == "cuda":
+    if device.type == "cuda" and not compiled:  # torch's own has kernels that a compiled graph need not have
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
                 setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
             else:
-                synchronise_batchnorm(child, device)
+                synchronise_batchnorm(child, device, compiled)
         return
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.__class__ = CpuSyncBatchNorm2d
+            layer.__class__ = SyncBatchNorm2d

@@ -60,7 +60,7 @@ class DdpStrategy(Strategy):
         self, objective: nn.Module, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
     ) -> Callable[..., Any]:
         if self._options.sync_batchnorm:
-            synchronise_batchnorm(objective, self.device)
+            synchronise_batchnorm(objective, self.device, config.compile.enabled)
         self._remember(objective, optimizer)
         self._wrapped = DistributedDataParallel(
             objective,

@@ -7,12 +7,14 @@ from collections import Counter
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from engine.batchnorm import synchronise_batchnorm
 from engine.config import LossConfig, OptimizerConfig
 from engine.ema import Ema
 from engine.optimizers import create_optimizer
-from engine.step import build_objective
+from engine.step import Objective, build_objective
 from inception import create_model
 
 # The variants of benchmarks/gpu.sh, whose Triton kernels tests/inception/test_fused_norm.py compiles.
@@ -26,7 +28,21 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_normalisation_network_and_losses_are_one_graph(variant):
     network = create_model("debug", 10, width=0.5, **VARIANTS[variant]).to(memory_format=torch.channels_last).train()
-    objective = build_objective(network, LossConfig(label_smoothing=0.1), bf16=True)
+    assert_one_graph(build_objective(network, LossConfig(label_smoothing=0.1), bf16=True))
+
+
+def test_statistics_of_all_ranks_do_not_cut_the_graph():
+    """Where torch cannot trace an exchange between ranks, it runs all of the objective uncompiled."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        network = create_model("debug", 10, width=0.5).to(memory_format=torch.channels_last).train()
+        synchronise_batchnorm(network, torch.device("cpu"), compiled=True)
+        assert_one_graph(build_objective(network, LossConfig(), bf16=False))
+    finally:
+        dist.destroy_process_group()
+
+
+def assert_one_graph(objective: Objective) -> None:
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     torch._dynamo.reset()
     explained = torch._dynamo.explain(objective)(images, torch.tensor([0, 1, 2, 3]))
