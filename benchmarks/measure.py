@@ -6,6 +6,7 @@ A *subject* is a callable that runs one window of work and says what it did; `re
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import math
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import psutil
 import torch
 
 from benchmarks.summaries import Ratio, Summary, paired_ratio, summarise
@@ -21,11 +23,13 @@ from benchmarks.summaries import Ratio, Summary, paired_ratio, summarise
 
 @dataclass(frozen=True)
 class Window:
-    """One stretch of measured work: `units` (images, bytes, ...) in `seconds`; the seconds of each step, if taken."""
+    """One stretch of measured work: `units` (images, bytes, ...) in `seconds`; the seconds of each step and the CPU cores
+    kept busy, if taken."""
 
     units: float
     seconds: float
     steps: tuple[float, ...] = ()
+    cores: float | None = None
 
     @property
     def rate(self) -> float:
@@ -66,6 +70,12 @@ class Measurement:
         """Summary of the seconds of single steps, where they were taken."""
         steps = [seconds for window in self.windows for seconds in window.steps]
         return summarise(steps) if steps else None
+
+    @property
+    def cores(self) -> Summary | None:
+        """Summary of the CPU cores that the windows kept busy, where they were taken."""
+        cores = [window.cores for window in self.windows if window.cores is not None]
+        return summarise(cores) if cores else None
 
     def over(self, other: Measurement) -> Ratio:
         """How many times faster than `other`, measured in the same `alternate`."""
@@ -199,7 +209,8 @@ def drained(
 ) -> Subject:
     """A subject that reads one fresh pass of a loader to its end, as fast as it comes.
 
-    The first `discard` batches (start of workers, filling of queues) do not count. A window ends with the pass, so that
+    The first `discard` batches (start of workers, filling of queues) do not count; CPU cores are those of this process and
+    its workers. A window ends with the pass, so that
     no worker of this loader runs while another one is measured; a pass longer than `seconds` is left early, and then
     `passes` must return something whose `close` stops its workers.
     """
@@ -211,6 +222,7 @@ def drained(
         try:
             for _ in range(discard):
                 next(iterator)
+            busy = processor_seconds()
             started = previous = time.perf_counter()
             for batch in iterator:
                 now = time.perf_counter()
@@ -219,14 +231,24 @@ def drained(
                 previous = now
                 if now - started >= seconds:
                     break
+            busy = processor_seconds() - busy
         finally:
             if hasattr(source, "close"):
                 source.close()
         if not steps:
             raise ValueError(f"a pass of no more than {discard} batches is too short to be measured")
-        return Window(images, previous - started, tuple(steps))
+        return Window(images, previous - started, tuple(steps), busy / (previous - started))
 
     return window
+
+
+def processor_seconds() -> float:
+    """CPU time taken so far by this process and all processes that it started, those that have ended included."""
+    total, mine = 0.0, psutil.Process()
+    for process in [mine, *mine.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended just now: its parent has its time
+            total += sum(process.cpu_times()[:4])  # user and system, of itself and of children that it waited for
+    return total
 
 
 def failed(name: str, reason: str) -> Measurement:

@@ -31,7 +31,7 @@ from benchmarks.results import RESULTS, Row, read_results, shown_detail
 from benchmarks.summaries import change_beyond_noise
 from engine.failure import DONE, FAILED, run_entry_point
 
-_DETAILS = ("spread", "share", "of_ours", "predicted", "bound_by", "step_seconds_p95")
+_DETAILS = ("spread", "share", "of_ours", "cpu_cores", "predicted", "bound_by", "step_seconds_p95")
 _MARKED = re.compile(r"(<!-- benchmark (\w+)((?: \w+=[^\s>]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"

@@ -282,7 +282,8 @@ def _summed(measurement: Measurement, strategy: Strategy) -> Measurement:
     together = Measurement(measurement.name, warmup_seconds=measurement.warmup_seconds)
     for windows in zip(*strategy.gather(measurement.windows)):
         longest = max(window.seconds for window in windows)
-        together.windows.append(Window(sum(w.rate for w in windows) * longest, longest, windows[0].steps))
+        cores = sum(window.cores for window in windows)
+        together.windows.append(Window(sum(w.rate for w in windows) * longest, longest, windows[0].steps, cores))
     return together
 
 
@@ -353,6 +354,7 @@ def _finish(result: Result, options: Any, strategy: Strategy) -> None:
             "step_seconds_p95",
             "first_step_seconds",
             "of_ours",
+            "cpu_cores",
             "process_gib",
             "gpu_gib",
             "watts",

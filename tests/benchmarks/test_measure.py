@@ -1,10 +1,12 @@
 """Windows, turns and failures of the side-by-side timing, with work whose duration the test chooses."""
 
+import subprocess
+import sys
 import time
 
 import pytest
 
-from benchmarks.measure import Window, alternate, drained, fastest, repeated
+from benchmarks.measure import Window, alternate, drained, fastest, processor_seconds, repeated
 
 
 def test_subjects_take_turns_in_an_order_that_reverses():
@@ -93,6 +95,27 @@ def test_a_pass_left_early_is_closed_and_one_too_short_is_an_error():
     assert source.closed
     with pytest.raises(ValueError, match="too short"):
         drained(lambda: Batches(2), discard=2)()
+
+
+def test_the_cores_of_a_loader_are_those_of_its_workers_too():
+    """A pass whose process waits while another one that it started computes."""
+    busy = "import itertools\nfor _ in itertools.count(): pass"
+
+    def passes():
+        worker = subprocess.Popen([sys.executable, "-c", busy])
+        try:
+            for _ in range(8):
+                time.sleep(0.1)
+                yield [0]
+        finally:
+            worker.kill()
+            worker.wait()
+
+    measured = alternate({"busy": drained(passes, discard=2), "idle": drained(lambda: Batches(60))}, windows=2)
+    assert measured["busy"].cores.median > 2 * measured["idle"].cores.median
+    before = processor_seconds()
+    subprocess.run([sys.executable, "-c", "sum(range(20_000_000))"], check=True)
+    assert processor_seconds() - before > 0  # of a process that has ended
 
 
 def test_faster_means_more_units_a_second():

@@ -55,6 +55,9 @@ def test_the_peer_stands_beside_ours_with_its_setting_and_its_work_checked(resul
     peer = next(row for row in result["rows"] if row.case["of"] == "torchvision")
     assert peer.failure is None
     assert peer.details["of_ours"] > 0
+    loaders = [row.details["cpu_cores"] for row in result["rows"] if row.case["part"] == "data"]
+    assert len(loaders) == 2
+    assert min(loaders) > 0
     assert any(note.startswith("torchvision: ImageFolder") and note.endswith("Equal work.") for note in result["notes"])
 
 
