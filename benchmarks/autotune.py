@@ -32,7 +32,8 @@ from benchmarks.photos import write_photos
 from benchmarks.results import RESULTS, Result, number
 from benchmarks.summaries import Ratio
 from benchmarks.workload import Workload
-from engine.config import StrategyConfig, load_config
+from engine.arguments import load_config
+from engine.config import StrategyConfig
 from engine.failure import DONE, run_entry_point
 from engine.strategy import create_strategy, usable_cores
 from launch.environment import Environment

@@ -34,7 +34,7 @@ from benchmarks.measure import Window, alternate
 from benchmarks.ranks import measure_on_ranks
 from benchmarks.results import RESULTS, Result
 from benchmarks.summaries import paired_ratio
-from engine.config import load_config
+from engine.arguments import load_config
 from engine.ddp import SYNC_BUFFERS
 from engine.failure import DONE, run_entry_point
 from engine.optimizers import create_optimizer

@@ -27,7 +27,7 @@ import torch
 import engine.report_writer
 from benchmarks.command_line import Parser, add_output_options, add_training_options, positive
 from benchmarks.results import RESULTS, Result
-from engine.config import load_config
+from engine.arguments import load_config
 from engine.confusion import Findings
 from engine.failure import run_entry_point
 from engine.metrics import RecentSteps

@@ -20,7 +20,7 @@ sys.path[0] = str(ROOT)
 
 from benchmarks.command_line import Parser, add_output_options, add_training_options, positive
 from benchmarks.results import RESULTS, Result
-from engine.config import load_config
+from engine.arguments import load_config
 from engine.failure import DONE, run_entry_point
 from engine.trainer import Trainer
 from launch.environment import detect

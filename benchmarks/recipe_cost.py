@@ -23,7 +23,8 @@ import torch
 from benchmarks.command_line import Parser
 from benchmarks.counting import count
 from benchmarks.scaling_model import INTERCONNECTS, model_from_rate
-from engine.config import RECIPES, Config, load_config
+from engine.arguments import RECIPES, load_config
+from engine.config import Config
 from engine.failure import run_entry_point
 from engine.optimizers import resolution_at
 from inception import create_model

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from engine.config import load_config
+from engine.arguments import load_config
 from engine.trainer import Trainer
 from launch.environment import detect
 

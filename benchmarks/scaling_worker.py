@@ -23,7 +23,8 @@ import torch.distributed as dist
 from benchmarks.measure import alternate
 from benchmarks.summaries import summarise
 from benchmarks.workload import Workload
-from engine.config import StrategyConfig, load_config
+from engine.arguments import load_config
+from engine.config import StrategyConfig
 from engine.failure import DONE, run_entry_point
 from engine.strategy import Strategy, create_strategy
 from launch.environment import detect

@@ -38,7 +38,7 @@ from benchmarks.photos import export_folder
 from benchmarks.results import RESULTS, Result, number
 from benchmarks.summaries import bootstrap_interval, t_interval
 from benchmarks.timm_training import TimmTraining
-from engine.config import load_config
+from engine.arguments import load_config
 from engine.failure import DONE, run_entry_point
 from engine.network import build_network
 from pipelines import open_dataset, sample_path

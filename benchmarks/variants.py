@@ -25,7 +25,8 @@ from benchmarks.command_line import BenchmarkError, Parser, add_output_options, 
 from benchmarks.measure import Subject, alternate, one_line
 from benchmarks.results import RESULTS, Result
 from benchmarks.workload import Workload
-from engine.config import StrategyConfig, load_config
+from engine.arguments import load_config
+from engine.config import StrategyConfig
 from engine.failure import DONE, run_entry_point
 from engine.strategy import create_strategy
 from launch.environment import Environment

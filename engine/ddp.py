@@ -83,7 +83,7 @@ class DdpStrategy(Strategy):
         # DDP itself times its first ten steps and then every hundredth, in nanoseconds.
         timed = self._wrapped._get_ddp_logging_data()
         exchange = timed.get("backward_comm_time", 0)
-        if exchange <= 0:
+        if exchange <= 0 or self.world_size == 1:  # alone, DDP measures what it costs to exchange nothing
             return {}
         return {"backward": (exchange - timed.get("backward_compute_comm_overlap_time", 0)) / 1e9}
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import yaml
 
+from engine.arguments import config_from_dict
 from engine.checkpoint import list_checkpoints, load_newest
-from engine.config import Config, ConfigError, config_from_dict, leaves
+from engine.config import Config, ConfigError, leaves
 from engine.metrics import MetricsFile
 
 # What may differ between the parts of one run: how fast and where it runs, not what it computes.

@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine.arguments import config_from_dict
 from engine.checkpoint import load_checkpoint
-from engine.config import Config, ConfigError, config_from_dict
+from engine.config import Config, ConfigError
 from engine.ema import Ema
 from engine.metrics import RecentSteps
 from engine.run_directory import check_same_run

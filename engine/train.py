@@ -11,7 +11,7 @@ from pathlib import Path
 _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
-from engine.config import load_config
+from engine.arguments import load_config
 from engine.failure import run_entry_point
 from engine.trainer import Trainer
 from launch.environment import detect

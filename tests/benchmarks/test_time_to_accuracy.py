@@ -13,7 +13,7 @@ from benchmarks import contestants, time_to_accuracy
 from benchmarks.command_line import BenchmarkError
 from benchmarks.contestants import Contestant, ReferenceLoop, Run, run_from_rows
 from benchmarks.results import Result, read_results
-from engine.config import load_config
+from engine.arguments import load_config
 from engine.network import build_network
 
 ROWS = [

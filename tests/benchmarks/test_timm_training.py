@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.command_line import BenchmarkError
 from benchmarks.timm_training import TimmTraining
-from engine.config import load_config
+from engine.arguments import load_config
 from engine.network import build_network
 
 # What train.py logs and writes, three epochs of it; after those it would go on for a minute.

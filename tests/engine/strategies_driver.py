@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from engine.arguments import load_config
 from engine.checkpoint import list_checkpoints, load_checkpoint
-from engine.config import load_config
 from engine.trainer import Trainer
 from launch.environment import detect
 

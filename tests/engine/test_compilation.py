@@ -8,8 +8,9 @@ import pytest
 import torch
 from runs import computed, rows
 
+from engine.arguments import load_config
 from engine.compilation import RecompileWatch, compile_ahead
-from engine.config import CompileConfig, ConfigError, ProgressiveConfig, load_config
+from engine.config import CompileConfig, ConfigError, ProgressiveConfig
 from engine.optimizers import resolution_at
 from engine.strategy import compiled
 from engine.trainer import Trainer

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.config import RECIPES, Config, ConfigError, config_from_dict, leaves, load_config
+from engine.arguments import RECIPES, config_from_dict, load_config
+from engine.config import Config, ConfigError, leaves
 from inception import create_model
 
 

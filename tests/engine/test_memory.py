@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 
-from engine.config import Config, ConfigError, DataConfig, LossConfig, load_config
+from engine.arguments import load_config
+from engine.config import Config, ConfigError, DataConfig, LossConfig
 from engine.memory import advise, find_batch_size, largest_fitting, settle_batching, shares
 from engine.step import build_objective
 from engine.strategy import Strategy
