@@ -22,6 +22,7 @@ from engine.config import ConfigError
 from inception import NetworkError
 from launch.environment import Environment, LaunchError, detect
 from pipelines import DataError
+from pipelines.entry_point import UNREAD, end_output, unread
 
 DONE, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
 USER_ERRORS = (CheckpointError, ConfigError, DataError, NetworkError)
@@ -50,7 +51,7 @@ def run_entry_point(main: Callable[[Sequence[str]], int]) -> NoReturn:
     except LaunchError as error:
         # Without the other ranks: how to reach them is what is wrong.
         status = BAD_INPUT
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
     except USER_ERRORS as error:
         status = fail(BAD_INPUT, f"error: {error}")
     except TrainingFailed as error:
@@ -58,9 +59,8 @@ def run_entry_point(main: Callable[[Sequence[str]], int]) -> NoReturn:
     except KeyboardInterrupt:
         status = 130
     except BaseException as error:
-        status = fail(FAILED, _in_words(error) or traceback.format_exc().rstrip())
-    sys.stdout.flush()
-    sys.stderr.flush()
+        status = UNREAD if unread(error) else fail(FAILED, _in_words(error) or traceback.format_exc().rstrip())
+    status = end_output(status)
     # A failed rank must not wait in the destructors of process groups or threads that need the other ranks.
     os._exit(status)
 

@@ -1,5 +1,7 @@
 """What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, metrics.jsonl, TensorBoard, a report."""
 
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,14 @@ _PLAIN_LINE_SECONDS = 10.0
 _POSITION = ("step", "epoch", "samples", "time")
 
 
+class _Output(Console):
+    """The terminal, or a pipe: when nobody reads it any more, the run goes on and its files tell of it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Monitor:
     """Records and shows rows. Only the first rank speaks and writes; on the others every method does nothing."""
 
@@ -29,7 +39,7 @@ class Monitor:
         self.file = MetricsFile(run_dir / "metrics.jsonl")
         self._tensorboard = FileWriter(str(run_dir / "tensorboard"))
         self._report = ReportWriter(run_dir, self._report_trouble)
-        self._console = Console(highlight=False)
+        self._console = _Output(highlight=False)
         self._bar: StepBar | None = None
         self._last_line = 0.0
         self._position: dict[str, Any] = dict.fromkeys(_POSITION, 0)

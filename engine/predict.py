@@ -62,9 +62,10 @@ def main(arguments: Sequence[str]) -> int:
         from engine.prediction_sheet import draw_sheet  # matplotlib is slow to import
 
         try:
-            print(f"wrote {options.sheet} ({draw_sheet(predictions, model.crop_fraction, options.sheet)})")
+            drawn = draw_sheet(predictions, model.crop_fraction, options.sheet)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot draw {options.sheet}: {error}") from None
+        print(f"wrote {options.sheet} ({drawn})")
     bad = sum(bool(prediction.problem) for prediction in predictions)
     if bad:
         print(f"error: {bad} of {len(images)} images could not be read and were skipped", file=sys.stderr)

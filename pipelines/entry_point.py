@@ -6,6 +6,8 @@ An error is one line. Under MPI rank 0 alone speaks, and its failure ends every 
 import argparse
 import errno
 import os
+import select
+import signal
 import sys
 import traceback
 import warnings
@@ -16,6 +18,7 @@ from pipelines.errors import DataError
 from pipelines.work_sharing import Ranks, WorkerLost, mpi_ranks
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+UNREAD = 128 + signal.SIGPIPE  # as a shell calls the end of a program whose output nobody reads, such as `... | head`
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,7 +45,7 @@ def run_entry_point(main: Callable[[Sequence[str], Ranks | None], int]) -> NoRet
     except DataError as error:
         status, message = BAD_INPUT, f"error: {error}"
     except OSError as error:
-        status, message = FAILED, f"error: {_os_error(error)}"
+        status, message = (UNREAD, "") if unread(error) else (FAILED, f"error: {_os_error(error)}")
     except WorkerLost as error:
         status, message = FAILED, f"error: {error}"
     except KeyboardInterrupt:
@@ -50,9 +53,8 @@ def run_entry_point(main: Callable[[Sequence[str], Ranks | None], int]) -> NoRet
     except BaseException:
         status, message = FAILED, traceback.format_exc().rstrip()
     if message:
-        print(message, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+        print(message, file=sys.stderr, flush=True)
+    status = end_output(status)
     if ranks is not None:
         if status:
             ranks.abort(status)
@@ -60,6 +62,27 @@ def run_entry_point(main: Callable[[Sequence[str], Ranks | None], int]) -> NoRet
             ranks.close()
         sys.exit(status)  # not _exit: MPI has to be finalised
     os._exit(status)  # worker processes end with this one, whatever they are doing
+
+
+def unread(error: BaseException) -> bool:
+    """Whether `error` means that standard output is a pipe which nobody reads any more; what follows then goes nowhere."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False  # another pipe
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def end_output(status: int) -> int:
+    """Hands out what is left to print. Returns `status`, or UNREAD when all went well but for that."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        return status or (UNREAD if unread(error) else FAILED)
+    return status
 
 
 def _os_error(error: OSError) -> str:

@@ -6,7 +6,9 @@ import functools
 import os
 import random
 import re
+import shlex
 import signal
+import sys
 import time
 import types
 from pathlib import Path
@@ -18,6 +20,7 @@ import engine.ddp
 from engine.checkpoint import list_checkpoints, load_newest
 from engine.preemption import StopRequest
 from engine.watchdog import describe_hang
+from inception import create_model, save_weights
 from tests.engine.test_checkpoints import mount
 
 ROOT = Path(__file__).parents[2]
@@ -261,3 +264,29 @@ def test_a_run_on_a_full_disk_ends_with_one_line(run_command, tiny_run, tmp_path
     assert done.stderr.count("\n") == 1
     assert [path.name for path in checkpoints if path.suffix == ".pt"] == [f"step-{saved:09d}.pt"]
     assert events == ["checkpoint failed"]
+
+
+# ---- unread ---------------------------------------------------------------------------------------------------------
+
+
+def statuses_unread(run_command, args: list) -> str:
+    """How a command ends whose reader has left, and the reader; asserts that nothing was complained of."""
+    command = shlex.join([sys.executable, *map(str, args)])
+    done = run_command(["bash", "-c", f'{command} | true; echo "${{PIPESTATUS[*]}}"'])
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_training_goes_on_when_nobody_reads_its_words(run_command, tiny_run, tmp_path):
+    script, *arguments = tiny_run("unread")
+    assert statuses_unread(run_command, [ROOT / script, *arguments]) == "0 0"
+    assert rows(tmp_path / "unread", "eval")
+    assert (tmp_path / "unread" / "checkpoints" / "best.safetensors").exists()
+
+
+def test_commands_whose_words_nobody_reads_end_in_silence(run_command, tiny_dataset, tmp_path):
+    assert statuses_unread(run_command, [ROOT / "pipelines" / "doctor.py", tiny_dataset]) == "141 0"
+    network = create_model("debug", 10, width=0.25)
+    save_weights(tmp_path / "w.safetensors", network.state_dict(), network.metadata())
+    predict = [ROOT / "engine" / "predict.py", "--weights", tmp_path / "w.safetensors", tiny_dataset]
+    assert statuses_unread(run_command, predict) == "141 0"
