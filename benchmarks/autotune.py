@@ -191,14 +191,14 @@ def _steps(batch: int, on_gpu: bool) -> list[list[Settings]]:
     halves: list[Settings] = [
         {"data.batch_size": size} for size in (batch // 2, batch // 4) if size >= 1 and batch % size == 0
     ]
-    fusion: list[list[Settings]] = [[{"network.fuse": "true"}]]
+    fusion: list[list[Settings]] = [[{"network.fuse": "true" if on_gpu else "false"}]]  # not the default
     steps: list[list[Settings]] = [
         *([change] for change in threads),
         [{"data.prefetch": 4}, {"data.prefetch": 8}],
         *backends,
     ]
     if not on_gpu:
-        return [*fusion, *steps, halves, *compiling]
+        return [*steps, *fusion, halves, *compiling]
     fusion += [[{"network.fused_norm": "true"}], [{"network.pad_channels": 4}, {"network.pad_channels": 8}]]
     # How much of a batch the JPEG engine takes, the rest being the CUDA cores'.
     split: list[Settings] = [{"data.backend": "dali", "data.dali.hw_decoder_load": share} for share in (0.75, 0.5)]

@@ -33,7 +33,7 @@ from engine.failure import DONE, run_entry_point
 from engine.strategy import choose_device
 from launch.environment import detect
 
-OURS, FUSED, PLAIN = "ours", "ours, convolutions merged", "ours, normalisation apart"
+OURS, APART, PLAIN = "ours", "ours, convolutions apart", "ours, normalisation apart"
 PUBLISHED = [name for name in inception.list_models() if name != "debug"]
 
 
@@ -73,9 +73,9 @@ def _parser() -> Parser:
     parser.add_argument("--batch-sizes", nargs="+", type=positive, default=[32], metavar="IMAGES")
     parser.add_argument("--resolution", type=positive, help="pixels (default: the network's own)")
     parser.add_argument(
-        "--fuse",
+        "--apart",
         action="store_true",
-        help="our networks with merged convolutions, and with PyTorch's normalisation, too",
+        help="our networks without merged convolutions, and with PyTorch's normalisation, too",
     )
     parser.add_argument("--compile", action="store_true", help="all contestants under torch.compile")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: the cores)")
@@ -89,12 +89,12 @@ def _parser() -> Parser:
     return parser
 
 
-def _networks(name: str, fuse: bool) -> dict[str, Callable[[], nn.Module]]:
-    """How to make each contestant."""
-    makers: dict[str, Callable[[], nn.Module]] = {OURS: partial(inception.create_model, name, fuse=False)}
-    if fuse:
-        makers[FUSED] = partial(inception.create_model, name, fuse=True)
-        makers[PLAIN] = partial(inception.create_model, name, fuse=False, fused_norm=False)
+def _networks(name: str, apart: bool) -> dict[str, Callable[[], nn.Module]]:
+    """How to make each contestant; ours as engine/train.py makes it."""
+    makers: dict[str, Callable[[], nn.Module]] = {OURS: partial(inception.create_model, name, fuse=None)}
+    if apart:
+        makers[APART] = partial(inception.create_model, name, fuse=False)
+        makers[PLAIN] = partial(inception.create_model, name, fuse=None, fused_norm=False)
     return makers | {peer: partial(build_peer, peer, name) for peer in peers_of(name)}
 
 
@@ -107,7 +107,7 @@ def _subjects(case: dict[str, Any], options: Any, device: torch.device) -> dict[
     labels = torch.randint(0, 1000, (case["batch"],), generator=generator).to(device)
     bf16, mode = case["precision"] == "bf16", "default" if options.compile else None
     subjects: dict[str, Any] = {}
-    for contestant, make in _networks(case["network"], options.fuse).items():
+    for contestant, make in _networks(case["network"], options.apart).items():
         network = make().to(device)
         if case["work"] == "training":
             step = peer_step(network, images, labels, bf16=bf16, compile_mode=mode)
@@ -156,7 +156,7 @@ def _add_ratio(result: Result, case: dict[str, Any], ours: Measurement, theirs: 
 def _measure_creation(result: Result, name: str) -> None:
     """The seconds that making a network with fresh weights takes."""
     case = {"network": name, "work": "creation"}
-    makers = _networks(name, fuse=False)
+    makers = _networks(name, apart=False)
     measured = alternate({contestant: repeated(make, 1, seconds=0, least=1) for contestant, make in makers.items()})
     for contestant, measurement in measured.items():
         seconds = [window.seconds for window in measurement.windows]

@@ -83,7 +83,7 @@ def _parser() -> Parser:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the step")
     parser.add_argument("--compile", nargs="+", choices=MODES, default=["eager"], help="modes of torch.compile")
     parser.add_argument(
-        "--variants", nargs="+", default=["network.pad_channels=4", "network.fuse=true"], help="KEY=VALUE[,KEY=VALUE]"
+        "--variants", nargs="+", default=["network.pad_channels=4", "network.fuse=false"], help="KEY=VALUE[,KEY=VALUE]"
     )
     parser.add_argument("--windows", type=positive, default=5, help="measured windows of each")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a window, about")

@@ -142,7 +142,7 @@ class NetworkConfig:
     dropout: float | None = None
     """Dropout before the classifier [probability; null: the paper's]."""
     fuse: bool | None = None
-    """Run a block's 1x1 convolutions of one input as one wide one: the same function, another speed [null: no]."""
+    """Run a block's 1x1 convolutions of one input as one: the same function, another speed [null: in training on CPUs]."""
     fused_norm: bool | None = None
     """Batch normalisation and ReLU in one piece in training: the same function, another speed [null: on CPUs alone]."""
     pad_channels: int | None = None

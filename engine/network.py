@@ -7,6 +7,7 @@ import torch
 
 from engine.config import Config
 from inception import create_model, load_weights
+from inception.fusion import fuse
 from inception.network import Network
 
 
@@ -15,12 +16,13 @@ def build_network(config: Config, num_classes: int) -> Network:
 
     Raises NetworkError for an unknown network or weights that do not fit.
     """
-    names = ("auxiliary", "batch_norm", "dropout", "fuse", "fused_norm", "pad_channels")
+    names = ("auxiliary", "batch_norm", "dropout", "fused_norm", "pad_channels")
     given = {name: getattr(config.network, name) for name in names}
     options: dict[str, Any] = {"width": config.network.width}
     options |= {name: value for name, value in given.items() if value is not None}
     torch.manual_seed(config.run.seed)
     network = create_model(config.network.name, num_classes, **options)
+    fuse(network, config.network.fuse)  # null is a choice here: speed, where create_model rounds as others' networks do
     if config.network.weights:
         line = load_weights(network, config.network.weights, fine_tune=True)
         print(line, file=sys.stderr)

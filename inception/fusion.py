@@ -29,12 +29,19 @@ class Head:
 
 
 class WideBranches:
-    """What replaces the forward pass of a `BranchesBlock` whose heads are merged: (N, C, H, W) -> (N, C', H, W)."""
+    """What replaces the forward pass of a `BranchesBlock` whose heads are merged: (N, C, H, W) -> (N, C', H, W).
 
-    def __init__(self, paths: list[Head | nn.Module]) -> None:
+    Everywhere, or only where it is measured to be faster: in training on CPUs."""
+
+    def __init__(self, paths: list[Head | nn.Module], everywhere: bool = True) -> None:
         self.paths = paths
+        self.everywhere = everywhere
         self.units = [path.unit for path in paths if isinstance(path, Head)]
         self.widths = [unit.conv.out_channels for unit in self.units]
+
+    def serves(self, x: Tensor, training: bool) -> bool:
+        """Whether `x` is to go this way."""
+        return self.everywhere or (training and x.is_cpu)
 
     def __call__(self, x: Tensor) -> Tensor:
         weight = torch.cat([unit.conv.weight for unit in self.units])
@@ -53,23 +60,24 @@ class WideBranches:
         return x
 
 
-def fuse(network: nn.Module, enabled: bool = True) -> int:
+def fuse(network: nn.Module, enabled: bool | None = True) -> int:
     """Merge the sibling 1x1 convolutions of every block of `network`, in place; return the number of blocks changed.
 
-    With `enabled` false the blocks run branch by branch again. State dicts are the same either way.
+    `enabled` true is everywhere, None in training on CPUs alone, where it is measured to be faster; with false the blocks
+    run branch by branch again. State dicts are the same whatever it is.
     """
     changed = 0
     for module in network.modules():
         if isinstance(module, BranchesBlock):
-            module.wide = wide_branches(module) if enabled else None
+            module.wide = None if enabled is False else wide_branches(module, everywhere=bool(enabled))
             changed += module.wide is not None
     return changed
 
 
-def wide_branches(block: BranchesBlock) -> WideBranches | None:
+def wide_branches(block: BranchesBlock, everywhere: bool = True) -> WideBranches | None:
     """The merged form of a block; None when fewer than two of its branches can be merged."""
     paths = [head_of(branch) or branch for branch in block.children()]
-    return WideBranches(paths) if sum(isinstance(path, Head) for path in paths) > 1 else None
+    return WideBranches(paths, everywhere) if sum(isinstance(path, Head) for path in paths) > 1 else None
 
 
 def head_of(branch: nn.Module) -> Head | None:

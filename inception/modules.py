@@ -5,11 +5,17 @@ names in state dicts, so they never change: a convolution unit holds `conv` and 
 `branch2`, ..., a residual block holds `body` and `project`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from inception.fusion import WideBranches
 
 
 class ConvUnit(nn.Module):
@@ -45,12 +51,12 @@ class BranchesBlock(nn.Module):
 
     def __init__(self, branches: list[nn.Module]) -> None:
         super().__init__()
-        self.wide: Callable[[Tensor], Tensor] | None = None  # set by fusion.py
+        self.wide: WideBranches | None = None  # set by fusion.py
         for number, branch in enumerate(branches, start=1):
             self.add_module(f"branch{number}", branch)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.wide is not None:
+        if self.wide is not None and self.wide.serves(x, self.training):
             return self.wide(x)
         return torch.cat([branch(x) for branch in self._modules.values() if branch is not None], 1)
 

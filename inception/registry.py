@@ -21,7 +21,6 @@ from inception.padding import pad_images
 
 PAGES = (debug, googlenet, inception_v2, inception_v3, inception_v4, inception_resnet_v1, inception_resnet_v2)
 DESIGNS: dict[str, Callable[..., Design]] = {page.__name__: page for page in PAGES}
-FUSE = False  # what docs/networks.md measures
 COMMON_OPTIONS = (
     "width", "dropout", "auxiliary", "batch_norm", "in_channels", "fuse", "fused_norm", "pad_channels",
 )  # fmt: skip
@@ -41,7 +40,8 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
       auxiliary    auxiliary heads in training, yes or no
       batch_norm   batch normalisation, or convolutions with biases instead
       in_channels  channels of the images (3)
-      fuse         run sibling 1x1 convolutions as one (fusion.py), yes or no: a matter of speed alone (no)
+      fuse         run sibling 1x1 convolutions as one (fusion.py), yes or no: a matter of speed and rounding alone (no;
+                   None: in training on CPUs)
       fused_norm   batch normalisation and ReLU in one piece (fused_norm.py) in training, yes or no: likewise (None: on CPUs)
       pad_channels channels to which the first convolution pads the images (padding.py), 0 for none: likewise (0)
     Some networks have options of their own; they are the parameters of the function on the network's page.
@@ -58,13 +58,13 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
     batch_norm = options.get("batch_norm", True)
     width = options.get("width", 1.0)
     in_channels = options.get("in_channels", 3)
-    fused = options.get("fuse", FUSE)
+    fused = options.get("fuse", False)
     fused_norm = options.get("fused_norm")
     padded = options.get("pad_channels", 0)
     check_flag(name, "batch_norm", batch_norm)
-    check_flag(name, "fuse", fused)
-    if fused_norm is not None:
-        check_flag(name, "fused_norm", fused_norm)
+    for option, value in (("fuse", fused), ("fused_norm", fused_norm)):
+        if value is not None:
+            check_flag(name, option, value)
     check_count(name, "pad_channels", padded, least=0)
     check_number(name, "width", width, low=0.0, open_low=True)
     check_count(name, "num_classes", num_classes)
@@ -84,8 +84,7 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
         name, design, num_classes, in_channels=in_channels, dropout=float(dropout), auxiliary=auxiliary, style=style,
         options=dict(options),
     )  # fmt: skip
-    if fused:
-        fuse(network)
+    fuse(network, fused)
     fuse_norms(network, fused_norm)
     if padded:
         pad_images(network, padded)

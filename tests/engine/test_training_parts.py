@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from engine.config import Config, OptimizerConfig, ScheduleConfig
+from engine.config import Config, NetworkConfig, OptimizerConfig, ScheduleConfig
 from engine.data import Batching
 from engine.ema import Ema
+from engine.network import build_network
 from engine.optimizers import create_optimizer, learning_rate
 from engine.step import Normalise, Objective, Scorer, TrainStep
 from engine.strategy import Strategy
 from inception import create_model
+from inception.modules import BranchesBlock
 from launch.environment import Environment
 
 
@@ -161,3 +163,15 @@ def test_accumulated_steps_equal_one_large_step(images):
         results.append((values, norm, torch.cat([p.detach().flatten() for p in network.parameters()])))
     for left, right in zip(*results):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("asked", "merged"), [(None, "in training"), (True, "everywhere"), (False, "nowhere")])
+def test_a_run_merges_convolutions_where_it_is_told_to(asked, merged):
+    network = build_network(Config(network=NetworkConfig(name="debug", fuse=asked)), 10)
+    blocks = [block for block in network.modules() if isinstance(block, BranchesBlock)]
+    here = torch.zeros(1)
+    wide = {
+        training: any(b.wide is not None and b.wide.serves(here, training) for b in blocks)
+        for training in (True, False)
+    }
+    assert wide == {True: merged != "nowhere", False: merged == "everywhere"}

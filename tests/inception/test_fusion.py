@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import inception
-from inception.fusion import fuse, head_of, wide_branches
+from inception.fusion import WideBranches, fuse, head_of, wide_branches
 from inception.layers import Style, avg_pool, branches, conv, max_pool
 from inception.modules import BranchesBlock, ConvUnit
 from tests.inception.references import outputs_and_gradients, relative, without_dropout
@@ -108,6 +108,21 @@ def test_what_cannot_be_merged_is_left_alone():
     # A bias would be pooled together with the zeros around the image.
     assert head_of(built(avg_pool(3) >> conv(8, 1), batch_norm=False)) is None
     assert wide_branches(built(branches(conv(8, 1), conv(8, 3)))) is None
+
+
+def test_left_open_training_on_a_cpu_is_merged_alone(monkeypatch):
+    """Where it is measured to be faster."""
+    merged = []
+    run = WideBranches.__call__
+    monkeypatch.setattr(WideBranches, "__call__", lambda self, x: merged.append(x.device) or run(self, x))
+    with torch.device("meta"):
+        elsewhere = inception.create_model("debug", 10, fuse=None)
+    here = inception.create_model("debug", 10, fuse=None)
+    here.train()(torch.randn(2, 3, 32, 32))
+    assert len(merged) == CHANGED["debug"]
+    here.eval()(torch.randn(2, 3, 32, 32))
+    elsewhere.train()(torch.randn(2, 3, 32, 32, device="meta"))
+    assert len(merged) == CHANGED["debug"]
 
 
 def test_the_option_and_the_file(tmp_path):
