@@ -93,10 +93,12 @@ def alternate(
 ) -> dict[str, Measurement]:
     """Measures all subjects, in turns.
 
-    Every round runs one window of each, in an order that reverses from round to round. The first `warmup` windows of
-    each are thrown away; then rounds are run until there are `windows` of them or `budget_seconds` are spent (at least
-    one round is). A subject that raises is listed as failed with its reason, and the others go on; unless not `tolerant`,
-    as among ranks, where the others would wait for the one that failed.
+    Every round runs one window of each, in an order that reverses from round to round. The first `warmup` rounds are thrown
+    away, the last of which begins with the last subject. Loaders that start processes belong at the end: a fork makes
+    this process copy every page of memory that it writes next, which would slow a step's first window. Then rounds are
+    run until there are `windows` of them or `budget_seconds` are spent (at least one round is). A subject that raises is
+    listed as failed with its reason, and the others go on; unless not `tolerant`, as among ranks, where the others would
+    wait for the one that failed.
     `on_window(name, round)` is called before each window, for a sign of life.
     """
     measured = {name: Measurement(name) for name in subjects}
@@ -108,7 +110,7 @@ def alternate(
         _warm_up(subjects, measured, warmup, on_window, tolerant)
         deadline = time.perf_counter() + budget_seconds
         for number in range(windows):
-            for name in list(subjects) if number % 2 == 0 else reversed(list(subjects)):
+            for name in _order(subjects, number):
                 if on_window:
                     on_window(name, number)
                 _run(subjects[name], measured[name], tolerant)
@@ -119,6 +121,10 @@ def alternate(
     return measured
 
 
+def _order(subjects: Mapping[str, Subject], number: int) -> Iterable[str]:
+    return subjects if number % 2 == 0 else reversed(list(subjects))
+
+
 def _warm_up(
     subjects: Mapping[str, Subject],
     measured: Mapping[str, Measurement],
@@ -126,10 +132,10 @@ def _warm_up(
     on_window: Callable[[str, int], Any] | None,
     tolerant: bool,
 ) -> None:
-    for number in range(rounds):
-        for name in subjects:
+    for number in range(-rounds, 0):
+        for name in _order(subjects, number):
             if on_window:
-                on_window(name, number - rounds)
+                on_window(name, number)
             started = time.perf_counter()
             _run(subjects[name], measured[name], tolerant)
             measured[name].warmup_seconds += time.perf_counter() - started

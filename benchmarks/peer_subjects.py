@@ -62,7 +62,7 @@ def data_subjects(ours: Workload, options: Any, work: Path, result: Result) -> d
         jobs = [
             DataJob(
                 folder, _made(work / folder.name / name), min(size, 64), ours.resolution, workers,
-                data.crop_scale, data.crop_ratio, data.flip,
+                data.crop_scale, data.crop_ratio, data.flip, options.quality,
             )
             for folder, size in ((gradients, ours.batching.batch_size), (options.folder, ours.batching.batch_size))
         ]  # fmt: skip

@@ -33,6 +33,7 @@ from engine.failure import DONE, FAILED, run_entry_point
 
 _DETAILS = ("spread", "share", "of_ours", "cpu_cores", "predicted", "bound_by", "step_seconds_p95")
 _MARKED = re.compile(r"(<!-- benchmark (\w+)((?: \w+=[^\s>]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PRECISION = {"windows", "seconds", "budget", "rounds", "output"}
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse;font-size:13px}td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left}"
@@ -56,7 +57,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Section:
-    """The newest result of one benchmark on one machine, and the changes of its rows (by key) since the previous."""
+    """The newest result of one benchmark, asked in one way, on one machine, and the changes of its rows (by key) since the
+    previous."""
 
     result: dict[str, Any]
     previous: dict[str, Any] | None
@@ -116,19 +118,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def newest_sections(results: Sequence[dict[str, Any]]) -> list[Section]:
-    """A section a benchmark and machine, in the order of the names."""
+    """A section for what a benchmark was asked and on which machine, in the order of the names, the newest first."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in results:
         groups.setdefault((result["benchmark"], result["machine"]["id"]), []).append(result)
     sections = []
     for _, group in sorted(groups.items()):
-        newest = group[-1]
-        # The previous one measured at least one of the same things; a run of another network is no predecessor.
-        keys = {row.key for row in newest["rows"]}
-        earlier = [result for result in group[:-1] if keys & {row.key for row in result["rows"]}]
-        previous = earlier[-1] if earlier else None
-        sections.append(Section(newest, previous, changes(newest, previous) if previous else {}))
+        while group:
+            newest = group.pop()
+            earlier = [result for result in group if _same_question(result["options"], newest["options"])]
+            group = [result for result in group if result not in earlier]
+            previous = earlier[-1] if earlier else None
+            sections.append(Section(newest, previous, changes(newest, previous) if previous else {}))
     return sections
+
+
+def _same_question(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    """Whether two runs were to measure the same, however precisely; options that only one of them knows do not count."""
+    shared = (left.keys() & right.keys()) - _PRECISION
+    return all(left[option] == right[option] for option in shared)
 
 
 def changes(newest: dict[str, Any], previous: dict[str, Any]) -> dict[str, Change]:
@@ -241,7 +249,7 @@ def filled(text: str, results: Sequence[dict[str, Any]], name: str) -> str:
     def table(mark: re.Match[str]) -> str:
         wanted = dict(pair.split("=", 1) for pair in mark[3].split())
         for result in reversed(results):
-            rows = [row for row in result["rows"] if _matches(row, wanted)]
+            rows = [row for row in result["rows"] if _matches(row, result["options"], wanted)]
             if result["benchmark"] == mark[2] and rows:
                 head, cells = _table(rows, {})
                 origin = f"{machine_line(result['machine'])}; {_date(result['time'])}; `{result['command']}`"
@@ -255,9 +263,10 @@ def filled(text: str, results: Sequence[dict[str, Any]], name: str) -> str:
     return _MARKED.sub(table, text)
 
 
-def _matches(row: Row, wanted: dict[str, str]) -> bool:
-    case = {key: str(value) for key, value in row.case.items()} | {"metric": row.metric}
-    return all(case.get(key, "").replace(" ", "_") in value.split("|") for key, value in wanted.items())
+def _matches(row: Row, options: dict[str, Any], wanted: dict[str, str]) -> bool:
+    """Whether a row's case, or else its run's options, are as a mark wants them."""
+    found = {key: str(value) for key, value in (options | row.case).items()} | {"metric": row.metric}
+    return all(found.get(key, "").replace(" ", "_") in value.split("|") for key, value in wanted.items())
 
 
 if __name__ == "__main__":

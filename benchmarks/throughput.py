@@ -107,7 +107,10 @@ def _parser() -> Parser:
         "--data", type=Path, default=None, help="dataset with class folders; none: made photos, 500 x 375"
     )
     parser.add_argument(
-        "--quality", type=positive, default=85, help="of made photos, in JPEG's terms: 85 gives 46 kB, 97 gives 112 kB"
+        "--quality",
+        type=positive,
+        default=85,
+        help="of photos that are made here, and of those that FFCV encodes anew; 85 gives 46 kB, 97 gives 112 kB",
     )
     parser.add_argument("--workers", type=int, default=0, help="decoding threads or processes; 0: the cores of a rank")
     parser.add_argument("--windows", type=positive, default=5, help="measured windows of every subject")

@@ -23,7 +23,8 @@ class DataJob:
     """Training batches to be made: random crops of `scale` (shares of the area) and `ratio` (width / height) resized to
     `resolution`, half of them mirrored, as uint8.
 
-    `folder` has train/<class>/*.jpg; `work` is a folder for files that a peer's own format needs.
+    `folder` has train/<class>/*.jpg; `work` is a folder for files that a peer's own format needs, and `quality` that of its
+    JPEGs where it encodes them anew.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class DataJob:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    quality: int = 90
 
 
 DATA_PEERS = {

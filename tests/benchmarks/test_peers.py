@@ -97,7 +97,9 @@ def test_a_peer_that_needs_a_gpu_is_a_row_that_says_so_and_the_others_go_on(job,
     data = SimpleNamespace(crop_scale=job.scale, crop_ratio=job.ratio, flip=job.flip)
     config = SimpleNamespace(data=data, network=SimpleNamespace(name="debug"))
     ours = SimpleNamespace(config=config, resolution=job.resolution, batching=SimpleNamespace(batch_size=32))
-    options = SimpleNamespace(peers=["torchvision_cuda", "torchvision"], workers=1, folder=job.folder, seconds=0.1)
+    options = SimpleNamespace(
+        peers=["torchvision_cuda", "torchvision"], workers=1, folder=job.folder, seconds=0.1, quality=85
+    )
     result = Result("throughput")
     subjects = data_subjects(ours, options, tmp_path, result)
     assert list(subjects) == ["data | torchvision | 1 workers, batch 32"]

@@ -12,9 +12,9 @@ from benchmarks.results import Result
 RNG = np.random.default_rng(0)
 
 
-def write(folder, stamp, rates, name="throughput"):
+def write(folder, stamp, rates, **options):
     """A result with a row a subject, of rates scattered by 1% around those given."""
-    result = Result(name, {})
+    result = Result("throughput", options)
     result.stamp = stamp
     for subject, rate in rates.items():
         result.add({"part": "step", "of": subject}, "images/s", list(RNG.normal(rate, 0.01 * rate, 9)))
@@ -102,6 +102,28 @@ def test_tables_of_documents_are_written_from_the_newest_result_and_again(folder
     assert text.count("| step | ours |") == 1
     assert "Measured on" in text
     assert "2026-02-01" in text
+
+
+def test_only_runs_that_were_asked_the_same_are_compared(tmp_path):
+    write(tmp_path, "20260101T000000Z", {"ours": 100}, network="small", windows=3)
+    write(tmp_path, "20260102T000000Z", {"ours": 10}, network="large")
+    write(tmp_path, "20260103T000000Z", {"ours": 90}, network="small", windows=5)
+    assert report.main(["--results", str(tmp_path), "--documents"]) == 0
+    page = (tmp_path / "report.md").read_text()
+    assert page.count("Compared with") == 1
+    assert "Compared with 2026-01-01" in page
+    assert page.count("## throughput") == 2
+
+
+def test_a_mark_may_name_an_option_of_the_run(folder, tmp_path):
+    write(folder, "20260301T000000Z", {"ours": 70}, peers=True)
+    document = tmp_path / "README.md"
+    document.write_text("<!-- benchmark throughput of=ours peers=True -->\n<!-- end -->\n")
+    report.main(["--results", str(folder), "--documents", str(document)])
+    assert "2026-03-01" in document.read_text()
+    write(folder, "20260401T000000Z", {"ours": 90}, peers=False)
+    report.main(["--results", str(folder), "--documents", str(document)])
+    assert "2026-03-01" in document.read_text()
 
 
 def test_a_mark_that_nothing_answers_and_an_empty_folder_are_errors(folder, tmp_path):
