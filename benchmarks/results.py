@@ -96,7 +96,7 @@ class Result:
             if (steps := measured.step_seconds) is not None:
                 row.details |= {"step_seconds": steps.median, "step_seconds_p95": steps.p95}
             if (cores := measured.cores) is not None:
-                row.details |= {"cpu_cores": cores.median, "images_per_core_second": row.value / cores.median}
+                row.details["cpu_cores"] = cores.median
         elif isinstance(measured, int | float):
             row.value, row.values = float(measured), [float(measured)]
         else:
