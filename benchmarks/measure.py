@@ -215,10 +215,9 @@ def drained(
 ) -> Subject:
     """A subject that reads one fresh pass of a loader to its end, as fast as it comes.
 
-    The first `discard` batches (start of workers, filling of queues) do not count; CPU cores are those of this process and
-    its workers. A window ends with the pass, so that
-    no worker of this loader runs while another one is measured; a pass longer than `seconds` is left early, and then
-    `passes` must return something whose `close` stops its workers.
+    The first `discard` batches (start of workers, filling of queues) do not count. CPU cores are those of this process and
+    its workers. A window ends with the pass, so that no worker of this loader runs while another one is measured; a pass
+    longer than `seconds` is left early, and then `passes` must return something whose `close` stops its workers.
     """
 
     def window() -> Window:
@@ -228,7 +227,7 @@ def drained(
         try:
             for _ in range(discard):
                 next(iterator)
-            busy = processor_seconds()
+            busy_before = processor_seconds()
             started = previous = time.perf_counter()
             for batch in iterator:
                 now = time.perf_counter()
@@ -237,7 +236,7 @@ def drained(
                 previous = now
                 if now - started >= seconds:
                     break
-            busy = processor_seconds() - busy
+            busy = processor_seconds() - busy_before
         finally:
             if hasattr(source, "close"):
                 source.close()

@@ -33,6 +33,7 @@ from engine.failure import DONE, FAILED, run_entry_point
 
 _DETAILS = ("spread", "share", "of_ours", "cpu_cores", "predicted", "bound_by", "step_seconds_p95")
 _MARKED = re.compile(r"(<!-- benchmark (\w+)((?: \w+=[^\s>]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+# Options that say how exactly to measure, not what.
 _PRECISION = {"windows", "seconds", "budget", "rounds", "output"}
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
@@ -66,7 +67,8 @@ class Section:
 
     @property
     def title(self) -> str:
-        return f"{self.result['benchmark']} on {machine_line(self.result['machine'])}"
+        asked = self.result["command"].partition(".py")[2]
+        return f"{self.result['benchmark']}{asked} on {machine_line(self.result['machine'])}"
 
     @property
     def regressions(self) -> list[Row]:

@@ -351,7 +351,9 @@ def _finish(result: Result, options: Any, strategy: Strategy) -> None:
     if strategy.world_size > 1:
         result.note("Peers are measured on one rank only: run this without torchrun.")
     shown = [row for row in result.rows if row.metric == "images/s"]
-    draw_bars(result.picture_path(options.output), "Training throughput", shown)
+    loading = [row for row in shown if row.case["part"] == "data"]
+    training = [row for row in shown if row not in loading]
+    draw_bars(result.picture_path(options.output), {"Training": training, "Loading alone": loading})
     result.print(
         (
             "spread",

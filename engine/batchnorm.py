@@ -1,5 +1,5 @@
-"""Batch normalisation over the batch of all ranks (SyncBN), also where torch's own does not run: on CPUs and within a
-compiled graph, which torch's own cuts at every layer."""
+"""Batch normalisation over the batch of all ranks (SyncBN), also where torch's own does not do: on CPUs, and in a compiled
+graph, which it cuts at every layer (pytorch issue 161302)."""
 
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, metrics.jsonl, TensorBoard, a report."""
 
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from engine.metrics import MetricsFile
 from engine.report_writer import ReportWriter
 from engine.step_bar import StepBar, figures
 from pipelines import Dataset
+from pipelines.entry_point import discard_output
 
 _PLAIN_LINE_SECONDS = 10.0
 _POSITION = ("step", "epoch", "samples", "time")
@@ -25,7 +24,7 @@ class _Output(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
 
 
 class Monitor:

@@ -22,7 +22,8 @@ def build_network(config: Config, num_classes: int) -> Network:
     options |= {name: value for name, value in given.items() if value is not None}
     torch.manual_seed(config.run.seed)
     network = create_model(config.network.name, num_classes, **options)
-    fuse(network, config.network.fuse)  # null is a choice here: speed, where create_model rounds as others' networks do
+    # Here null means where it is faster; create_model by itself merges nothing, to round as other people's networks do.
+    fuse(network, config.network.fuse)
     if config.network.weights:
         line = load_weights(network, config.network.weights, fine_tune=True)
         print(line, file=sys.stderr)

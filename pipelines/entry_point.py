@@ -65,24 +65,27 @@ def run_entry_point(main: Callable[[Sequence[str], Ranks | None], int]) -> NoRet
 
 
 def unread(error: BaseException) -> bool:
-    """Whether `error` means that standard output is a pipe which nobody reads any more; what follows then goes nowhere."""
+    """Whether `error` means that standard output is a pipe which nobody reads any more."""
     if not isinstance(error, BrokenPipeError):
         return False
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)
-    if not any(event & select.POLLERR for _, event in output.poll(0)):
-        return False  # another pipe
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
+    return any(event & select.POLLERR for _, event in output.poll(0))  # else it was another pipe
 
 
 def end_output(status: int) -> int:
     """Hands out what is left to print. Returns `status`, or UNREAD when all went well but for that."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError as error:
-        return status or (UNREAD if unread(error) else FAILED)
+    except BrokenPipeError:
+        discard_output()
+        return status or UNREAD
     return status
+
+
+def discard_output() -> None:
+    """Sends nowhere what is printed from now on, so that nothing fails for want of a reader."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _os_error(error: OSError) -> str:
