@@ -29,7 +29,7 @@ USER_ERRORS = (CheckpointError, ConfigError, DataError, NetworkError)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _STORE_PATIENCE = timedelta(seconds=3)
 _OTHER_RANKS_PATIENCE = 1.0
-_FIRST_RANK_PATIENCE = 10.0  # its imports may take that much longer on a busy machine
+_FIRST_RANK_PATIENCE = 30.0  # its imports may take that much longer on a busy machine
 
 
 class TrainingFailed(RuntimeError):

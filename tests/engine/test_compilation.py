@@ -6,7 +6,6 @@ import types
 
 import pytest
 import torch
-from runs import computed, rows
 
 from engine.arguments import load_config
 from engine.compilation import RecompileWatch, compile_ahead
@@ -14,6 +13,7 @@ from engine.config import CompileConfig, ConfigError, ProgressiveConfig
 from engine.optimizers import resolution_at
 from engine.strategy import compiled
 from engine.trainer import Trainer
+from runs import computed, rows
 
 
 def test_sizes_grow_in_a_line_of_multiples():

@@ -14,13 +14,13 @@ import types
 from pathlib import Path
 
 import pytest
-from runs import assert_same_tensors, computed, newest_state, rows
 
 import engine.ddp
 from engine.checkpoint import list_checkpoints, load_newest
 from engine.preemption import StopRequest
 from engine.watchdog import describe_hang
 from inception import create_model, save_weights
+from runs import assert_same_tensors, computed, newest_state, rows
 from tests.engine.test_checkpoints import mount
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from runs import rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.hardware import Gpus, Hardware, open_gpus
@@ -18,6 +17,7 @@ from engine.monitor import Monitor
 from engine.step_bar import StepBar
 from engine.strategy import Strategy
 from launch.environment import Environment
+from runs import rows
 
 PHASES = ("data_wait_fraction", "forward_fraction", "backward_fraction", "optimizer_fraction")
 

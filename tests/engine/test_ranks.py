@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from runs import newest_state, rows
 
 from engine.config import Config, ConfigError, DataConfig
 from engine.data import share_batch, training_loader
@@ -15,6 +14,7 @@ from engine.strategy import Strategy
 from inception import create_model
 from launch.environment import Environment
 from pipelines import open_dataset
+from runs import newest_state, rows
 
 
 def global_batches(dataset, network, ranks: int, batch_size: int) -> list[np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from runs import rows
 
 from engine.recalibration import recalibrate
 from engine.step import Scorer
@@ -11,6 +10,7 @@ from engine.strategy import Strategy
 from inception import create_model
 from launch.environment import Environment
 from pipelines import Batch
+from runs import rows
 
 
 def batch_of(seed: int) -> Batch:

@@ -8,14 +8,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from constructed_run import construct_run
-from runs import rows
 
+from constructed_run import construct_run
 from engine.config import ConfigError
 from engine.report import write_report
 from engine.report_charts import axis, number
 from engine.report_data import class_scores, confused_pairs, curve, duration, read_run, state_of, time_spent
 from engine.report_writer import ReportWriter
+from runs import rows
 
 
 class Page(HTMLParser):

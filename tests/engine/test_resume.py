@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from runs import assert_same_tensors, computed, newest_state, rows
 
 STEPS = 12

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import yaml
-from runs import newest_state, rows
 
 import inception
+from runs import newest_state, rows
 
 
 def test_torchrun_without_options_trains_the_sample_from_any_directory(torchrun, tmp_path):

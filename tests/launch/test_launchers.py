@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from runs import assert_same_run, rows
 from tiny import make_tiny_dataset, tiny_options
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from runs import rows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import growth_over_epochs, held
 
 from engine.config import DaliConfig
 from pipelines import DataError, EvalPlan, TrainPlan, backends, build_loader, dali, open_dataset
 from pipelines.loader import Options
+from processes import growth_over_epochs, held
 
 
 def load(dataset, plan, backend="dali", **options):

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from processes import growth_over_epochs, open_files, own
 
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, fast_decode, open_dataset, sample_path
 from pipelines.beton_writer import write_beton
 from pipelines.ffcv_decode import IS_JPEG, IS_RAW, JOB, Decoder, carry_out
+from processes import growth_over_epochs, open_files, own
 
 ROOT = __file__.rpartition("/tests/")[0]
 CACHES = ["os", "process"]

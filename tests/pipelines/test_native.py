@@ -9,9 +9,9 @@ import threading
 
 import pytest
 import torch
-from processes import growth_over_epochs, open_files
 
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, sample_path
+from processes import growth_over_epochs, open_files
 
 ROOT = __file__.rpartition("/tests/")[0]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from slurm_cluster import ROOT, Cluster
 from tiny import make_tiny_dataset, tiny_options
 

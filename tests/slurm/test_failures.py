@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from runs import assert_same_run, rows
 from slurm_cluster import ROOT, wait_until
 

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from runs import rows
 from slurm_cluster import ROOT
 from tiny import make_tiny_dataset

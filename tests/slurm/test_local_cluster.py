@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from slurm_cluster import LOCAL_CLUSTER, Cluster, wait_until
 
 pytestmark = pytest.mark.xdist_group("slurm")

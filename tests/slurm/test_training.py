@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from runs import assert_same_run, rows
 from slurm_cluster import ROOT, wait_until
 
