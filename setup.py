@@ -44,7 +44,7 @@ setup(
     package_data={
         "pipelines": ["sample/*.tar", "*.c", "*.h"],
         "engine": ["recipes/*.yaml", "report_template.html"],
-        "inception": ["*.c"],
+        "inception": ["speed/*.c"],
         "launch": ["*.sh", "constraints.txt"],
     },
     install_requires=[

@@ -7,7 +7,7 @@ Nothing is timed: operations and bytes are counted from shapes, on any machine, 
 - *eager*: every operator reads its inputs and writes its outputs, a normalisation as often as its sums need;
 - *torch.compile*: the passes that its own partition of the graph has (ReLU's mask comes from the result, which is read
   for it); all other element-wise work fused;
-- *Triton kernels*: those of inception/norm_kernels.py, which compute the mask again from what they read anyway;
+- *Triton kernels*: those of inception/speed/norm_kernels.py, which compute the mask again from what they read anyway;
 - *also joined in place*: the same, and every concatenation free, its parts written where they belong (not built).
 """
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from engine.config import Config, ConfigError, DataConfig
 from engine.strategy import Strategy, usable_cores
-from inception.network import Network
+from inception.vocabulary.network import Network
 from pipelines import Dataset, EvalPlan, Loader, TrainPlan, build_loader, open_dataset, sample_path
 from pipelines.augmentation import Augmentation
 

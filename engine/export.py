@@ -20,7 +20,7 @@ from engine.config import ConfigError
 from engine.exported import SUFFIXES, difference, export_onnx, export_program, written_whole
 from engine.failure import DONE, TrainingFailed, run_entry_point
 from inception import Network, NetworkError, export_state, network_from_weights, save_weights
-from inception.folding import fold_batch_norm
+from inception.speed.folding import fold_batch_norm
 
 # Other libraries add up in another order; an error in the graph is larger by orders of magnitude.
 TOLERANCE = 1e-3

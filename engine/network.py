@@ -7,8 +7,8 @@ import torch
 
 from engine.config import Config
 from inception import create_model, load_weights
-from inception.fusion import fuse
-from inception.network import Network
+from inception.speed.sibling_convolutions import fuse
+from inception.vocabulary.network import Network
 
 
 def build_network(config: Config, num_classes: int) -> Network:

@@ -11,7 +11,7 @@ from engine.ema import Ema
 from engine.metrics import RecentSteps
 from engine.run_directory import check_same_run
 from engine.strategy import Strategy
-from inception.network import Network
+from inception.vocabulary.network import Network
 
 
 class RunState:

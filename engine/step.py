@@ -15,7 +15,7 @@ from engine.augment import Augment, mixed_cross_entropy
 from engine.config import LossConfig
 from engine.profiling import PhaseClock
 from engine.strategy import Strategy
-from inception.network import Network
+from inception.vocabulary.network import Network
 from pipelines import Batch
 
 

@@ -5,8 +5,8 @@ auxiliary head) in widths that CPUs like, so that training it takes minutes on t
 channels for images of 32 x 32.
 """
 
-from inception.layers import avg_pool, branches, conv, max_pool
-from inception.network import Auxiliary, Design
+from inception.vocabulary.layers import avg_pool, branches, conv, max_pool
+from inception.vocabulary.network import Auxiliary, Design
 
 # 32 x 32 x 3 -> 16 x 16 x 32
 stem = conv(32, 3, stride=1) >> max_pool(3, stride=2, ceil=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from inception.layers import Layer, Style, branches, conv, max_pool, response_norm
-from inception.modules import GridHead
-from inception.network import Design
+from inception.vocabulary.layers import Layer, Style, branches, conv, max_pool, response_norm
+from inception.vocabulary.modules import GridHead
+from inception.vocabulary.network import Design
 
 
 def stem(batch_norm: bool) -> Layer:

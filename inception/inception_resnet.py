@@ -7,8 +7,8 @@ of the released weights, which differ from the figures. Shapes are height x widt
 
 from inception.inception_v3 import auxiliary
 from inception.inception_v3 import stem as stem_v3
-from inception.layers import Layer, avg_pool, branches, conv, max_pool, residual
-from inception.network import Design
+from inception.vocabulary.layers import Layer, avg_pool, branches, conv, max_pool, residual
+from inception.vocabulary.network import Design
 
 # How much of a block's residual is added at each grid (section 3.3 advises 0.1 to 0.3).
 SCALE_A, SCALE_B, SCALE_C = 0.17, 0.10, 0.20

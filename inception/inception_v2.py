@@ -6,8 +6,8 @@ Figure 5 (the table of the appendix). Widths are those of the released weights, 
 """
 
 from inception.googlenet import GoogLeNetHead
-from inception.layers import Layer, avg_pool, branches, conv, max_pool
-from inception.network import Design
+from inception.vocabulary.layers import Layer, avg_pool, branches, conv, max_pool
+from inception.vocabulary.network import Design
 
 # First four rows: 224 x 224 x 3 -> 28 x 28 x 192
 stem = (

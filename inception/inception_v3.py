@@ -4,8 +4,8 @@ Table 1 and Figures 5 to 8 and 10; the figure numbers are those of the paper. Wi
 those of the weights that its authors released. Shapes are height x width x channels for images of 299 x 299.
 """
 
-from inception.layers import Layer, avg_pool, branches, conv, max_pool
-from inception.network import Auxiliary, Design
+from inception.vocabulary.layers import Layer, avg_pool, branches, conv, max_pool
+from inception.vocabulary.network import Auxiliary, Design
 
 # Table 1, first seven rows: 299 x 299 x 3 -> 35 x 35 x 192
 stem = (

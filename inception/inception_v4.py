@@ -4,8 +4,8 @@ Figures 3 to 9; the figure numbers are those of the paper. Shapes are height x w
 """
 
 from inception.inception_v3 import auxiliary
-from inception.layers import avg_pool, branches, conv, max_pool
-from inception.network import Design
+from inception.vocabulary.layers import avg_pool, branches, conv, max_pool
+from inception.vocabulary.network import Design
 
 # Figure 3: 299 x 299 x 3 -> 35 x 35 x 384
 stem = (

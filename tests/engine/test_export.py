@@ -17,8 +17,8 @@ from engine.exported import difference, export_onnx, export_program, open_export
 from engine.prediction import predict
 from engine.prediction_models import open_model
 from inception import NetworkError
-from inception.folding import fold_batch_norm
-from inception.modules import ConvUnit
+from inception.speed.folding import fold_batch_norm
+from inception.vocabulary.modules import ConvUnit
 
 CPU = torch.device("cpu")
 NAMES = [f"kind {number}" for number in range(10)]

@@ -17,7 +17,7 @@ from engine.optimizers import create_optimizer
 from engine.step import Objective, build_objective
 from inception import create_model
 
-# The variants of benchmarks/gpu.sh, whose Triton kernels tests/inception/test_fused_norm.py compiles.
+# The variants of benchmarks/gpu.sh, whose Triton kernels tests/inception/speed/test_fused_norm.py compiles.
 VARIANTS = {
     "plain": {},
     "padded": {"pad_channels": 4},

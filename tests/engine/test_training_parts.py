@@ -16,7 +16,7 @@ from engine.optimizers import create_optimizer, learning_rate
 from engine.step import Normalise, Objective, Scorer, TrainStep
 from engine.strategy import Strategy
 from inception import create_model
-from inception.modules import BranchesBlock
+from inception.vocabulary.modules import BranchesBlock
 from launch.environment import Environment
 
 

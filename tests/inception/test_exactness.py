@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from inception.foreign import layout_for
+from inception.weights.others_names import layout_for
 from tests.inception.references import REFERENCES, counterpart, outputs_and_gradients, randomised, relative
 
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-12}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import inception
-from inception.network import truncated_normal
+from inception.vocabulary.network import truncated_normal
 
 
 def test_the_seed_fixes_the_weights():

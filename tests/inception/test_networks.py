@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import inception
 from inception import NetworkError
-from inception.modules import CoveringMaxPool2d
+from inception.vocabulary.modules import CoveringMaxPool2d
 
 # Parameters at 1,000 classes. googlenet, v3: torchvision's table of models, with and without its heads; googlenet without
 # batch normalisation: Caffe's model of the paper; v4, Inception-ResNet-v2: timm's table of results;

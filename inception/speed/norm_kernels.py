@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from inception.norm_cpu import row_stride
+from inception.speed.norm_cpu import row_stride
 
 # Numbers that a program holds at once, and programs that share the rows when sums are made: eight or so for each
 # multiprocessor of a large GPU. Constants, so that sums do not depend on the machine.

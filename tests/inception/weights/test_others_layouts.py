@@ -13,8 +13,8 @@ from torch import nn
 
 import inception
 from inception import NetworkError
-from inception.foreign import LAYOUTS, expanded, layout_for
-from inception.layouts import recognise, to_ours
+from inception.weights.others_names import LAYOUTS, expanded, layout_for
+from inception.weights.others_layouts import recognise, to_ours
 from tests.inception.references import outputs_and_gradients, relative
 
 DATA = Path(__file__).parent / "data"

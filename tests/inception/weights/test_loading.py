@@ -246,7 +246,7 @@ def test_code_in_files_is_never_run(network, tmp_path, protocol):
 def test_whole_pickled_networks_are_refused(network, tmp_path):
     torch.save(network, tmp_path / "whole.pt")
     line = refusal(network, tmp_path / "whole.pt")
-    assert "inception.network.Network" in line
+    assert "inception.vocabulary.network.Network" in line
     assert "save its state dict alone" in line
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import inception
-from inception.folding import fold_batch_norm
-from inception.padding import pad_images
+from inception.speed.folding import fold_batch_norm
+from inception.speed.padding import pad_images
 from tests.inception.references import outputs_and_gradients, relative, without_dropout
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from inception.errors import NetworkError
+from inception.vocabulary.errors import NetworkError
 
 CHECKPOINT_FORMAT = "inception-checkpoint-1"
 METADATA_KEY = "inception"

@@ -1,4 +1,4 @@
-"""What tests/inception/test_fused_norm.py judges, computed in a process of its own, since Triton decides when it is imported
+"""What tests/inception/speed/test_fused_norm.py judges, computed in a process of its own, since Triton decides when it is imported
 whether its kernels are interpreted: python fused_norm_driver.py cpu|gpu kernels|networks|for-sm90 prints one JSON object.
 
 On a CPU the environment must have TRITON_INTERPRET=1, but for "for-sm90", which compiles and runs nothing.
@@ -11,15 +11,15 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import inception
-from inception import norm_kernels
-from inception.fused_norm import can_fuse, fuse_norms, norm_relu
+from inception.speed import norm_kernels
+from inception.speed.fused_norm import can_fuse, fuse_norms, norm_relu
 
 DEVICE = torch.device("cuda" if sys.argv[1] == "gpu" else "cpu")
 # Name: shape, type, mean of the numbers (their deviation is 2).

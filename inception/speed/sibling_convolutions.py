@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inception.modules import BranchesBlock, ConvUnit
+from inception.vocabulary.modules import BranchesBlock, ConvUnit
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ gradients do not notice, and the zeros add nothing to any sum.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inception.errors import NetworkError
+from inception.vocabulary.errors import NetworkError
 
 
 class PaddedConv2d(nn.Conv2d):

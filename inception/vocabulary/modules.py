@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from inception.fusion import WideBranches
+    from inception.speed.sibling_convolutions import WideBranches
 
 
 class ConvUnit(nn.Module):

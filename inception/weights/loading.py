@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from inception.errors import NetworkError
-from inception.files import Weights, read_weights, save_weights
-from inception.foreign import LAYOUTS, layout_for
-from inception.layouts import Layout, recognise, to_ours, to_theirs
-from inception.network import Network
+from inception.vocabulary.errors import NetworkError
+from inception.weights.files import Weights, read_weights, save_weights
+from inception.weights.others_names import LAYOUTS, layout_for
+from inception.weights.others_layouts import Layout, recognise, to_ours, to_theirs
+from inception.vocabulary.network import Network
 from inception.registry import create_model
 
 __all__ = ["Weights", "export_state", "load_weights", "network_from_weights", "read_weights", "save_weights"]

@@ -6,8 +6,8 @@ Facts about their files, read from the state dicts that their networks have.
 from collections.abc import Mapping, Sequence
 from itertools import count
 
-from inception.errors import NetworkError
-from inception.layouts import Layout, Naming
+from inception.vocabulary.errors import NetworkError
+from inception.weights.others_layouts import Layout, Naming
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from inception.errors import NetworkError
-from inception.modules import ConvUnit
-from inception.network import Network
+from inception.vocabulary.errors import NetworkError
+from inception.vocabulary.modules import ConvUnit
+from inception.vocabulary.network import Network
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 # (our part, names of the units in it) -> their names, in the same order

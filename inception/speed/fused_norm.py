@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inception.modules import ConvUnit
-from inception.norm_cpu import NormRelu, library, row_stride
+from inception.vocabulary.modules import ConvUnit
+from inception.speed.norm_cpu import NormRelu, library, row_stride
 
 
 def fuse_norms(network: nn.Module, enabled: bool | None = True) -> int:
@@ -48,7 +48,7 @@ def norm_relu(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """ReLU of `bn` of `x`, (N, C, H, W) -> the same shape, with the kernels where `can_fuse` says that they serve."""
     if not can_fuse(bn, x):
         return norm_relu_on_cpu(bn, x)
-    from inception.norm_kernels import batch_statistics, normalise_relu
+    from inception.speed.norm_kernels import batch_statistics, normalise_relu
 
     assert bn.running_mean is not None
     assert bn.running_var is not None
@@ -63,7 +63,7 @@ def can_fuse(bn: nn.BatchNorm2d, x: Tensor) -> bool:
     """Whether the Triton kernels can do for `x` what `bn` would: of a channels-last tensor on a GPU, in training."""
     if not _takes_batch_statistics(bn, x) or x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return False
-    from inception.norm_kernels import INTERPRETED
+    from inception.speed.norm_kernels import INTERPRETED
 
     return (x.is_cuda or INTERPRETED) and row_stride(x) is not None
 

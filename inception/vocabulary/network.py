@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from inception.errors import NetworkError
-from inception.layers import Chain, Layer, Style, smallest_input
-from inception.modules import AuxiliaryHead
+from inception.vocabulary.errors import NetworkError
+from inception.vocabulary.layers import Chain, Layer, Style, smallest_input
+from inception.vocabulary.modules import AuxiliaryHead
 
 # The standard deviation of a unit normal distribution cut off at two standard deviations.
 TRUNCATED_STD = 0.87962566103423978

@@ -5,9 +5,9 @@ import copy
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from inception.errors import NetworkError
-from inception.modules import ConvUnit
-from inception.network import Network
+from inception.vocabulary.errors import NetworkError
+from inception.vocabulary.modules import ConvUnit
+from inception.vocabulary.network import Network
 
 
 def fold_batch_norm(network: Network) -> Network:

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import inception
-from inception import fused_norm, norm_cpu
-from inception.fused_norm import fuse_norms, norm_relu_on_cpu
-from inception.norm_cpu import NormRelu, row_stride
+from inception.speed import fused_norm
+from inception.speed import norm_cpu
+from inception.speed.fused_norm import fuse_norms, norm_relu_on_cpu
+from inception.speed.norm_cpu import NormRelu, row_stride
 
 # Rows that no block or thread divides, one channel, no width, one pixel; values whose mean is far from zero.
 SHAPES = [(4, 64, 37, 33), (8, 3, 5, 5), (2, 100, 1, 9), (5, 1, 7, 7), (300, 48, 1, 1)]

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from inception.errors import NetworkError
-from inception.modules import BranchesBlock, ConvUnit, CoveringMaxPool2d, ResidualBlock
+from inception.vocabulary.errors import NetworkError
+from inception.vocabulary.modules import BranchesBlock, ConvUnit, CoveringMaxPool2d, ResidualBlock
 
 
 @dataclass(frozen=True)

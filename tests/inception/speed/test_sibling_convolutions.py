@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import inception
-from inception.fusion import WideBranches, fuse, head_of, wide_branches
-from inception.layers import Style, avg_pool, branches, conv, max_pool
-from inception.modules import BranchesBlock, ConvUnit
+from inception.speed.sibling_convolutions import WideBranches, fuse, head_of, wide_branches
+from inception.vocabulary.layers import Style, avg_pool, branches, conv, max_pool
+from inception.vocabulary.modules import BranchesBlock, ConvUnit
 from tests.inception.references import outputs_and_gradients, relative, without_dropout
 
 # Blocks of every network that have two mergeable branches or more: all but those whose branches begin with 3x3

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import inception
-from inception import fused_norm
-from inception.folding import fold_batch_norm
-from inception.fused_norm import can_fuse, fuse_norms, norm_relu, norm_relu_on_cpu
-from inception.modules import ConvUnit
+from inception.speed import fused_norm
+from inception.speed.folding import fold_batch_norm
+from inception.speed.fused_norm import can_fuse, fuse_norms, norm_relu, norm_relu_on_cpu
+from inception.vocabulary.modules import ConvUnit
 
-DRIVER = "tests/inception/fused_norm_driver.py"
+DRIVER = "tests/inception/speed/fused_norm_driver.py"
 INTERPRETER = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
 # What output and gradient are rounded to; the interpreter cuts bf16 off, where hardware rounds to the nearest.
 PRECISION = {"bf16": 2.0**-8, "fp16": 2.0**-11}
