@@ -42,7 +42,7 @@ setup(
     # Naming the root makes an editable install one path entry: modules added later are found without a new install.
     package_dir={"": "."},
     package_data={
-        "pipelines": ["sample/*.tar", "*.c", "*.h"],
+        "pipelines": ["sample/*.tar", "decoding/*.c", "decoding/*.h"],
         "engine": ["recipes/*.yaml", "report_template.html"],
         "inception": ["speed/*.c"],
         "launch": ["*.sh", "constraints.txt"],

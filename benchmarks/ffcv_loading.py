@@ -40,7 +40,7 @@ from benchmarks.measure import Subject, Window, alternate, drained
 from benchmarks.results import RESULTS, Result
 from engine.failure import DONE, run_entry_point
 from pipelines import Dataset, TrainPlan, build_loader, open_dataset
-from pipelines.beton_writer import write_beton
+from pipelines.preparing.beton_writer import write_beton
 
 STOCK, GOAL = "FFCV's own loader", 2.0
 _DISCARD = 5  # batches until stock FFCV has touched all its buffers

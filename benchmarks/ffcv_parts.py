@@ -31,7 +31,7 @@ from benchmarks.measure import Window, alternate
 from benchmarks.results import RESULTS, Result
 from engine.failure import DONE, run_entry_point
 from pipelines import TrainPlan, open_dataset
-from pipelines.ffcv_decode import IS_JPEG, IS_RAW, JOB, Decoder
+from pipelines.loading.ffcv_decode import IS_JPEG, IS_RAW, JOB, Decoder
 
 _BLOCK = 16  # pixels that a lossless crop has to begin at
 

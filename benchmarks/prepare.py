@@ -29,7 +29,7 @@ from benchmarks.measure import Subject, Window, alternate
 from benchmarks.photos import write_photos
 from benchmarks.results import RESULTS, Result, number
 from engine.failure import DONE, run_entry_point
-from pipelines.jpeg import probe
+from pipelines.datasets.image_headers import probe
 
 TAR, PREPARE = "tar and each header", "prepare"
 GOAL = 1.3  # times as long as the other, at most

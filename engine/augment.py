@@ -1,6 +1,6 @@
 """Carries out the plan's augmentation on the device: RandAugment and TrivialAugment, colour distortion, erasing, mixing.
 
-Every decision comes with the batch as a number (pipelines.augmentation); nothing here is random, and nothing depends
+Every decision comes with the batch as a number (pipelines.plan.augmentation); nothing here is random, and nothing depends
 on a tensor's values, so that torch.compile makes one graph of it. A sample that an operation is not meant for gets
 that operation's neutral parameter.
 """

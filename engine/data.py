@@ -6,7 +6,7 @@ from engine.config import Config, ConfigError, DataConfig
 from engine.strategy import Strategy, usable_cores
 from inception.vocabulary.network import Network
 from pipelines import Dataset, EvalPlan, Loader, TrainPlan, build_loader, open_dataset, sample_path
-from pipelines.augmentation import Augmentation
+from pipelines.plan.augmentation import Augmentation
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from engine.config import ConfigError
 from inception import NetworkError
 from launch.environment import Environment, LaunchError, detect
 from pipelines import DataError
-from pipelines.entry_point import UNREAD, end_output, unread
+from pipelines.support.entry_point import UNREAD, end_output, unread
 
 DONE, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
 USER_ERRORS = (CheckpointError, ConfigError, DataError, NetworkError)

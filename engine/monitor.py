@@ -13,7 +13,7 @@ from engine.metrics import MetricsFile
 from engine.report_writer import ReportWriter
 from engine.step_bar import StepBar, figures
 from pipelines import Dataset
-from pipelines.entry_point import discard_output
+from pipelines.support.entry_point import discard_output
 
 _PLAIN_LINE_SECONDS = 10.0
 _POSITION = ("step", "epoch", "samples", "time")

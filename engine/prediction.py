@@ -15,7 +15,7 @@ from engine.config import ConfigError
 from engine.prediction_models import Model
 from engine.strategy import usable_cores
 from pipelines import DataError, EvalPlan
-from pipelines.decode import crop_resize, decode
+from pipelines.decoding.decode import crop_resize, decode
 
 # What is taken from a folder; a file that is named itself is tried whatever it is called.
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))

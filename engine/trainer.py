@@ -32,7 +32,7 @@ from engine.strategy import create_strategy, make_deterministic, use_bf16
 from engine.watchdog import Watchdog, record_collectives
 from launch.environment import Environment
 from pipelines import Batch, Loader, TrainPlan
-from pipelines.permutation import key
+from pipelines.plan.random_numbers import key
 
 
 class Trainer:

@@ -4,10 +4,17 @@ network = inception.create_model("inception_v3", num_classes=10)
 logits = network.eval()(images)
 """
 
+from inception.registry import create_model, list_models
 from inception.vocabulary.errors import NetworkError
 from inception.vocabulary.network import Network
-from inception.registry import create_model, list_models
-from inception.weights.loading import Weights, export_state, load_weights, network_from_weights, read_weights, save_weights
+from inception.weights.loading import (
+    Weights,
+    export_state,
+    load_weights,
+    network_from_weights,
+    read_weights,
+    save_weights,
+)
 
 __all__ = [
     "Network",

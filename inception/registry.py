@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from inception.debug import debug
-from inception.vocabulary.errors import NetworkError
-from inception.speed.fused_norm import fuse_norms
-from inception.speed.sibling_convolutions import fuse
 from inception.googlenet import googlenet
 from inception.inception_resnet import inception_resnet_v1, inception_resnet_v2
 from inception.inception_v2 import inception_v2
 from inception.inception_v3 import inception_v3
 from inception.inception_v4 import inception_v4
+from inception.speed.fused_norm import fuse_norms
+from inception.speed.padding import pad_images
+from inception.speed.sibling_convolutions import fuse
+from inception.vocabulary.errors import NetworkError
 from inception.vocabulary.layers import Style
 from inception.vocabulary.network import Design, Network
-from inception.speed.padding import pad_images
 
 PAGES = (debug, googlenet, inception_v2, inception_v3, inception_v4, inception_resnet_v1, inception_resnet_v2)
 DESIGNS: dict[str, Callable[..., Design]] = {page.__name__: page for page in PAGES}

@@ -17,13 +17,13 @@ from pathlib import Path
 _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
-from pipelines.catalogue import Inputs
-from pipelines.checkup import check_up
-from pipelines.doctor_page import to_page
-from pipelines.doctor_report import KINDS, UNUSABLE, kind_name, to_json, to_quarantine, to_text, write_text
-from pipelines.entry_point import DONE, Parser, run_entry_point
-from pipelines.errors import DataError, nearest
-from pipelines.work_sharing import Processes, Ranks, usable_cores
+from pipelines.checking.dataset_check import check_up
+from pipelines.checking.page import to_page
+from pipelines.checking.text import KINDS, UNUSABLE, kind_name, to_json, to_quarantine, to_text, write_text
+from pipelines.preparing.catalogue import Inputs
+from pipelines.support.entry_point import DONE, Parser, run_entry_point
+from pipelines.support.errors import DataError, nearest
+from pipelines.support.work_sharing import Processes, Ranks, usable_cores
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

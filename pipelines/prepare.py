@@ -16,11 +16,11 @@ from pathlib import Path
 _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
-from pipelines.catalogue import Inputs
-from pipelines.entry_point import DONE, Parser, run_entry_point
-from pipelines.errors import DataError
-from pipelines.preparation import MANIFEST, Form, Prepared, prepare
-from pipelines.work_sharing import Processes, Ranks, usable_cores
+from pipelines.preparing.catalogue import Inputs
+from pipelines.preparing.preparation import MANIFEST, Form, Prepared, prepare
+from pipelines.support.entry_point import DONE, Parser, run_entry_point
+from pipelines.support.errors import DataError
+from pipelines.support.work_sharing import Processes, Ranks, usable_cores
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 

@@ -21,10 +21,10 @@ ROOMS = {
 }
 # Each optional dependency and the modules that may import it.
 HOMES = {
-    "nvidia": r"pipelines/dali\w*|benchmarks/\w+|benchmarks/peers/\w+",
-    "ffcv": r"pipelines/(ffcv|beton)\w*|benchmarks/\w+|benchmarks/peers/\w+",
+    "nvidia": r"pipelines/loading/dali\w*|benchmarks/\w+|benchmarks/peers/\w+",
+    "ffcv": r"pipelines/(loading/ffcv|preparing/beton)\w*|benchmarks/\w+|benchmarks/peers/\w+",
     "deepspeed": r"engine/zero\w*",
-    "triton": r"inception/norm_kernels",
+    "triton": r"inception/speed/norm_kernels",
     "onnx": r"engine/export\w*",
     "onnxruntime": r"engine/\w+",
 }

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inception.vocabulary.modules import ConvUnit
 from inception.speed.norm_cpu import NormRelu, library, row_stride
+from inception.vocabulary.modules import ConvUnit
 
 
 def fuse_norms(network: nn.Module, enabled: bool | None = True) -> int:

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from inception.vocabulary.errors import NetworkError
-from inception.weights.files import Weights, read_weights, save_weights
-from inception.weights.others_names import LAYOUTS, layout_for
-from inception.weights.others_layouts import Layout, recognise, to_ours, to_theirs
-from inception.vocabulary.network import Network
 from inception.registry import create_model
+from inception.vocabulary.errors import NetworkError
+from inception.vocabulary.network import Network
+from inception.weights.files import Weights, read_weights, save_weights
+from inception.weights.others_layouts import Layout, recognise, to_ours, to_theirs
+from inception.weights.others_names import LAYOUTS, layout_for
 
 __all__ = ["Weights", "export_state", "load_weights", "network_from_weights", "read_weights", "save_weights"]
 

@@ -7,7 +7,7 @@ import torchvision.transforms.v2.functional as F
 from torchvision.transforms import InterpolationMode
 
 from engine.augment import Augment, equalized, inside, mix, mixed_cross_entropy, partner, turned
-from pipelines.augmentation import _RANGES, OPERATIONS, Augmentation, operation_parameters
+from pipelines.plan.augmentation import _RANGES, OPERATIONS, Augmentation, operation_parameters
 
 SIZE = 64
 

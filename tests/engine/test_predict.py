@@ -61,7 +61,7 @@ def test_predictions_are_those_of_evaluation(weights, photos, compiled, nearness
     """To the last digits with the decoder that prediction has; compiled, the loader resizes a JPEG's planes before it
     converts their colours, which moves some pixels by a step."""
     if not compiled:
-        monkeypatch.setattr("pipelines.fast_decode.library", lambda: (None, "not wanted"))
+        monkeypatch.setattr("pipelines.decoding.fast_decode.library", lambda: (None, "not wanted"))
     dataset = open_dataset(photos, "val", classes=NAMES)
     network, _ = inception.network_from_weights(weights)
     scorer = Scorer(network.eval(), bf16=False)

@@ -31,7 +31,7 @@ def train_process():
     """Runs `train` in a fork of a process that has its imports done, so that a mistake costs no start-up; not in a fork
     of this one, whose threads of torch could hold a lock at that moment."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["engine.train", "pipelines.native"])
+    server.set_forkserver_preload(["engine.train", "pipelines.loading.native"])
 
     def run(arguments: list[str], directory: Path) -> tuple[int | None, str]:
         process = server.Process(target=train, args=(arguments, directory / "stderr"))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import open_dataset, parity, sample_path
+from pipelines import open_dataset, sample_path
+from pipelines.tools import parity
 
 
 @pytest.fixture(scope="session")

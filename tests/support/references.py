@@ -12,8 +12,8 @@ from pytorchcv.model_provider import get_model
 from torch import Tensor, nn
 
 import inception
-from inception.weights.others_names import layout_for
 from inception.weights.others_layouts import to_ours
+from inception.weights.others_names import layout_for
 
 CLASSES = 10
 

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import inception
-from inception.speed import fused_norm
-from inception.speed import norm_cpu
+from inception.speed import fused_norm, norm_cpu
 from inception.speed.fused_norm import fuse_norms, norm_relu_on_cpu
 from inception.speed.norm_cpu import NormRelu, row_stride
 

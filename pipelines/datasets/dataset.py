@@ -1,0 +1,225 @@
+"""A dataset: the samples of one split, addressed by position, with their labels, sizes and encoded bytes."""
+
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.datasets.image_headers import Flag, probe_bytes
+from pipelines.datasets.index import Index, open_index
+from pipelines.datasets.sources import Source, find_source
+from pipelines.support.errors import DataError, nearest
+
+SPLITS = ("train", "val")
+
+
+def sample_path() -> str:
+    """The embedded dataset: a small part of CIFAR-10 with the splits "train" and "val"."""
+    return str(Path(__file__).parents[1] / "sample")
+
+
+def open_dataset(
+    path: str | os.PathLike,
+    split: str,
+    *,
+    classes: Sequence[str] | None = None,
+    quarantine: str | os.PathLike | None = None,
+    shared: bool = False,
+    progress: bool = True,
+) -> "Dataset":
+    """Open one split ("train" or "val") of class folders, tar shards or an FFCV file, indexing it on first use.
+
+    Recognises PATH/split/<class>/*.jpg, PATH/split/*.tar and PATH/split-*.tar (WebDataset's layout), and PATH/split.beton
+    (FFCV's). classes: the class names that labels are positions in, such as the training split's; by default the split's
+    own, sorted. quarantine: a file of sample names to leave out, one a line; a name may begin with its split ("val/..."), and
+    names of another split are passed over. shared: the file serves both splits, so that names that do not tell their split are
+    the training split's. DataError says what is wrong with any of it.
+    """
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}{nearest(split, SPLITS)}; choose from {', '.join(SPLITS)}")
+    root = Path(path).expanduser().resolve()
+    source = find_source(root, split)
+    index = open_index(source, root, progress)
+    return Dataset(source, index, classes, quarantine, shared)
+
+
+class Dataset:
+    """The samples of one split, without those in quarantine. Positions run from 0 to len - 1; memory use does not grow
+    with the number of samples, since the index stays on disk. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        source: Source,
+        index: Index,
+        classes: Sequence[str] | None = None,
+        quarantine: str | os.PathLike | None = None,
+        shared: bool = False,
+    ) -> None:
+        self.path, self.split = str(source.root), source.split
+        self.source, self._index = source, index
+        self.classes = _sorted_names(index.classes) if classes is None else tuple(classes)
+        self._labels = self._label_table()
+        self._excluded = self._read_quarantine(Path(quarantine), shared) if quarantine else np.empty(0, np.int64)
+        # Excluded entry k stands before position excluded[k] - k: what positions are moved by.
+        self._shifts = self._excluded - np.arange(len(self._excluded))
+        if len(self) == 0:
+            raise DataError(f"quarantine file {quarantine} leaves out every sample of {self.path}")
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the data as it is now: another when files come or go."""
+        return f"{self.path}:{self._index.directory.name}"
+
+    def __len__(self) -> int:
+        return len(self._index.entries) - len(self._excluded)
+
+    @property
+    def quarantined(self) -> int:
+        """How many samples are left out."""
+        return len(self._excluded)
+
+    def labels(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        """int64 (n,): positions in `classes`."""
+        return self._labels[self._index.entries["label"][self._entries(indices)]]
+
+    def sizes(self, indices: NDArray[np.integer]) -> NDArray[np.int32]:
+        """int32 (n, 2): width and height in pixels as displayed, after EXIF rotation; 0 for unreadable samples."""
+        entries = self._index.entries[self._entries(indices)]
+        return np.stack([entries["width"], entries["height"]], axis=1).astype(np.int32)
+
+    def flags(self, indices: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """int64 (n,) twice: `jpeg.Flag` of each sample, and its EXIF orientation 1..8."""
+        flags = self._index.entries["flags"][self._entries(indices)].astype(np.int64)
+        return flags & 0xFF, flags >> 8
+
+    def entries(self, indices: NDArray[np.integer]) -> np.ndarray:
+        """Structured array (n,) of `index.ENTRY`: all that the index knows of each sample."""
+        return self._index.entries[self._entries(indices)]
+
+    def read(self, index: int) -> np.ndarray:
+        """uint8 (bytes,): the sample's encoded bytes, read-only where they are memory-mapped."""
+        entry = self._index.entries[self._entry(index)]
+        group, name = int(entry["group"]), ""
+        if self.source.kind != "shards":
+            name = self._index.name(self._entry(index))
+        try:
+            return self.source.read(group, name, int(entry["place"]), int(entry["size"]))
+        except OSError as error:
+            raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from None
+        except DataError as error:
+            raise DataError(f"{self.name(index)}: {error}") from None
+
+    def encoded(self, indices: NDArray[np.integer]) -> list[bytes | np.ndarray | None]:
+        """For each sample its file's path, as bytes, when it has a file of its own, else its encoded bytes, uint8
+        (size,), as `read` gives them; None when they are not there."""
+        entries = self.entries(indices)
+        if self.source.kind == "folders":
+            root, groups = os.fsencode(self.path), self.source.groups
+            places = zip(entries["group"].tolist(), entries["name"].tolist())
+            return [b"%s/%s/%s" % (root, os.fsencode(groups[group]), self._index.name_at(at)) for group, at in places]
+        found: list[bytes | np.ndarray | None] = []
+        for index in indices.tolist():
+            try:
+                found.append(self.read(index))
+            except DataError:
+                found.append(None)
+        return found
+
+    def name(self, index: int) -> str:
+        """The sample's path, or shard.tar:member."""
+        return f"{self.path}/{self.short_name(index)}"
+
+    def short_name(self, index: int) -> str:
+        """The sample's name below the dataset's folder, as quarantine files hold it."""
+        entry = self._entry(index)
+        group = self.source.groups[int(self._index.entries["group"][entry])]
+        return f"{group}{self.source.separator}{self._index.name(entry)}"
+
+    def unreadable(self) -> NDArray[np.int64]:
+        """int64 (n,): the samples that the index knows no decoder can read."""
+        if not self._index.unreadable:
+            return np.empty(0, np.int64)
+        entries = np.flatnonzero(self._index.entries["flags"] & int(Flag.UNREADABLE))
+        entries = np.setdiff1d(entries, self._excluded)
+        return entries - np.searchsorted(self._excluded, entries)
+
+    def reason(self, index: int) -> str:
+        """Why an unreadable sample is one, in a few words."""
+        try:
+            probe_bytes(self.read(index).data)
+        except DataError as error:
+            return str(error).removeprefix(f"{self.name(index)}: ")
+        return "it was unreadable when indexed; delete the index " + str(self._index.directory)
+
+    def _entries(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
+        wanted: NDArray[np.int64] = np.asarray(indices, np.int64)
+        if not len(self._excluded):
+            return wanted
+        return wanted + np.searchsorted(self._shifts, wanted, side="right")
+
+    def _entry(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} is outside a dataset of {len(self)}")
+        return int(self._entries(np.array([index]))[0])
+
+    def _label_table(self) -> NDArray[np.int64]:
+        """The position in `classes` of each class as the index numbers them."""
+        position = {name: number for number, name in enumerate(self.classes)}
+        unknown = [name for name in self._index.classes if name not in position]
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            raise DataError(
+                f"{self.path} ({self.split}) holds class {unknown[0]!r}{more}, which is not among the {len(position)} "
+                f"expected classes{nearest(unknown[0], position)}; remove it or train with it"
+            )
+        return np.array([position[name] for name in self._index.classes], np.int64)
+
+    def _read_quarantine(self, file: Path, shared: bool) -> NDArray[np.int64]:
+        """Entries to leave out, sorted."""
+        try:
+            lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError as error:
+            raise DataError(f"quarantine file {file} cannot be read: {error.strerror}") from None
+        wanted: dict[str, list[tuple[int, str, str]]] = {}
+        for number, line in enumerate(lines, 1):
+            name = line.strip()
+            if name and not name.startswith("#") and (name := self._in_split(name, shared)):
+                group, _, member = name.partition(self.source.separator)
+                wanted.setdefault(group, []).append((number, name, member))
+        groups = {name: number for number, name in enumerate(self.source.groups)}
+        found: set[int] = set()
+        for group, members in wanted.items():
+            if group not in groups:
+                number, name, _ = members[0]
+                raise DataError(f"{file}, line {number}: no sample {name!r} in {self.path}{nearest(group, groups)}")
+            found.update(self._find_members(file, groups[group], members))
+        return np.array(sorted(found), np.int64)
+
+    def _in_split(self, name: str, shared: bool) -> str:
+        """A quarantined sample's name in this split; empty for another split's."""
+        for split in SPLITS:
+            if name.startswith(f"{split}/") and split not in self.source.groups:
+                return name.removeprefix(f"{split}/") if split == self.split else ""
+            if self.source.separator == ":" and name.startswith((f"{split}-", f"{split}.")):
+                return name if split == self.split else ""
+        return "" if shared and self.split != "train" else name
+
+    def _find_members(self, file: Path, group: int, members: list[tuple[int, str, str]]) -> list[int]:
+        start, stop = self._index.starts[group : group + 2]
+        entry_of = {self._index.name(entry): entry for entry in range(start, stop)}
+        for number, name, member in members:
+            if member not in entry_of:
+                close = get_close_matches(member, list(entry_of)[:20000], n=1)
+                hint = f" (nearest: {name.removesuffix(member)}{close[0]})" if close else ""
+                raise DataError(f"{file}, line {number}: no sample {name!r} in {self.path}{hint}")
+        return [entry_of[member] for _, _, member in members]
+
+
+def _sorted_names(names: Sequence[str]) -> tuple[str, ...]:
+    """In alphabetical order; names that are all numbers in numerical order, so that class "10" follows "9"."""
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names))

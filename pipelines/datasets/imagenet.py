@@ -1,0 +1,263 @@
+"""ImageNet (ILSVRC 2012) in the archives that its authors hand out, read where they lie, without unpacking.
+
+The training archive is a tar of one tar a class (n01440764.tar, ...), none of them compressed, so that every image has
+an offset in the one file. The validation archive is a flat tar; its labels come from the development kit or a mapping.
+"""
+
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.datasets.image_headers import ReadAt
+from pipelines.datasets.sources import Found, Source, _Closer, suffix
+from pipelines.support.errors import DataError, nearest
+
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+_WORDNET_ID = re.compile(r"n\d{8}")
+_CUT_OFF = "is cut off or damaged: {reason}; copy it again and compare its checksum with the one where it came from"
+
+
+class Archive(Source):
+    """Images inside one uncompressed tar file, addressed by their offset in it."""
+
+    separator = ":"
+
+    def __init__(self, file: Path, split: str) -> None:
+        if not file.is_file():
+            raise DataError(f"{file} does not exist" if not file.exists() else f"{file} is no file")
+        super().__init__(file, split)
+        self._descriptor = -1
+
+    def state(self) -> list[list]:
+        stat = self.root.stat()
+        return [[self.root.name, stat.st_size, stat.st_mtime_ns]]
+
+    def check(self) -> None:
+        if not self.groups:
+            raise DataError(f"{self.root} holds no images")
+
+    def opened(self, group: int, name: str, place: int) -> tuple[ReadAt, _Closer]:
+        descriptor = self._open()
+        return lambda offset, count: os.pread(descriptor, count, place + offset), _Closer(-1)
+
+    def read(self, group: int, name: str, place: int, size: int) -> np.ndarray:
+        data = np.empty(size, np.uint8)
+        descriptor, got = self._open(), 0
+        while got < size:
+            more = os.preadv(descriptor, [data[got:].data], place + got)
+            if more == 0:
+                raise DataError(f"{self.root} became shorter while in use")
+            got += more
+        return data
+
+    def will_read(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Tell the system which (offset, size) are read next, so that storage works ahead of a scattered order."""
+        for place, size in sorted(ranges):
+            os.posix_fadvise(self._open(), place, size, os.POSIX_FADV_WILLNEED)
+
+    def _open(self) -> int:
+        if self._descriptor < 0:
+            self._descriptor = os.open(self.root, os.O_RDONLY | os.O_CLOEXEC)
+        return self._descriptor
+
+    def _members(self, start: int, end: int) -> Iterator[tarfile.TarInfo]:
+        """The files of the tar that lies between two offsets of the file, with offsets in the whole file."""
+        try:
+            with self.root.open("rb") as file, tarfile.open(fileobj=_Part(file, start, end), mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+                    member.offset_data += start
+                    if member.offset_data + member.size > end:
+                        raise tarfile.ReadError(f"{member.name} goes on beyond its end")
+                    if member.isreg():
+                        yield member
+                tail = archive.offset  # tarfile takes a file that ends where a header may begin for complete
+                if end - start < tail + tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError("its end mark is missing")
+        except (tarfile.TarError, EOFError) as error:
+            raise DataError(f"{self.root} {_CUT_OFF.format(reason=error)}") from None
+
+
+class TrainArchive(Archive):
+    """ILSVRC2012_img_train.tar; groups: its class archives."""
+
+    kind = "imagenet-train"
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, "train")
+        self._parts = sorted(
+            (member.name, member.offset_data, member.size) for member in self._members(0, self.root.stat().st_size)
+        )
+        self.groups = [name for name, _, _ in self._parts]
+        wrong = [name for name in self.groups if not _WORDNET_ID.fullmatch(name.removesuffix(".tar"))]
+        if wrong:
+            raise DataError(
+                f"{file} holds {wrong[0]!r}, where class archives such as n01440764.tar are expected; "
+                "is it ILSVRC2012_img_train.tar?"
+            )
+
+    @property
+    def classes(self) -> set[str]:
+        """WordNet identifiers."""
+        return {name.removesuffix(".tar") for name in self.groups}
+
+    def samples(self, group: int) -> Iterator[Found]:
+        name, start, size = self._parts[group]
+        count = 0
+        for member in self._members(start, start + size):
+            count += 1
+            yield Found(member.name, name.removesuffix(".tar"), member.offset_data, member.size)
+        if not count:
+            raise DataError(f"{self.root}: {name} holds no images")
+
+
+class ValArchive(Archive):
+    """ILSVRC2012_img_val.tar; one group. labels: the WordNet identifier of each image's file name."""
+
+    kind = "imagenet-val"
+
+    def __init__(self, file: Path, labels: dict[str, str]) -> None:
+        super().__init__(file, "val")
+        self.groups = [""]
+        self._labels = labels
+
+    def samples(self, group: int) -> Iterator[Found]:
+        for member in self._members(0, self.root.stat().st_size):
+            name = member.name.rpartition("/")[2]
+            if suffix(name) == "tar":
+                raise DataError(f"{self.root} holds {name!r}, no image; is it ILSVRC2012_img_val.tar?")
+            label = self._labels.get(name.rpartition(".")[0])
+            if label is None:
+                raise DataError(f"{self.root}: the validation labels do not name {name!r}")
+            yield Found(name, label, member.offset_data, member.size)
+
+
+class _Part(io.RawIOBase):
+    """A part of a file as a file of its own."""
+
+    def __init__(self, file: io.BufferedReader, start: int, end: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, end - start, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer) -> int:  # type: ignore[override]
+        self._file.seek(self._start + self._at)
+        data = self._file.read(min(len(buffer), max(self._size - self._at, 0)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def read_labels(file: Path) -> dict[str, str]:
+    """The class (WordNet identifier) of each validation image, by file name without its extension.
+
+    From the development kit (.tar.gz), or from a text file in any of its usual forms: `image class` a line, with
+    commas or blanks and perhaps more columns and a heading (Kaggle), or one class a line in the images' order.
+    """
+    return _labels_of_devkit(file) if file.name.endswith((".tar.gz", ".tgz", ".tar")) else _labels_of_text(file)
+
+
+def _labels_of_devkit(file: Path) -> dict[str, str]:
+    wanted = ("validation_ground_truth.txt", "meta.mat")
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(file) as kit:
+            for member in kit:
+                for end in wanted:
+                    if member.isreg() and member.name.endswith(end):
+                        found[end] = kit.extractfile(member).read()  # type: ignore[union-attr]
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise DataError(f"development kit {file} cannot be read ({error}); give {DEVKIT} or a file of labels") from None
+    missing = [end for end in wanted if end not in found]
+    if missing:
+        raise DataError(f"development kit {file} holds no {missing[0]}; expected {DEVKIT}")
+    identifiers = _identifiers(found["meta.mat"], file)
+    labels = {}
+    for number, line in enumerate(found["validation_ground_truth.txt"].split(), 1):
+        if not line.isdigit() or int(line) not in identifiers:
+            raise DataError(f"{file}: validation label {number} is {line.decode(errors='replace')!r}, no class number")
+        labels[_val_stem(number)] = identifiers[int(line)]
+    return labels
+
+
+def _identifiers(meta: bytes, file: Path) -> dict[int, str]:
+    """The WordNet identifier of each class number, of the 1000 low-level classes and those above them."""
+    from scipy.io import loadmat  # takes half a second, which only this needs
+
+    try:
+        synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+        numbers, identifiers = np.atleast_1d(synsets["ILSVRC2012_ID"]), np.atleast_1d(synsets["WNID"])
+    except Exception as error:  # scipy raises anything on damaged files
+        raise DataError(f"meta.mat in {file} cannot be read ({error}); expected {DEVKIT}") from None
+    return {int(number): str(identifier) for number, identifier in zip(numbers, identifiers)}
+
+
+def _labels_of_text(file: Path) -> dict[str, str]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"file of validation labels {file} cannot be read: {error}") from None
+    labels: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        words = re.split(r"[,;\s]+", line.strip())
+        at = next((at for at, word in enumerate(words[:2]) if _WORDNET_ID.fullmatch(word)), None)
+        if at is None and (number == 1 or words == [""]):
+            continue  # a heading, or an empty line
+        if at is None:
+            raise DataError(f"{file}, line {number}: expected `image class` or a class such as n01440764, got {line!r}")
+        image = words[0].rpartition("/")[2].removesuffix(".JPEG") if at else _val_stem(len(labels) + 1)
+        labels[image] = words[at]
+    if not labels:
+        raise DataError(f"file of validation labels {file} names no class such as n01440764")
+    return labels
+
+
+def _val_stem(number: int) -> str:
+    return f"ILSVRC2012_val_{number:08}"
+
+
+@cache
+def open_val(file: Path, labels: Path | None, train: Path | None) -> ValArchive:
+    """The validation archive with its labels: from the file given, or the development kit beside it.
+
+    DataError when a label is none of the training archive's classes.
+    """
+    labels = labels or file.with_name(DEVKIT)
+    if not labels.is_file():
+        raise DataError(
+            f"no labels for {file}: {labels} does not exist; give --devkit {DEVKIT}, which comes with the images, "
+            "or --val-labels FILE"
+        )
+    named = read_labels(labels)
+    if train is not None:
+        classes = open_train(train).classes
+        unknown = sorted(set(named.values()) - classes)
+        if unknown:
+            raise DataError(
+                f"{labels} names class {unknown[0]!r}, which is none of the {len(classes)} in {train}"
+                + nearest(unknown[0], classes)
+            )
+    return ValArchive(file, named)
+
+
+@cache
+def open_train(file: Path) -> TrainArchive:
+    """The training archive; its headers are read once a process."""
+    return TrainArchive(file)

@@ -1,0 +1,100 @@
+"""From encoded bytes to pixels: decode any image upright in RGB, crop a box out of it and resize that to a square.
+
+JPEGs of one or three components go through torchvision's decoder (libjpeg-turbo); CMYK, PNG and everything else go
+through Pillow, chosen by the image's header. Both release the interpreter lock while they work.
+"""
+
+import io
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from pipelines.datasets.image_headers import SLOW, Flag, pillow_orientation, probe_bytes
+from pipelines.decoding.colour import to_rgb
+from pipelines.loading.batch import empty_images
+from pipelines.support.errors import DataError
+
+Buffer = bytes | bytearray | memoryview | np.ndarray
+
+with warnings.catch_warnings():
+    # Encoded bytes are often read-only memory maps. torch warns once a process that writing to such a tensor is
+    # undefined; nothing here writes to them, so the one warning is spent now.
+    warnings.simplefilter("ignore")
+    torch.frombuffer(b"\0", dtype=torch.uint8)
+
+
+def decode(data: Buffer) -> Tensor:
+    """uint8 (3, H, W), RGB 0..255, rotated upright, of the JPEG, PNG, WebP, ... in `data`; DataError on bad bytes."""
+    header = probe_bytes(_view(data))
+    return decode_known(data, header.flags, header.orientation)
+
+
+def decode_known(data: Buffer, flags: int, orientation: int) -> Tensor:
+    """`decode` for bytes whose header is known already, as an index entry knows it (`jpeg.Flag`, EXIF 1..8)."""
+    if flags & Flag.UNREADABLE:
+        probe_bytes(_view(data))  # says why
+    if not flags & SLOW:
+        try:
+            encoded = torch.frombuffer(data, dtype=torch.uint8)
+            return upright(decode_jpeg(encoded, mode=ImageReadMode.RGB), orientation)
+        except (RuntimeError, ValueError):
+            pass  # Pillow decodes a few that this decoder refuses, and otherwise says what is wrong
+    return _decode_with_pillow(data)
+
+
+def _view(data: Buffer) -> memoryview:
+    return data.data if isinstance(data, np.ndarray) else memoryview(data)
+
+
+def upright(image: Tensor, orientation: int) -> Tensor:
+    """The image (3, H, W) as EXIF orientation 1..8 wants it displayed (EXIF 2.3, section 4.6.4, tag 0x0112)."""
+    if orientation == 1:
+        return image
+    if orientation >= 5:
+        image = image.transpose(1, 2)
+    # What is left after the transposition: mirrored left to right, top to bottom, or both.
+    flips = {2: [2], 3: [1, 2], 4: [1], 5: [], 6: [2], 7: [1, 2], 8: [1]}[orientation]
+    return image.flip(flips) if flips else image
+
+
+def _decode_with_pillow(data: Buffer) -> Tensor:
+    try:
+        with Image.open(io.BytesIO(_view(data))) as image:
+            orientation = pillow_orientation(image)
+            pixels = np.array(to_rgb(image))
+    except Image.UnidentifiedImageError:
+        raise DataError("it is no image that can be read") from None
+    except Exception as error:  # Pillow's plugins raise anything on damaged files
+        raise DataError(f"it cannot be decoded: {error}") from None
+    return upright(torch.from_numpy(pixels).permute(2, 0, 1), orientation)
+
+
+def crop_resize(image: Tensor, box: tuple[int, int, int, int], size: int, flip: bool = False) -> Tensor:
+    """The box (left, top, width, height in pixels) of a uint8 (3, H, W) image as uint8 (3, size, size), mirrored left
+    to right when `flip`: bilinear, antialiased when it shrinks. DataError when the box does not lie in the image."""
+    out = empty_images(1, size)
+    crop_resize_into(out, image, box, flip)
+    return out[0]
+
+
+def crop_resize_into(out: Tensor, image: Tensor, box: tuple[int, int, int, int], flip: bool) -> None:
+    """`crop_resize` written to `out`, uint8 (1, 3, size, size) channels_last."""
+    left, top, width, height = box
+    if left < 0 or top < 0 or width < 1 or height < 1 or left + width > image.shape[2] or top + height > image.shape[1]:
+        raise DataError(
+            f"crop box {width} x {height} at ({left}, {top}) does not lie in the {image.shape[2]} x {image.shape[1]} image"
+        )
+    crop = image[None, :, top : top + height, left : left + width]
+    size = out.shape[-1]
+    if (width, height) == (size, size):
+        out.copy_(crop.flip(-1) if flip else crop)
+    elif flip:
+        resized = torch.nn.functional.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)
+        out.copy_(resized.flip(-1))
+    else:
+        # The operation behind torch.nn.functional.interpolate, which has no `out` of its own: saves a copy.
+        torch.ops.aten._upsample_bilinear2d_aa.out(crop, [size, size], False, None, None, out=out)

@@ -1,0 +1,120 @@
+"""The backends by name, and the choice among them."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from pipelines.datasets.dataset import Dataset
+from pipelines.loading.fastest import Make, choose
+from pipelines.loading.loader import Loader, Options
+from pipelines.plan.plan import Plan
+from pipelines.support.errors import DataError, nearest
+
+_ON_ERROR = ("raise", "skip")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a backend lives. needs: the module of its optional dependency; extra: what to install it with."""
+
+    module: str
+    loader: str
+    needs: str = ""
+    extra: str = ""
+
+    def installed(self) -> bool:
+        try:
+            return not self.needs or find_spec(self.needs) is not None
+        except ModuleNotFoundError:  # the package that would hold it is absent
+            return False
+
+
+BACKENDS = {
+    "native": Backend("pipelines.loading.native", "NativeLoader"),
+    "dali": Backend("pipelines.loading.dali", "DaliLoader", "nvidia.dali", "dali"),
+    "ffcv": Backend("pipelines.loading.ffcv", "FfcvLoader", "ffcv", "ffcv"),
+    "synthetic": Backend("pipelines.loading.synthetic", "SyntheticLoader"),
+}
+
+
+def list_backends() -> list[str]:
+    """The names that `build_loader` takes beside "auto", installed or not."""
+    return list(BACKENDS)
+
+
+def build_loader(
+    dataset: Dataset,
+    plan: Plan,
+    backend: str = "auto",
+    device: str | torch.device = "cpu",
+    *,
+    batch_size: int,
+    resolution: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
+    on_error: str = "raise",
+    settings: Mapping[str, Any] | None = None,
+) -> Loader:
+    """The loader that carries out `plan` over `dataset` on `device` for one rank of `world_size`.
+
+    Of each global batch of n samples rank r gets those at r*n//world_size to (r+1)*n//world_size, in micro-batches of
+    at most `batch_size` images of resolution x resolution pixels. workers: decoding threads (0: every core this process
+    may use); prefetch: batches prepared ahead. on_error: "raise" DataError on an image that cannot be read, or "skip":
+    training takes the next readable one of the plan in its place, evaluation marks it with label -1.
+    backend: "auto" takes the fastest on this machine, measured once and told by loader.reason. settings: what only the
+    backend knows, such as the fields of `pipelines.loading.dali.Settings`. DataError when a setting or the data makes no sense.
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        choices = ", ".join(["auto", *BACKENDS])
+        raise DataError(f"unknown backend {backend!r}{nearest(backend, BACKENDS)}; choose from {choices}")
+    if on_error not in _ON_ERROR:
+        raise DataError(f"on_error must be one of {', '.join(_ON_ERROR)}, not {on_error!r}")
+    for name, value, least in (("batch_size", batch_size, 1), ("resolution", resolution, 1), ("world_size", world_size, 1),
+                               ("workers", workers, 0), ("prefetch", prefetch, 1)):  # fmt: skip
+        if value < least:
+            raise DataError(f"{name} must be at least {least}, not {value}")
+    if not 0 <= rank < world_size:
+        raise DataError(f"rank {rank} is not among {world_size} ranks")
+    if plan.length != len(dataset):
+        raise DataError(f"the plan is made for {plan.length} samples, but {dataset.path} has {len(dataset)}")
+    options = Options(
+        device=torch.device(device),
+        batch_size=batch_size,
+        resolution=resolution,
+        rank=rank,
+        world_size=world_size,
+        workers=workers or len(os.sched_getaffinity(0)),
+        prefetch=prefetch,
+        skip=on_error == "skip",
+        settings=settings or {},
+    )
+    reason = "asked for"
+    if backend == "auto":
+        backend, reason = choose(_candidates(), dataset, plan, options)
+    loader = load_backend(backend)(dataset, plan, options)
+    loader.reason = reason + loader.remark
+    return loader
+
+
+def _candidates() -> dict[str, Make]:
+    """What "auto" chooses among: the installed backends that read data."""
+    return {
+        name: load_backend(name) for name, backend in BACKENDS.items() if name != "synthetic" and backend.installed()
+    }
+
+
+def load_backend(name: str) -> type[Loader]:
+    """A backend's loader class; DataError when what it needs is not installed."""
+    backend = BACKENDS[name]
+    if not backend.installed():
+        raise DataError(
+            f"backend {name!r} needs {backend.needs}, which is not installed: pip install 'inception-training[{backend.extra}]'"
+        )
+    return getattr(import_module(backend.module), backend.loader)

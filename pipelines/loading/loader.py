@@ -1,0 +1,352 @@
+"""What all backends share: the position in the data, a rank's share of each global batch, prefetching, bad samples.
+
+A backend is a subclass that starts work on a task (`_submit`) and later waits for its batch (`_collect`).
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.datasets.dataset import Dataset
+from pipelines.decoding.decode import crop_resize_into, decode_known
+from pipelines.loading.batch import Batch
+from pipelines.plan.plan import EvalPlan, Plan
+from pipelines.support.errors import DataError
+
+# Samples whose place in the order is worked out at once: for a single batch, the calls cost more than the numbers.
+_AHEAD = 2048
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a loader was asked to work; see `pipelines.build_loader`. skip: bad samples are skipped, not raised;
+    settings: the backend's own."""
+
+    device: torch.device
+    batch_size: int
+    resolution: int
+    rank: int
+    world_size: int
+    workers: int
+    prefetch: int
+    skip: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One micro-batch as the plan wants it: n samples by position, and what is to be done with each.
+
+    positions: places in the epoch's order; indices: samples; boxes: int32 (n, 4) left, top, width, height in displayed
+    pixels; flips: bool (n,); bad: slots whose samples the index knows to be unreadable, with names and reasons;
+    seen: the samples of the run that are complete once this micro-batch is handed out.
+    """
+
+    epoch: int
+    positions: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    boxes: NDArray[np.int32]
+    flips: NDArray[np.bool_]
+    resolution: int
+    seen: int
+    bad: dict[int, "Failure"]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class Failure(NamedTuple):
+    """A sample that could not be read."""
+
+    name: str
+    reason: str
+
+
+class Loader(ABC):
+    """Batches of one rank, from the current position to the end of its epoch at each iteration.
+
+    dataset, plan: what it loads; backend: its name; reason: why that backend, and its
+    `remark`, what there is to say about it here; substitutions: (sample name, reason) of
+    each sample of this rank that could not be read since the epoch began, in order.
+    A loader is a context manager and gives one iteration at a time: a new one ends the one before.
+    """
+
+    backend: str
+    reason: str = ""
+    remark: str = ""
+
+    def __init__(self, dataset: Dataset, plan: Plan, options: Options) -> None:
+        self.dataset, self.plan = dataset, plan
+        self.substitutions: list[Failure] = []
+        self._options = options
+        self._resolution = options.resolution
+        self._seen = 0
+        self._in_flight: deque[tuple[Task, Any]] = deque()
+        self._iteration = 0
+        self._closed = False
+        if plan.global_batch < options.world_size:
+            raise DataError(
+                f"the global batch of {plan.global_batch} is smaller than the {options.world_size} ranks; raise it"
+            )
+        if not isinstance(plan, EvalPlan) and plan.augmentation.mixes:
+            self._check_pairs()
+        self._unreadable = dataset.unreadable()
+        if len(self._unreadable) == len(dataset):
+            raise DataError(
+                f"no image of {dataset.path} can be read; the first is {dataset.name(0)}: {dataset.reason(0)}"
+            )
+        if len(self._unreadable) and not options.skip:
+            first, more = int(self._unreadable[0]), len(self._unreadable) - 1
+            raise DataError(
+                f"{dataset.name(first)}: {dataset.reason(first)}{f' (and {more} more)' if more else ''}; repair it, list it "
+                "in a quarantine file, or skip bad images"
+            )
+
+    def __len__(self) -> int:
+        """Micro-batches of a whole epoch on this rank."""
+        full = self.plan.batches - 1
+        return full * self._parts(0) + self._parts(full)
+
+    def _parts(self, batch: int) -> int:
+        start, stop = self._share(batch)
+        return -(-(stop - start) // self._options.batch_size)
+
+    def _share(self, batch: int) -> tuple[int, int]:
+        """This rank's positions of a global batch: the first, and the one after the last."""
+        start, stop = self.plan.span(batch)
+        count, rank, ranks = stop - start, self._options.rank, self._options.world_size
+        return start + rank * count // ranks, start + (rank + 1) * count // ranks
+
+    @property
+    def device(self) -> torch.device:
+        return self._options.device
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images in pixels; when set, it holds from the next batch handed out on."""
+        return self._resolution
+
+    @resolution.setter
+    def resolution(self, resolution: int) -> None:
+        if resolution < 1:
+            raise DataError(f"resolution must be at least 1, not {resolution}")
+        self._resolution = resolution
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to the start of an epoch, counted from 0."""
+        if epoch < 0:
+            raise DataError(f"epoch must be at least 0, not {epoch}")
+        self._move(epoch * self.plan.samples)
+
+    def state_dict(self) -> dict[str, int]:
+        """{"samples_seen": samples of the whole run, over all ranks, in global batches handed out completely}."""
+        return {"samples_seen": self._seen}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Move to where a loader of any backend and any number of ranks, but the same plan, gave `state`."""
+        seen = int(state["samples_seen"])
+        offset = seen % self.plan.samples
+        if seen < 0 or offset % self.plan.global_batch:
+            raise DataError(
+                f"position {seen} lies within a global batch of {self.plan.global_batch}; go on with the global batch and "
+                "the dataset that the run was started with"
+            )
+        self._move(seen)
+
+    def _move(self, seen: int) -> None:
+        self._stop()
+        self._seen = seen
+        self.substitutions.clear()
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._closed:
+            raise DataError("the loader is closed")
+        self._stop()
+        if self._seen % self.plan.samples == 0:
+            self.substitutions.clear()
+        return self._batches(self._iteration)
+
+    def _batches(self, iteration: int) -> Iterator[Batch]:
+        end = (self._seen // self.plan.samples + 1) * self.plan.samples
+        tasks = self._tasks()
+        try:
+            while iteration == self._iteration:
+                while len(self._in_flight) <= self._options.prefetch and (task := next(tasks, None)):
+                    self._in_flight.append((task, self._submit(task)))
+                if not self._in_flight:
+                    self._seen = end  # also on a rank that the last global batch holds nothing for
+                    return
+                self._apply_resolution()
+                task, handle = self._in_flight.popleft()
+                batch, failures = self._collect(task, handle)
+                self._report(failures)
+                self._seen = task.seen
+                yield self._augmented(task, batch)
+        finally:
+            if iteration == self._iteration:
+                self._stop()
+
+    def _tasks(self) -> Iterator[Task]:
+        """The rest of the epoch that the current position lies in."""
+        epoch, cuts = self._seen // self.plan.samples, self._cuts()
+        while group := list(islice(cuts, max(1, _AHEAD // self._options.batch_size))):
+            indices = self.plan.order(epoch, np.concatenate([positions for positions, _ in group]))
+            labels, begin = self.dataset.labels(indices), 0
+            for positions, seen in group:
+                here = slice(begin, begin + len(positions))
+                yield self._task(epoch, positions, indices[here], labels[here], seen)
+                begin = here.stop
+
+    def _cuts(self) -> Iterator[tuple[NDArray[np.int64], int]]:
+        """The positions of each micro-batch of the rest of the epoch, and the run's samples that it completes."""
+        epoch, offset = divmod(self._seen, self.plan.samples)
+        before = epoch * self.plan.samples
+        for batch in range(offset // self.plan.global_batch, self.plan.batches):
+            start, stop = self._share(batch)
+            begin, end = self.plan.span(batch)
+            for first in range(start, stop, self._options.batch_size):
+                last = min(first + self._options.batch_size, stop)
+                yield np.arange(first, last), before + (end if last == stop else begin)
+
+    def _task(
+        self,
+        epoch: int,
+        positions: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        seen: int,
+    ) -> Task:
+        bad: dict[int, Failure] = {}
+        for slot in np.flatnonzero(np.isin(indices, self._unreadable)) if len(self._unreadable) else ():
+            index = int(indices[slot])
+            bad[int(slot)] = Failure(self.dataset.name(index), self.dataset.reason(index))
+        boxes = self.plan.boxes(epoch, indices, self.dataset.sizes(indices))
+        flips = self.plan.flips(epoch, indices)
+        return Task(epoch, positions, indices, labels, boxes, flips, self._resolution, seen, bad)
+
+    def _augmented(self, task: Task, batch: Batch) -> Batch:
+        """The batch with the plan's augmentation, which crosses to the device in one piece."""
+        if isinstance(self.plan, EvalPlan):
+            return batch
+        arrays = self.plan.augmentations(task.epoch, batch.indices.numpy(), task.resolution)
+        if not arrays:
+            return batch
+        table = torch.from_numpy(np.concatenate([array.reshape(len(task), -1) for array in arrays.values()], axis=1))
+        if self.device.type == "cuda":
+            table = table.pin_memory().to(self.device, non_blocking=True)
+        columns = table.split([array[0].size for array in arrays.values()], dim=1)
+        parts = {name: column.reshape(arrays[name].shape) for name, column in zip(arrays, columns)}
+        return replace(batch, augmentation=parts)
+
+    def _check_pairs(self) -> None:
+        """Mixed samples must lie in one micro-batch: every share and every cut starts at an even position."""
+        shares = [
+            rank * self.plan.global_batch // self._options.world_size for rank in range(self._options.world_size + 1)
+        ]
+        if self._options.batch_size % 2 or any(share % 2 for share in shares):
+            raise DataError(
+                f"mixup and cutmix mix pairs: a batch of {self._options.batch_size} and a rank's share of the global batch "
+                f"of {self.plan.global_batch} must be even"
+            )
+
+    def _apply_resolution(self) -> None:
+        """Start again what was begun at another resolution than is now wanted."""
+        if all(task.resolution == self._resolution for task, _ in self._in_flight):
+            return
+        old = list(self._in_flight)
+        self._stop_work()
+        for task, _ in old:
+            task = replace(task, resolution=self._resolution)
+            self._in_flight.append((task, self._submit(task)))
+
+    def _report(self, failures: list[Failure]) -> None:
+        if failures and not self._options.skip:
+            name, reason = failures[0]
+            raise DataError(f"{name}: {reason}; repair it, list it in a quarantine file, or skip bad images")
+        self.substitutions += failures
+
+    def _stop(self) -> None:
+        """End the iteration under way, if any."""
+        self._iteration += 1
+        self._stop_work()
+
+    def _stop_work(self) -> None:
+        while self._in_flight:
+            self._discard(*self._in_flight.popleft())
+
+    def close(self) -> None:
+        """Stop all work and free threads, processes and buffers; the loader cannot be used again."""
+        if not self._closed:
+            self._stop()
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def _submit(self, task: Task) -> Any:
+        """Start work on a task; returns what `_collect` and `_discard` need. Tasks are collected in order."""
+
+    @abstractmethod
+    def _collect(self, task: Task, handle: Any) -> tuple[Batch, list[Failure]]:
+        """Wait for a task's batch; also its samples that could not be read, in order."""
+
+    def _discard(self, task: Task, handle: Any) -> None:  # noqa: B027  # some backends have nothing to give up
+        """Give up a task whose batch nobody wants."""
+
+    def _release(self) -> None:  # noqa: B027  # nor to free
+        """Free what the backend holds; called once."""
+
+    def _execute(self, task: Task, slot: int, out: Tensor, labels: Tensor, indices: Tensor) -> Failure | None:
+        """Carry out one slot of a task by the native decoder, replacing a sample that cannot be read.
+
+        Writes out: uint8 (1, 3, size, size) channels_last, and the slot of labels and indices, int64 (n,). Called from
+        threads. Returns the failure that was met, if any.
+        """
+        failure = task.bad.get(slot)
+        if failure is None:
+            failure = self._load(int(task.indices[slot]), task.boxes[slot], bool(task.flips[slot]), out)
+            if failure is None:
+                return None
+        if not self._options.skip or isinstance(self.plan, EvalPlan):
+            labels[slot] = -1
+            out.zero_()
+        else:
+            self._substitute(task.epoch, int(task.positions[slot]), slot, out, labels, indices)
+        return failure
+
+    def _substitute(self, epoch: int, position: int, slot: int, out: Tensor, labels: Tensor, indices: Tensor) -> None:
+        """Fill a slot with the first readable sample that follows in the epoch's order, wherever that is."""
+        for step in range(1, self.plan.length):
+            index = self.plan.order(epoch, np.array([(position + step) % self.plan.length]))
+            if np.isin(index, self._unreadable)[0]:
+                continue
+            box = self.plan.boxes(epoch, index, self.dataset.sizes(index))[0]
+            if self._load(int(index[0]), box, bool(self.plan.flips(epoch, index)[0]), out) is None:
+                labels[slot], indices[slot] = int(self.dataset.labels(index)[0]), int(index[0])
+                return
+        raise DataError(f"no image of {self.dataset.path} can be read")
+
+    def _load(self, index: int, box: NDArray[np.int32], flip: bool, out: Tensor) -> Failure | None:
+        try:
+            flags, orientation = self.dataset.flags(np.array([index]))
+            image = decode_known(self.dataset.read(index), int(flags[0]), int(orientation[0]))
+            left, top, width, height = box.tolist()
+            crop_resize_into(out, image, (left, top, width, height), flip)
+        except DataError as error:
+            name = self.dataset.name(index)
+            return Failure(name, str(error).removeprefix(f"{name}: "))
+        return None

@@ -1,0 +1,1 @@
+"""What every sample becomes, decided: its place in the order, its crop, flip and augmentation, from counted random numbers."""

@@ -1,0 +1,211 @@
+"""Writes one piece of a prepared dataset: a tar shard, or a run of files in class folders; and reads it again to check.
+
+A piece depends on nothing but the job's description and its number, so that any worker can write it, at any time.
+"""
+
+import io
+import json
+import mmap
+import os
+import socket
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tarfile import BLOCKSIZE
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from pipelines.datasets.image_headers import Flag, Header
+from pipelines.datasets.imagenet import Archive
+from pipelines.datasets.sources import Found, Source
+from pipelines.plan.random_numbers import key, permute
+from pipelines.preparing.catalogue import Catalogue, Sample
+from pipelines.preparing.reencoding import Reencoding, Stored, stored
+from pipelines.support.errors import DataError
+
+FOLDER_PIECE = 256  # files
+LARGE = 8 << 20  # bytes: a file that is worth a task of its own
+_BUFFER = 1 << 20
+# Mode 0644, no owner, no time: the same input gives the same bytes. The eight blanks stand for the checksum, which is
+# the sum of all bytes of the block with blanks in its place.
+_USTAR = b"%b0000644\x000000000\x000000000\x00%011o\x0000000000000\x00        0"
+
+
+class File(NamedTuple):
+    """A file that was written. name: below the output directory; size: bytes; digest: XXH3 128 bits, hexadecimal."""
+
+    name: str
+    size: int
+    digest: str
+
+
+class Member(NamedTuple):
+    """A sample in a shard, as its index needs it. place: byte offset; header: width, height, EXIF orientation and
+    `jpeg.Flag`, None when no decoder can read it."""
+
+    name: str
+    label: str
+    place: int
+    size: int
+    header: tuple[int, int, int, int] | None
+
+
+@dataclass
+class Piece:
+    """What a worker wrote. samples: how many; unreadable: those that no decoder can read, by output name;
+    members: a shard's samples, in order."""
+
+    split: str
+    number: int
+    samples: int = 0
+    files: list[File] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Piece":
+        values = json.loads(text)
+        files = [File(*file) for file in values.pop("files")]
+        members = [Member(*member) for member in values.pop("members")]
+        return cls(**values, files=files, members=members)
+
+    def index_rows(self) -> list[tuple[Found, Header | None]]:
+        """The shard's samples for `index.record_index`."""
+        return [
+            (Found(name, label, place, size), None if header is None else Header(*header[:3], Flag(header[3])))
+            for name, label, place, size, header in self.members
+        ]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How a split is cut: `count` pieces; piece k holds samples [k * n // count, (k + 1) * n // count) of the order,
+    which is the catalogue's, or shuffled by a seed."""
+
+    catalogue: Catalogue
+    source: Source
+    reencoding: Reencoding
+    count: int
+    seed: int | None
+
+    def samples(self, number: int) -> Iterator[tuple[Sample, Stored]]:
+        """Each sample of a piece, in order, with what is to be stored of it."""
+        total = len(self.catalogue)
+        positions = np.arange(number * total // self.count, (number + 1) * total // self.count)
+        if self.seed is not None:
+            positions = permute(positions, total, key(self.seed, self.catalogue.split == "train"))
+        if isinstance(self.source, Archive):
+            self.source.will_read((sample.place, sample.size) for sample in self.catalogue.samples(positions))
+        for sample in self.catalogue.samples(positions):
+            try:
+                data = self.source.read(sample.group, sample.name, sample.place, sample.size)
+            except OSError as error:
+                raise DataError(f"{sample.output} cannot be read from {self.source.root}: {error.strerror}") from None
+            except DataError as error:
+                raise DataError(f"{sample.output} in {self.source.root}: {error}") from None
+            yield sample, stored(self.reencoding, data, sample.output)
+
+
+def write_shard(pieces: Pieces, number: int, output: Path) -> Piece:
+    """Writes OUTPUT/<split>-<number>.tar, which appears when it is complete."""
+    split = pieces.catalogue.split
+    piece = Piece(split, number)
+    final = output / shard_name(split, number)
+    temporary = output / f".{final.name}.{socket.gethostname()}.{os.getpid()}.tmp"
+    digest = xxhash.xxh3_128()
+    written = 0
+    with temporary.open("wb", buffering=0) as file:
+        for sample, (data, name, header, damaged) in pieces.samples(number):
+            # The first folder of a member's name is its class, unless it is the split's name: then the second is.
+            name = f"{split}/{name}" if sample.label == split else name
+            size = len(data)
+            head = _tar_header(name, size)
+            _write(file, digest, [head, data, bytes(-size % BLOCKSIZE)])
+            known = None if header is None else _numbers(header)
+            piece.members.append(Member(name, sample.label, written + len(head), size, known))
+            written += len(head) + size + -size % BLOCKSIZE
+            if damaged:
+                piece.unreadable.append(name)
+        end = bytes(2 * BLOCKSIZE)
+        _write(file, digest, [end])
+        os.fsync(file.fileno())  # what has its final name is complete, after a power failure too
+    temporary.rename(final)
+    piece.samples = len(piece.members)
+    piece.files.append(File(final.name, written + len(end), digest.hexdigest()))
+    return piece
+
+
+def _write(file: io.FileIO, digest: xxhash.xxh3_128, parts: list[bytes | memoryview]) -> None:
+    """All parts at once, from where they are."""
+    for part in parts:
+        digest.update(part)
+    whole = sum(len(part) for part in parts)
+    written = os.writev(file.fileno(), parts)
+    if written < whole:  # a signal, or the disk is nearly full: the rest, or the reason
+        rest = memoryview(b"".join(parts))[written:]
+        while len(rest):
+            rest = rest[file.write(rest) or 0 :]
+
+
+def _numbers(header: Header) -> tuple[int, int, int, int]:
+    return header.width, header.height, header.orientation, int(header.flags)
+
+
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:06}.tar"
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    """The block before a file of that name and size, the same wherever and whenever it is written (POSIX.1-1988 ustar,
+    which tarfile writes as well, in ten times the time)."""
+    encoded = os.fsencode(name)
+    if len(encoded) > 100 or size >= 8**11:  # GNU's extensions
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = size, 0o644
+        return member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    block = _USTAR % (encoded.ljust(100, b"\0"), size)
+    return block.replace(b"        ", b"%06o\0 " % sum(block), 1).ljust(BLOCKSIZE, b"\0")
+
+
+def write_files(pieces: Pieces, number: int, output: Path) -> Piece:
+    """Writes a run of images as OUTPUT/<split>/<class>/<file>."""
+    split = pieces.catalogue.split
+    piece = Piece(split, number)
+    for _, (data, name, _, damaged) in pieces.samples(number):
+        path = output / split / name
+        try:
+            file = path.open("wb", buffering=0)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("wb", buffering=0)
+        with file:
+            file.write(data)
+        piece.files.append(File(f"{split}/{name}", len(data), xxhash.xxh3_128_hexdigest(data)))
+        if damaged:
+            piece.unreadable.append(name)
+    piece.samples = len(piece.files)
+    return piece
+
+
+def differing(task: tuple[Path, list[File]]) -> list[str]:
+    """Reads files again from beginning to end and names those that are not what was written."""
+    output, files = task
+    return [file.name for file in files if not _is_as_written(output / file.name, file)]
+
+
+def _is_as_written(path: Path, file: File) -> bool:
+    try:
+        with path.open("rb") as stream:
+            if file.size == 0:
+                return not stream.read(1)
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                content.madvise(mmap.MADV_SEQUENTIAL)
+                return xxhash.xxh3_128_hexdigest(content) == file.digest
+    except (OSError, ValueError):  # gone, unreadable, or empty
+        return False

@@ -1,0 +1,1 @@
+"""What the rest stands on: errors, caches, locks, progress, work shared among processes, how entry points end."""

@@ -1,0 +1,96 @@
+"""How this room's entry points parse, fail and end: status 0 when done, 1 for a failure, 2 for bad usage or input.
+
+An error is one line. Under MPI rank 0 alone speaks, and its failure ends every rank.
+"""
+
+import argparse
+import errno
+import os
+import select
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from pipelines.support.errors import DataError
+from pipelines.support.work_sharing import Ranks, WorkerLost, mpi_ranks
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+UNREAD = 128 + signal.SIGPIPE  # as a shell calls the end of a program whose output nobody reads, such as `... | head`
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise DataError(f"{message} (see {self.prog} --help)")
+
+
+def run_entry_point(main: Callable[[Sequence[str], Ranks | None], int]) -> NoReturn:
+    """Runs `main(command line, MPI ranks or None)` on rank 0 and ends the process; the other ranks do its tasks."""
+    ranks: Ranks | None = None
+    status, message = DONE, ""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need not be UTF-8
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd tags in images: what matters is reported
+    try:
+        ranks = mpi_ranks()
+        if ranks is not None and ranks.rank > 0:
+            ranks.serve()
+        else:
+            status = main(sys.argv[1:], ranks)
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else FAILED
+    except DataError as error:
+        status, message = BAD_INPUT, f"error: {error}"
+    except OSError as error:
+        status, message = (UNREAD, "") if unread(error) else (FAILED, f"error: {_os_error(error)}")
+    except WorkerLost as error:
+        status, message = FAILED, f"error: {error}"
+    except KeyboardInterrupt:
+        status, message = INTERRUPTED, "interrupted"
+    except BaseException:
+        status, message = FAILED, traceback.format_exc().rstrip()
+    if message:
+        print(message, file=sys.stderr, flush=True)
+    status = end_output(status)
+    if ranks is not None:
+        if status:
+            ranks.abort(status)
+        if ranks.rank == 0:
+            ranks.close()
+        sys.exit(status)  # not _exit: MPI has to be finalised
+    os._exit(status)  # worker processes end with this one, whatever they are doing
+
+
+def unread(error: BaseException) -> bool:
+    """Whether `error` means that standard output is a pipe which nobody reads any more."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))  # else it was another pipe
+
+
+def end_output(status: int) -> int:
+    """Hands out what is left to print. Returns `status`, or UNREAD when all went well but for that."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+        return status or UNREAD
+    return status
+
+
+def discard_output() -> None:
+    """Sends nowhere what is printed from now on, so that nothing fails for want of a reader."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _os_error(error: OSError) -> str:
+    what = error.strerror or str(error)
+    where = f": {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{what}{where}; make room and run the same command again, it goes on where it stopped"
+    return f"{what}{where}"

@@ -1,0 +1,250 @@
+"""The index: what it holds, where it lives, and that it is built once whatever happens meanwhile."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import pipelines.datasets.index
+from pipelines import DataError, TrainPlan, open_dataset
+from pipelines.datasets.dataset import Dataset
+from pipelines.datasets.image_headers import Flag
+from pipelines.datasets.index import ENTRY, _load
+from pipelines.datasets.sources import Folders, Shards
+
+ROOT = __file__.rpartition("/tests/")[0]
+
+
+def opened(path, split="train", **options):
+    return open_dataset(path, split, progress=False, **options)
+
+
+def test_it_holds_label_place_size_shape_orientation_and_flags(make_folder, odd_images, photos):
+    files = {f"train/{label}/{name}.jpg": data for label in ("a", "b") for name, data in odd_images.items()}
+    dataset = opened(make_folder(files | {"train/a/notes.txt": b"no image"}))
+    assert len(dataset) == 2 * len(odd_images)
+    everything = np.arange(len(dataset))
+    names = [dataset.short_name(index) for index in everything]
+    assert names == sorted(path.removeprefix("train/") for path in files)
+    assert dataset.labels(everything).tolist() == [0] * len(odd_images) + [1] * len(odd_images)
+    assert {tuple(size) for size in dataset.sizes(everything)} == {photos[4].size}
+    flags, orientations = dataset.flags(everything)
+    by_name = {name: (flag, orientation) for name, flag, orientation in zip(names, flags, orientations)}
+    assert by_name["a/plain.jpg"] == (0, 1)
+    assert by_name["b/gray.jpg"] == (Flag.GRAY, 1)
+    assert by_name["a/cmyk.jpg"] == (Flag.CMYK, 1)
+    assert by_name["a/progressive.jpg"] == (Flag.PROGRESSIVE, 1)
+    assert by_name["a/png.jpg"] == (Flag.NOT_JPEG, 1)
+    assert [by_name[f"a/rotated{value}.jpg"][1] for value in range(1, 9)] == list(range(1, 9))
+    for index in everything:
+        assert dataset.read(index).tobytes() == files[f"train/{names[index]}"]
+
+
+def test_it_is_found_again_and_memory_mapped(make_folder, odd_images, monkeypatch):
+    path = make_folder({f"train/a/{name}.jpg": data for name, data in odd_images.items()})
+    opened(path)
+    monkeypatch.setattr(pipelines.datasets.index, "_build", lambda *_: pytest.fail("built twice"))
+    assert isinstance(opened(path)._index.entries, np.memmap)
+
+
+def test_a_million_entries_cost_little_memory(tmp_path):
+    count, name = 1_281_167, b"n01440764_10026.JPEG\0"
+    (tmp_path / "train").mkdir()
+    entries = np.zeros(count, ENTRY)
+    entries["name"] = np.arange(count) * len(name)
+    entries["label"] = np.arange(count) // 1300
+    entries["width"], entries["height"] = 500, 375
+    entries.tofile(tmp_path / "entries.bin")
+    (tmp_path / "names.bin").write_bytes(name * count)
+    classes = [f"n{number:08d}" for number in range(1000)]
+    meta = {"count": count, "names": len(name) * count, "classes": classes, "starts": [0, count], "unreadable": 0}
+    (tmp_path / "meta.json").write_text(json.dumps(meta | {"folders": {}}))
+    code = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from pipelines import TrainPlan\n"
+        "from pipelines.datasets.dataset import Dataset\n"
+        "from pipelines.datasets.index import _load\n"
+        "from pipelines.datasets.sources import Folders\n"
+        "def resident():\n"
+        "    lines = Path('/proc/self/status').read_text().splitlines()\n"
+        "    return int(next(line for line in lines if line.startswith('VmRSS')).split()[1]) / 1024\n"
+        "root = Path(sys.argv[1]); source = Folders(root / 'train', 'train', ['n01440764'])\n"
+        "before = resident()\n"
+        "dataset = Dataset(source, _load(root, source))\n"
+        "plan = TrainPlan(len(dataset), 1024)\n"
+        "for batch in range(plan.batches):\n"
+        "    indices = plan.indices(0, batch)\n"
+        "    plan.boxes(0, indices, dataset.sizes(indices)); dataset.labels(indices); plan.flips(0, indices)\n"
+        "    dataset.short_name(int(indices[0]))\n"
+        "print(resident() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 64
+
+
+def test_a_changed_dataset_gets_a_new_index_and_readers_keep_theirs(make_folder, odd_images):
+    path = make_folder({"train/a/1.jpg": odd_images["plain"], "train/a/deep/2.jpg": odd_images["gray"]})
+    before = opened(path)
+    make_folder({"train/a/deep/3.jpg": odd_images["progressive"]})
+    after = opened(path)
+    assert (len(before), len(after)) == (2, 3)
+    assert before._index.directory != after._index.directory
+    assert [before.short_name(index) for index in range(2)] == ["a/1.jpg", "a/deep/2.jpg"]
+
+
+def test_headers_are_read_in_parallel(make_folder, odd_images, monkeypatch):
+    path = make_folder({f"train/a/{number}.jpg": odd_images["plain"] for number in range(8)})
+    monkeypatch.setattr(pipelines.datasets.index, "_CHUNK", 1)
+    together = threading.Barrier(4)
+    plain = Folders.opened
+
+    def all_at_once(*arguments):
+        together.wait(20)  # passes only when four threads are here
+        return plain(*arguments)
+
+    monkeypatch.setattr(Folders, "opened", all_at_once)
+    assert len(opened(path)) == 8
+
+
+def test_one_builds_while_the_others_wait(make_folder, odd_images, monkeypatch, capfd):
+    path = make_folder({"train/a/1.jpg": odd_images["plain"]})
+    builds, build = [], pipelines.datasets.index._build
+
+    def slow(*arguments):
+        builds.append(arguments)
+        time.sleep(0.3)
+        build(*arguments)
+
+    monkeypatch.setattr(pipelines.datasets.index, "_build", slow)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: open_dataset(path, "train"), range(3)))
+    assert [len(dataset) for dataset in found] == [1, 1, 1]
+    assert len(builds) == 1
+    assert "waiting for another process" in capfd.readouterr().err
+
+
+def test_those_who_wait_fail_with_the_builders_reason(make_folder, monkeypatch):
+    path = make_folder({"train/a/notes.txt": b"", "train/b/notes.txt": b""})
+    builds, build = [], pipelines.datasets.index._build
+
+    def slow(*arguments):
+        builds.append(arguments)
+        time.sleep(0.3)
+        build(*arguments)
+
+    monkeypatch.setattr(pipelines.datasets.index, "_build", slow)
+
+    def message(_):
+        with pytest.raises(DataError) as raised:
+            opened(path)
+        return str(raised.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(message, range(2))
+    assert first == second
+    assert "class folder" in first
+    assert len(builds) == 1
+
+
+def test_a_killed_build_starts_again(make_folder, odd_images):
+    path = make_folder({f"train/a/{number}.jpg": odd_images["plain"] for number in range(600)})
+    code = (
+        "import os, signal, sys, pipelines.datasets.index\n"
+        "from pipelines import open_dataset\n"
+        "write, calls = pipelines.datasets.index._Writer._write, []\n"
+        "def killed(*arguments):\n"
+        "    write(*arguments); calls.append(1)\n"
+        "    if len(calls) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pipelines.datasets.index._Writer._write = killed\n"
+        "open_dataset(sys.argv[1], 'train', progress=False)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, timeout=60)
+    assert killed.returncode == -9
+    assert len(list((path / ".index").glob(".*.tmp"))) == 1
+    assert len(opened(path)) == 600
+    assert not list((path / ".index").glob(".*.tmp"))
+
+
+def test_beside_read_only_data_the_users_cache_holds_it(make_folder, odd_images, tmp_path, monkeypatch):
+    path = make_folder({"train/a/1.jpg": odd_images["plain"], ".index": b"in the way, so that no folder can be made"})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert opened(path)._index.directory.is_relative_to(tmp_path / "cache")
+    monkeypatch.setattr(pipelines.datasets.index, "_build", lambda *_: pytest.fail("built twice"))
+    assert len(opened(path)) == 1
+
+
+def test_a_damaged_index_says_which_directory_to_delete(make_folder, odd_images):
+    path = make_folder({"train/a/1.jpg": odd_images["plain"], "train/a/2.jpg": odd_images["gray"]})
+    directory = opened(path)._index.directory
+    (directory / "entries.bin").write_bytes(b"\0" * ENTRY.itemsize)
+    with pytest.raises(DataError, match=r"is damaged \(its files are cut off\); delete that directory"):
+        opened(path)
+
+
+def test_shards_and_folders_of_the_same_files_are_the_same_dataset(sample_val, tmp_path):
+    import tarfile
+
+    (tmp_path / "val").mkdir()
+    with tarfile.open(sample_val.path + "/val-000.tar") as shard:
+        shard.extractall(tmp_path / "val", filter="data")
+    folders = opened(tmp_path, "val")
+    assert folders.classes == sample_val.classes
+
+    def content(dataset):
+        everything = np.arange(len(dataset))
+        labels, sizes = dataset.labels(everything), dataset.sizes(everything).tolist()
+        return sorted((int(labels[index]), sizes[index], dataset.read(index).tobytes()) for index in everything)
+
+    assert content(folders) == content(sample_val)
+
+
+def test_a_cls_member_names_the_class_of_a_sample(tmp_path, odd_images):
+    import io
+    import tarfile
+
+    with tarfile.open(tmp_path / "train-0.tar", "w") as shard:
+        for name, data in (("x1.jpg", odd_images["plain"]), ("x1.cls", b"dog\n"), ("x2.cls", b"cat"), ("x2.jpg", b"?")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            shard.addfile(member, io.BytesIO(data))
+    dataset = opened(tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.labels(np.arange(2)).tolist() == [1, 0]
+    assert dataset.unreadable().tolist() == [1]
+    assert dataset.name(1) == f"{tmp_path}/train-0.tar:x2.jpg"
+
+
+def test_many_shards_share_a_bounded_number_of_maps(sample_val, monkeypatch):
+    source = Shards(sample_val.source.root, "train", [f"train-{number:03d}.tar" for number in range(4)])
+    monkeypatch.setattr(source, "_most_maps", 2)
+    first = source.read(0, "", 512, 16).tobytes()
+    for group in (1, 2, 3):
+        source.read(group, "", 512, 16)
+    assert len(source._maps) == 2
+    assert source.read(0, "", 512, 16).tobytes() == first
+
+
+def test_the_index_survives_positions_with_a_quarantine(make_folder, odd_images):
+    names = [f"a/{number}.jpg" for number in range(9)]
+    path = make_folder(
+        {f"train/{name}": odd_images["plain"] for name in names} | {"bad.txt": b"# why\na/0.jpg\na/4.jpg\n\na/8.jpg\n"}
+    )
+    dataset = opened(path, quarantine=path / "bad.txt")
+    assert [dataset.short_name(index) for index in range(len(dataset))] == [n for n in names if n[2] not in "048"]
+    assert TrainPlan(len(dataset), 2).batches == 3
+
+
+def test_loading_refuses_an_index_when_a_nested_folder_changed(make_folder, odd_images):
+    path = make_folder({"train/a/deep/1.jpg": odd_images["plain"]})
+    dataset = opened(path)
+    source = Folders(path / "train", "train", ["a"])
+    assert isinstance(Dataset(source, _load(dataset._index.directory, source)), Dataset)
+    make_folder({"train/a/deep/2.jpg": odd_images["plain"]})
+    assert _load(dataset._index.directory, source) is None

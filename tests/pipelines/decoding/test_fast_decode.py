@@ -1,0 +1,187 @@
+"""The compiled decoder: the pixels of a full decode, whatever the box, size and form of the JPEG; errors are left alone."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines import TrainPlan, build_loader, open_dataset
+from pipelines.decoding import fast_decode
+from pipelines.decoding.decode import crop_resize, decode
+from pipelines.loading.batch import empty_images
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    found, reason = fast_decode.library()
+    assert found is not None, reason
+    return found
+
+
+def carried_out(compiled, data: bytes, box, size: int, flip: bool = False, keep: int = 0):
+    """The pixels (3, size, size), or None when the decoder leaves the sample alone."""
+    out = empty_images(1, size)
+    encoded = np.frombuffer(data, np.uint8)
+    done = fast_decode.carry_out(
+        compiled, [encoded], np.array([len(data)]), np.array([box], np.int32), np.array([flip]), out, keep
+    )
+    return out[0] if done[0] else None
+
+
+def psnr(first, second) -> float:
+    error = (first.double() - second.double()).square().mean().item()
+    return 10 * np.log10(255**2 / error) if error else 99.0
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "gray", "progressive", "full_chroma", "half_chroma", "restarts", "wide_tables"]
+)
+def test_a_box_as_large_as_the_output_gives_the_pixels_of_a_full_decode(compiled, odd_images, name):
+    """No resize comes between: every difference would be one of the partial decode."""
+    whole = decode(odd_images[name])
+    _, height, width = whole.shape
+    generator = np.random.default_rng(0)
+    for side in (1, 2, 7, 16, 17, 64, 200):
+        corners = [(0, 0), (width - side, height - side), (16, 16), (15, 17)]
+        corners += [
+            (int(generator.integers(width - side + 1)), int(generator.integers(height - side + 1))) for _ in range(6)
+        ]
+        for left, top in corners:
+            ours = carried_out(compiled, odd_images[name], (left, top, side, side), side)
+            assert (ours.int() - whole[:, top : top + side, left : left + side].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 31, 96, 299, 640])
+def test_resizing_is_that_of_torch(compiled, photos, odd_images, size):
+    image = decode(odd_images["plain"])
+    _, height, width = image.shape
+    boxes = [
+        (0, 0, width, height),
+        (3, 5, 1, 1),
+        (10, 0, 2, height),
+        (0, 7, width, 3),
+        (21, 34, 111, 77),
+        (1, 1, 40, 200),
+    ]
+    for box in boxes:
+        for flip in (False, True):
+            ours, theirs = (
+                carried_out(compiled, odd_images["plain"], box, size, flip),
+                crop_resize(image, box, size, flip),
+            )
+            # Of a single pixel, rounded once here and twice there, two colours that differ by 1 make 49.9 dB.
+            assert psnr(ours, theirs) > 50 or (size == 1 and (ours.int() - theirs.int()).abs().max() <= 1)
+
+
+@pytest.mark.parametrize("size", [16, 24, 48, 64, 100])
+def test_reductions_by_the_decoder_keep_the_quality(compiled, photo_set, size):
+    dataset = open_dataset(photo_set, "train", progress=False)
+    ratios = []
+    for index in range(32):
+        data = dataset.read(index).tobytes()
+        image = decode(data)
+        box = (0, 0, image.shape[2], image.shape[1])
+        ours = carried_out(compiled, data, box, size, keep=fast_decode._KEEP)
+        ratios.append(psnr(ours, crop_resize(image, box, size)))
+    assert np.median(ratios) > 50
+    assert min(ratios) > 40
+
+
+def test_what_it_cannot_decode_is_left_alone(compiled, odd_images, bad_images):
+    for data in (*bad_images.values(), odd_images["png"], odd_images["cmyk"]):
+        if data:  # the lowest rows: what is cut off is found out when it is needed
+            assert carried_out(compiled, data, (0, 290, 4, 4), 4) is None
+    assert carried_out(compiled, odd_images["plain"], (0, 0, 10**6, 4), 4) is None
+    assert carried_out(compiled, odd_images["plain"], (-1, 0, 4, 4), 4) is None
+
+
+def test_files_are_read_where_they_have_a_path(compiled, odd_images, tmp_path):
+    data, box = odd_images["plain"], np.array([(5, 6, 200, 100)] * 4, np.int32)
+    (tmp_path / "good.jpg").write_bytes(data)
+    (tmp_path / "grown.jpg").write_bytes(data + b"x")
+    names = ["good.jpg", "grown.jpg", "none.jpg"]
+    out = empty_images(4, 50)
+    encoded = [*(str(tmp_path / name).encode() for name in names), None]
+    done = fast_decode.carry_out(compiled, encoded, np.full(4, len(data)), box, np.zeros(4, np.bool_), out)
+    assert done == [True, False, False, False]
+    assert torch.equal(out[0], carried_out(compiled, data, (5, 6, 200, 100), 50))
+
+
+def test_damaged_bytes_never_crash(compiled, odd_images):
+    generator = np.random.default_rng(2)
+    for name in ("plain", "progressive", "gray", "full_chroma", "restarts"):
+        for _ in range(150):
+            data = bytearray(odd_images[name])
+            for place in generator.integers(2, len(data) if generator.random() < 0.5 else 800, 8):
+                data[place] = int(generator.integers(256))
+            carried_out(compiled, bytes(data), (30, 40, 200, 150), 64)
+
+
+def test_without_a_compiler_the_native_backend_gives_nearly_the_same_pixels(photo_set, monkeypatch):
+    dataset = open_dataset(photo_set, "train", progress=False)
+    plan, reasons = TrainPlan(len(dataset), 16, seed=6), []
+
+    def batches():
+        with build_loader(dataset, plan, "native", batch_size=16, resolution=96, workers=2) as loader:
+            reasons.append(loader.reason)
+            return torch.cat([batch.images for batch in loader])
+
+    with_it = batches()
+    monkeypatch.setattr(fast_decode, "library", lambda: (None, "no C compiler"))
+    assert psnr(with_it, batches()) > 50
+    assert reasons == ["asked for", "asked for; without the compiled decoder, which is faster (no C compiler)"]
+
+
+def test_a_compiler_that_fails_says_why(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fast_decode, "_COMMAND", ("cc", "-DMAX=", "-include", "no_such_header.h", "-shared"))
+    found, reason = fast_decode.library.__wrapped__()
+    assert found is None
+    assert "no_such_header.h" in reason
+    monkeypatch.setattr(fast_decode, "_COMMAND", ("no-such-compiler",))
+    assert fast_decode.library.__wrapped__() == (None, "no-such-compiler: No such file or directory")
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.soak
+def test_the_sanitizers_find_nothing(tmp_path, odd_images):
+    """Address and undefined-behaviour sanitizers over damaged JPEGs and boxes at every edge."""
+    library = tmp_path / "checked.so"
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-mavx2"]
+    command = ["cc", "-std=gnu11", "-shared", "-fPIC", *flags, str(fast_decode._SOURCE), "-o", str(library), "-ljpeg"]
+    subprocess.run(command, check=True)
+    for name in ("plain", "progressive", "gray", "full_chroma"):
+        (tmp_path / f"{name}.jpg").write_bytes(odd_images[name])
+    runtime = subprocess.run(
+        ["cc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    code = (
+        "import ctypes, sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "class Item(ctypes.Structure):\n"
+        "    _fields_ = [('path', ctypes.c_char_p)] + [\n"
+        "        (name, ctypes.c_uint64) for name in ('bytes', 'place', 'size')] + [\n"
+        "        (name, ctypes.c_int32) for name in ('file', 'left', 'top', 'width', 'height', 'flip', 'status')]\n"
+        "library = ctypes.CDLL(sys.argv[1]); g = np.random.default_rng(0)\n"
+        "for file in sorted(Path(sys.argv[1]).parent.glob('*.jpg')):\n"
+        "    for trial in range(400):\n"
+        "        data = bytearray(file.read_bytes())\n"
+        "        for place in g.integers(2, len(data) if trial % 2 else 800, trial % 5): data[place] = int(g.integers(256))\n"
+        "        raw = (ctypes.c_uint8 * len(data)).from_buffer(data)\n"
+        "        w, h = int(g.integers(1, 301)), int(g.integers(1, 301))\n"
+        "        left, top = int(g.integers(0, 20)), int(g.integers(0, 20))\n"
+        "        item = Item(None, ctypes.addressof(raw), 0, len(data), -1, left, top, w, h, trial % 2)\n"
+        "        side = int(g.integers(1, 120)); out = (ctypes.c_uint8 * (side * side * 3))()\n"
+        "        library.carry_out_items(ctypes.byref(item), 1, side, trial % 4, out)\n"
+        "print('done')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(library)],
+        env={"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]

@@ -1,0 +1,78 @@
+"""What "auto" takes: the fastest backend as measured, once a machine and dataset."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from pipelines import DataError, TrainPlan, build_loader, open_dataset
+from pipelines.loading import backends
+from pipelines.loading import fastest as choice
+from pipelines.loading.backends import load_backend
+from pipelines.loading.loader import Options
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Rates that each backend is taken to have, and which were asked for."""
+    rates, asked = {"native": 1000.0, "dali": 500.0, "ffcv": 0.0}, []
+
+    def rate(make, dataset, plan, options):
+        asked.append(make.backend)
+        return rates[make.backend]
+
+    monkeypatch.setattr(choice, "_rate", rate)
+    return rates, asked
+
+
+def load(dataset, **options):
+    with build_loader(dataset, TrainPlan(len(dataset), 64), **{"batch_size": 64, "resolution": 32} | options) as loader:
+        return loader.backend, loader.reason
+
+
+def test_it_takes_the_fastest_and_says_why(sample_val, measured):
+    assert load(sample_val) == ("native", "images/s of 32 pixels on this machine: native 1,000, dali 500")
+    measured[0]["dali"] = 1050.0
+    assert load(sample_val, resolution=48)[0] == "native"  # hardly faster
+    measured[0]["dali"] = 2000.0
+    backend, reason = load(sample_val, resolution=64)
+    assert (backend, reason) == ("dali", "images/s of 64 pixels on this machine: dali 2,000, native 1,000")
+
+
+def test_it_measures_once_for_all_processes_and_runs(sample_val, measured):
+    with ThreadPoolExecutor(3) as pool:
+        answers = set(pool.map(lambda _: load(sample_val), range(3)))
+    assert len(answers) == 1
+    assert sorted(measured[1]) == ["dali", "ffcv", "native"]
+    load(sample_val, resolution=64)
+    assert len(measured[1]) == 6
+
+
+def test_small_datasets_and_lone_backends_are_not_measured(make_folder, odd_images, sample_val, measured, monkeypatch):
+    path = make_folder({f"train/a/{number}.jpg": odd_images["plain"] for number in range(70)})
+    few = open_dataset(path, "train", progress=False)
+    assert load(few) == ("native", "too few images to measure others")
+    monkeypatch.setattr(backends.Backend, "installed", lambda self: not self.needs)
+    assert load(sample_val) == ("native", "no other backend is installed")
+    assert measured[1] == []
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_measurement(sample_val, measured, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert load(sample_val)[0] == "native"
+
+
+def test_a_real_measurement(sample_val):
+    options = Options(torch.device("cpu"), 64, 32, rank=0, world_size=1, workers=1, prefetch=2, skip=False)
+    assert choice._rate(load_backend("native"), sample_val, TrainPlan(1000, 64), options) > 0
+
+    def fails(dataset, plan, options):
+        raise DataError("not for this dataset")
+
+    assert choice._rate(fails, sample_val, TrainPlan(1000, 64), options) == 0
