@@ -43,7 +43,7 @@ setup(
     package_dir={"": "."},
     package_data={
         "pipelines": ["sample/*.tar", "decoding/*.c", "decoding/*.h"],
-        "engine": ["recipes/*.yaml", "report_template.html"],
+        "engine": ["recipes/*.yaml", "monitoring/report/template.html"],
         "inception": ["speed/*.c"],
         "launch": ["*.sh", "constraints.txt"],
     },

@@ -32,10 +32,10 @@ from benchmarks.photos import write_photos
 from benchmarks.results import RESULTS, Result, number
 from benchmarks.summaries import Ratio
 from benchmarks.workload import Workload
-from engine.arguments import load_config
-from engine.config import StrategyConfig
-from engine.failure import DONE, run_entry_point
-from engine.strategy import create_strategy, usable_cores
+from engine.config.command_line import load_config
+from engine.config.options import StrategyConfig
+from engine.distributed.strategy import create_strategy, usable_cores
+from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import Environment
 from pipelines import list_backends, open_dataset
 

@@ -10,7 +10,7 @@ import torch
 from benchmarks.counting import Kernel, count
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.workload import Workload
-from engine.strategy import Strategy
+from engine.distributed.strategy import Strategy
 from inception import create_model
 
 # SGD with momentum reads weight, gradient and momentum, and writes weight and momentum, all in fp32.

@@ -22,9 +22,9 @@ from benchmarks.command_line import Parser, add_output_options, positive
 from benchmarks.ddp_overhead import build_trainer, run_steps
 from benchmarks.measure import Window, alternate
 from benchmarks.results import RESULTS, Result
-from engine.config import CheckpointConfig
-from engine.failure import DONE, run_entry_point
-from engine.trainer import Trainer
+from engine.config.options import CheckpointConfig
+from engine.faults.exit_status import DONE, run_entry_point
+from engine.training.trainer import Trainer
 from launch.environment import detect
 
 

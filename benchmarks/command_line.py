@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine.config import ConfigError
+from engine.config.options import ConfigError
 
 
 class BenchmarkError(ConfigError):

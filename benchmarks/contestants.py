@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.command_line import BenchmarkError
 from benchmarks.machine import ROOT
-from engine.config import Config
-from engine.strategy import use_bf16
+from engine.config.options import Config
+from engine.distributed.strategy import use_bf16
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What this project's training loop costs over torch's own: the whole of engine.trainer against a minimal DDP loop.
+"""What this project's training loop costs over torch's own: the whole of engine.training.trainer against a minimal DDP loop.
 
     python benchmarks/ddp_overhead.py [--ranks 2] [--network debug] [--batch-size 64]
 
@@ -34,11 +34,11 @@ from benchmarks.measure import Window, alternate
 from benchmarks.ranks import measure_on_ranks
 from benchmarks.results import RESULTS, Result
 from benchmarks.summaries import paired_ratio
-from engine.arguments import load_config
-from engine.ddp import SYNC_BUFFERS
-from engine.failure import DONE, run_entry_point
-from engine.optimizers import create_optimizer
-from engine.trainer import Trainer
+from engine.config.command_line import load_config
+from engine.distributed.ddp import SYNC_BUFFERS
+from engine.faults.exit_status import DONE, run_entry_point
+from engine.training.optimizers import create_optimizer
+from engine.training.trainer import Trainer
 from launch.environment import Environment, detect
 
 

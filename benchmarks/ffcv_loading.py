@@ -38,7 +38,7 @@ from torchvision.io import decode_jpeg
 from benchmarks.command_line import Parser, add_output_options, positive
 from benchmarks.measure import Subject, Window, alternate, drained
 from benchmarks.results import RESULTS, Result
-from engine.failure import DONE, run_entry_point
+from engine.faults.exit_status import DONE, run_entry_point
 from pipelines import Dataset, TrainPlan, build_loader, open_dataset
 from pipelines.preparing.beton_writer import write_beton
 

@@ -29,7 +29,7 @@ from benchmarks.command_line import Parser, add_output_options, positive
 from benchmarks.ffcv_loading import write_crops
 from benchmarks.measure import Window, alternate
 from benchmarks.results import RESULTS, Result
-from engine.failure import DONE, run_entry_point
+from engine.faults.exit_status import DONE, run_entry_point
 from pipelines import TrainPlan, open_dataset
 from pipelines.loading.ffcv_decode import IS_JPEG, IS_RAW, JOB, Decoder
 

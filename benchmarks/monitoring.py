@@ -24,17 +24,17 @@ sys.path[0] = str(ROOT)
 
 import torch
 
-import engine.report_writer
+import engine.monitoring.report.writer
 from benchmarks.command_line import Parser, add_output_options, add_training_options, positive
 from benchmarks.results import RESULTS, Result
-from engine.arguments import load_config
-from engine.confusion import Findings
-from engine.failure import run_entry_point
-from engine.metrics import RecentSteps
-from engine.monitor import Monitor
-from engine.profiling import PhaseClock, StepProfiler
-from engine.step import TrainStep
-from engine.trainer import Trainer
+from engine.config.command_line import load_config
+from engine.evaluation.findings import Findings
+from engine.faults.exit_status import run_entry_point
+from engine.graphs.step import TrainStep
+from engine.monitoring.monitor import Monitor
+from engine.monitoring.profiling import PhaseClock, StepProfiler
+from engine.runs.metrics import RecentSteps
+from engine.training.trainer import Trainer
 from launch.environment import detect
 
 _clock = time.perf_counter if torch.cuda.is_available() else time.thread_time
@@ -104,14 +104,14 @@ class Meter:
             finally:
                 self.seconds[_PAGE] += time.thread_time() - started
 
-        original = engine.report_writer.write_report
+        original = engine.monitoring.report.writer.write_report
         with contextlib.ExitStack() as stack:
             for part, functions in PARTS.items():
                 for owner, name in functions:
                     timed = self.timing(getattr(owner, name), part)
                     stack.enter_context(mock.patch.object(owner, name, timed))
             stack.enter_context(mock.patch.object(TrainStep, "update", self.timing_update(TrainStep.update)))
-            stack.enter_context(mock.patch.object(engine.report_writer, "write_report", write_report))
+            stack.enter_context(mock.patch.object(engine.monitoring.report.writer, "write_report", write_report))
             yield
 
 

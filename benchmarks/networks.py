@@ -29,8 +29,8 @@ from benchmarks.command_line import BenchmarkError, Parser, add_output_options, 
 from benchmarks.measure import Measurement, Window, alternate, repeated
 from benchmarks.peers.networks import SETTING, build_peer, peer_step, peers_of
 from benchmarks.results import RESULTS, Result
-from engine.failure import DONE, run_entry_point
-from engine.strategy import choose_device
+from engine.distributed.strategy import choose_device
+from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import detect
 
 OURS, APART, PLAIN = "ours", "ours, convolutions apart", "ours, normalisation apart"

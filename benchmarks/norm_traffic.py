@@ -32,7 +32,7 @@ from benchmarks.command_line import Parser, add_output_options, positive
 from benchmarks.counting import NORM_PASSES, Kernel, count
 from benchmarks.limits import Limits
 from benchmarks.results import RESULTS, Result
-from engine.failure import DONE, run_entry_point
+from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 
 _CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)

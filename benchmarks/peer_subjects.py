@@ -15,7 +15,7 @@ from benchmarks.peers import networks as network_peers
 from benchmarks.photos import write_gradients
 from benchmarks.results import Result
 from benchmarks.workload import DISCARD, Workload
-from engine.strategy import usable_cores
+from engine.distributed.strategy import usable_cores
 from inception import create_model
 
 _GRADIENTS = 192

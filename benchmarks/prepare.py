@@ -28,7 +28,7 @@ from benchmarks.command_line import BenchmarkError, Parser, add_output_options, 
 from benchmarks.measure import Subject, Window, alternate
 from benchmarks.photos import write_photos
 from benchmarks.results import RESULTS, Result, number
-from engine.failure import DONE, run_entry_point
+from engine.faults.exit_status import DONE, run_entry_point
 from pipelines.datasets.image_headers import probe
 
 TAR, PREPARE = "tar and each header", "prepare"

@@ -20,9 +20,9 @@ sys.path[0] = str(ROOT)
 
 from benchmarks.command_line import Parser, add_output_options, add_training_options, positive
 from benchmarks.results import RESULTS, Result
-from engine.arguments import load_config
-from engine.failure import DONE, run_entry_point
-from engine.trainer import Trainer
+from engine.config.command_line import load_config
+from engine.faults.exit_status import DONE, run_entry_point
+from engine.training.trainer import Trainer
 from launch.environment import detect
 
 # By epoch, of every seed: top-1 in percent with averaged and with new statistics.

@@ -23,10 +23,10 @@ import torch
 from benchmarks.command_line import Parser
 from benchmarks.counting import count
 from benchmarks.scaling_model import INTERCONNECTS, model_from_rate
-from engine.arguments import RECIPES, load_config
-from engine.config import Config
-from engine.failure import run_entry_point
-from engine.optimizers import resolution_at
+from engine.config.command_line import RECIPES, load_config
+from engine.config.options import Config
+from engine.faults.exit_status import run_entry_point
+from engine.training.optimizers import resolution_at
 from inception import create_model
 
 IMAGES = 1_281_167  # of ImageNet's training split (ILSVRC 2012)

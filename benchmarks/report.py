@@ -29,7 +29,7 @@ from benchmarks.command_line import BenchmarkError, Parser
 from benchmarks.machine import machine_line
 from benchmarks.results import RESULTS, Row, read_results, shown_detail
 from benchmarks.summaries import change_beyond_noise
-from engine.failure import DONE, FAILED, run_entry_point
+from engine.faults.exit_status import DONE, FAILED, run_entry_point
 
 _DETAILS = ("spread", "share", "of_ours", "cpu_cores", "predicted", "bound_by", "step_seconds_p95")
 _MARKED = re.compile(r"(<!-- benchmark (\w+)((?: \w+=[^\s>]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)

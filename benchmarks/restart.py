@@ -23,7 +23,7 @@ sys.path[0] = str(ROOT)
 
 from benchmarks.command_line import BenchmarkError, Parser, add_output_options, add_training_options, positive
 from benchmarks.results import RESULTS, Result
-from engine.failure import DONE, run_entry_point
+from engine.faults.exit_status import DONE, run_entry_point
 
 WORKER = Path(__file__).with_name("restart_worker.py")
 

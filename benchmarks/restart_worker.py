@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from engine.arguments import load_config
-from engine.trainer import Trainer
+from engine.config.command_line import load_config
+from engine.training.trainer import Trainer
 from launch.environment import detect
 
 

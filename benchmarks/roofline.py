@@ -27,8 +27,8 @@ from benchmarks.drawing import draw_roofline
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.measure import Measurement, Subject, alternate, repeated
 from benchmarks.results import RESULTS, Result, number
-from engine.failure import DONE, run_entry_point
-from engine.strategy import use_bf16
+from engine.distributed.strategy import use_bf16
+from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 
 

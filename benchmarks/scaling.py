@@ -38,7 +38,7 @@ from benchmarks.scaling_model import (
     model_from_rate,
     published_scalings,
 )
-from engine.failure import DONE, run_entry_point
+from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 
 CLUSTER = (8, 16, 32, 64, 128, 256, 512, 1024)

@@ -23,10 +23,10 @@ import torch.distributed as dist
 from benchmarks.measure import alternate
 from benchmarks.summaries import summarise
 from benchmarks.workload import Workload
-from engine.arguments import load_config
-from engine.config import StrategyConfig
-from engine.failure import DONE, run_entry_point
-from engine.strategy import Strategy, create_strategy
+from engine.config.command_line import load_config
+from engine.config.options import StrategyConfig
+from engine.distributed.strategy import Strategy, create_strategy
+from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import detect
 from pipelines import open_dataset, sample_path
 

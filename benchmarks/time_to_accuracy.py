@@ -38,9 +38,9 @@ from benchmarks.photos import export_folder
 from benchmarks.results import RESULTS, Result, number
 from benchmarks.summaries import bootstrap_interval, t_interval
 from benchmarks.timm_training import TimmTraining
-from engine.arguments import load_config
-from engine.failure import DONE, run_entry_point
-from engine.network import build_network
+from engine.config.command_line import load_config
+from engine.faults.exit_status import DONE, run_entry_point
+from engine.training.network import build_network
 from pipelines import open_dataset, sample_path
 
 

@@ -20,8 +20,8 @@ import torch
 from benchmarks.command_line import BenchmarkError
 from benchmarks.contestants import Run, own_environment
 from benchmarks.peers.networks import NETWORK_PEERS
-from engine.config import Config
-from engine.strategy import use_bf16
+from engine.config.options import Config
+from engine.distributed.strategy import use_bf16
 
 _SPEED = re.compile(r"Train: .*?([\d.]+)/s")
 

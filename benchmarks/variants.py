@@ -25,10 +25,10 @@ from benchmarks.command_line import BenchmarkError, Parser, add_output_options, 
 from benchmarks.measure import Subject, alternate, one_line
 from benchmarks.results import RESULTS, Result
 from benchmarks.workload import Workload
-from engine.arguments import load_config
-from engine.config import StrategyConfig
-from engine.failure import DONE, run_entry_point
-from engine.strategy import create_strategy
+from engine.config.command_line import load_config
+from engine.config.options import StrategyConfig
+from engine.distributed.strategy import create_strategy
+from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import Environment
 from pipelines import open_dataset, sample_path
 

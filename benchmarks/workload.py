@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Subject, Window, drained, repeated
-from engine.compilation import prepare_compiler
-from engine.config import Config
-from engine.data import share_batch, training_loader
-from engine.network import build_network
-from engine.optimizers import create_optimizer
-from engine.step import Objective, TrainStep
-from engine.strategy import Strategy, use_bf16
+from engine.config.options import Config
+from engine.distributed.strategy import Strategy, use_bf16
+from engine.graphs.compilation import prepare_compiler
+from engine.graphs.step import Objective, TrainStep
+from engine.training.loaders import share_batch, training_loader
+from engine.training.network import build_network
+from engine.training.optimizers import create_optimizer
 from pipelines import Batch, Dataset
 
 # Labels and images are arbitrary here; a rate that moves the weights by almost nothing keeps all numbers finite.

@@ -15,12 +15,12 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 
 import torch
 
-from engine.config import ConfigError, DataConfig, StrategyConfig
-from engine.data import evaluation_loader
-from engine.evaluation import evaluate
-from engine.failure import run_entry_point
-from engine.step import Scorer
-from engine.strategy import create_strategy, use_bf16
+from engine.config.options import ConfigError, DataConfig, StrategyConfig
+from engine.distributed.strategy import create_strategy, use_bf16
+from engine.evaluation.evaluator import evaluate
+from engine.faults.exit_status import run_entry_point
+from engine.graphs.step import Scorer
+from engine.training.loaders import evaluation_loader
 from inception import network_from_weights
 from launch.environment import detect
 from pipelines import open_dataset, sample_path

@@ -16,11 +16,11 @@ from pathlib import Path
 _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
-from engine.config import ConfigError
-from engine.failure import BAD_INPUT, DONE, run_entry_point
-from engine.prediction import Prediction, find_images, predict
-from engine.prediction_models import open_model
-from engine.strategy import choose_device, use_bf16
+from engine.config.options import ConfigError
+from engine.distributed.strategy import choose_device, use_bf16
+from engine.faults.exit_status import BAD_INPUT, DONE, run_entry_point
+from engine.inference.classify import Prediction, find_images, predict
+from engine.inference.models import open_model
 from launch.environment import detect
 
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     if options.sheet:
-        from engine.prediction_sheet import draw_sheet  # matplotlib is slow to import
+        from engine.inference.sheet import draw_sheet  # matplotlib is slow to import
 
         try:
             drawn = draw_sheet(predictions, model.crop_fraction, options.sheet)

@@ -11,9 +11,9 @@ from pathlib import Path
 _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
-from engine.arguments import load_config
-from engine.failure import run_entry_point
-from engine.trainer import Trainer
+from engine.config.command_line import load_config
+from engine.faults.exit_status import run_entry_point
+from engine.training.trainer import Trainer
 from launch.environment import detect
 
 

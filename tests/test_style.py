@@ -23,10 +23,10 @@ ROOMS = {
 HOMES = {
     "nvidia": r"pipelines/loading/dali\w*|benchmarks/\w+|benchmarks/peers/\w+",
     "ffcv": r"pipelines/(loading/ffcv|preparing/beton)\w*|benchmarks/\w+|benchmarks/peers/\w+",
-    "deepspeed": r"engine/zero\w*",
+    "deepspeed": r"engine/distributed/deepspeed",
     "triton": r"inception/speed/norm_kernels",
-    "onnx": r"engine/export\w*",
-    "onnxruntime": r"engine/\w+",
+    "onnx": r"engine/(inference/exported_files|export)",
+    "onnxruntime": r"engine/(inference/)?\w+",
 }
 
 

@@ -14,7 +14,7 @@ class Batch:
     labels: int64 (n,) on the same device; -1 marks an evaluation sample that could not be read (its pixels are zero).
     indices: int64 (n,) on the host: the position of each sample in its dataset.
     augmentation: float32 tensors of n rows on the device, by name, as `Augmentation.parameters` describes them, for
-    engine.augment to carry out; none when the plan has none.
+    engine.graphs.device_augmentation to carry out; none when the plan has none.
     """
 
     images: Tensor

@@ -10,7 +10,7 @@ import yaml
 from benchmarks import autotune
 from benchmarks.measure import Window
 from benchmarks.results import Result, read_results
-from engine.arguments import load_config
+from engine.config.command_line import load_config
 
 
 class Sleeper:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.recipe_cost import IMAGES, counted, hours, page
-from engine.arguments import RECIPES, load_config
+from engine.config.command_line import RECIPES, load_config
 
 
 def test_one_gpu_takes_images_over_rate():

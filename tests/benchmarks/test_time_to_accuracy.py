@@ -13,8 +13,8 @@ from benchmarks import contestants, time_to_accuracy
 from benchmarks.command_line import BenchmarkError
 from benchmarks.contestants import Contestant, ReferenceLoop, Run, run_from_rows
 from benchmarks.results import Result, read_results
-from engine.arguments import load_config
-from engine.network import build_network
+from engine.config.command_line import load_config
+from engine.training.network import build_network
 
 ROWS = [
     {"kind": "event", "step": 0, "time": 31.0, "event": "compiled", "seconds": 30.0},
@@ -128,7 +128,7 @@ def test_a_training_that_fails_says_why(tmp_path):
     ],
 )
 def test_bad_input_is_refused_before_anything_is_trained(arguments, message):
-    from engine.config import ConfigError
+    from engine.config.options import ConfigError
 
     with pytest.raises(ConfigError, match=message):
         time_to_accuracy.main(arguments)

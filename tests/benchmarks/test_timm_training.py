@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.command_line import BenchmarkError
 from benchmarks.timm_training import TimmTraining
-from engine.arguments import load_config
-from engine.network import build_network
+from engine.config.command_line import load_config
+from engine.training.network import build_network
 
 # What train.py logs and writes, three epochs of it; after those it would go on for a minute.
 STAND_IN = """

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import variants
 from benchmarks.command_line import BenchmarkError
 from benchmarks.results import read_results
-from engine.config import ConfigError
+from engine.config.options import ConfigError
 
 QUICK = ["--network", "debug", "--batch-size", "4", "--windows", "2", "--seconds", "0.02", "--precision", "fp32"]
 

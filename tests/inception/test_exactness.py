@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from tests.inception.references import REFERENCES, counterpart, outputs_and_gradients, randomised, relative
 
 from inception.weights.others_names import layout_for
+from references import REFERENCES, counterpart, outputs_and_gradients, randomised, relative
 
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-12}
 # A constant that the next normalisation subtracts again in training: its gradient is rounding and nothing else.

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import yaml
 
-from engine.config import Config
-from engine.confusion import thumbnail
-from engine.metrics import MetricsFile
+from engine.config.options import Config
+from engine.evaluation.findings import thumbnail
+from engine.runs.metrics import MetricsFile
 
 
 def construct_run(

@@ -1,4 +1,4 @@
-"""What tests/inception/speed/test_fused_norm.py judges, computed in a process of its own, since Triton decides when it is imported
+"""What test_fused_norm.py judges, computed in a process of its own, since Triton decides when it is imported
 whether its kernels are interpreted: python fused_norm_driver.py cpu|gpu kernels|networks|for-sm90 prints one JSON object.
 
 On a CPU the environment must have TRITON_INTERPRET=1, but for "for-sm90", which compiles and runs nothing.

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from tests.inception.references import outputs_and_gradients, relative, without_dropout
 from torch import nn
 
 import inception
 from inception.speed.folding import fold_batch_norm
 from inception.speed.padding import pad_images
+from references import outputs_and_gradients, relative, without_dropout
 
 
 @pytest.mark.parametrize(("name", "channels"), [("debug", 4), ("debug", 8), ("googlenet", 8), ("inception_v4", 4)])

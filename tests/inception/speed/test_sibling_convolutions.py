@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from tests.inception.references import outputs_and_gradients, relative, without_dropout
 from torch import nn
 
 import inception
 from inception.speed.sibling_convolutions import WideBranches, fuse, head_of, wide_branches
 from inception.vocabulary.layers import Style, avg_pool, branches, conv, max_pool
 from inception.vocabulary.modules import BranchesBlock, ConvUnit
+from references import outputs_and_gradients, relative, without_dropout
 
 # Blocks of every network that have two mergeable branches or more: all but those whose branches begin with 3x3
 # convolutions and pools alone.

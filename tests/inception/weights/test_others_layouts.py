@@ -9,13 +9,13 @@ import torch
 import torchvision
 from pytorchcv.model_provider import get_model
 from safetensors.torch import save_file
-from tests.inception.references import outputs_and_gradients, relative
 from torch import nn
 
 import inception
 from inception import NetworkError
 from inception.weights.others_layouts import recognise, to_ours
 from inception.weights.others_names import LAYOUTS, expanded, layout_for
+from references import outputs_and_gradients, relative
 
 DATA = Path(__file__).parent / "data"
 HEADS = {"auxiliary": True}

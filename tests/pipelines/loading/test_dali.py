@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.config import DaliConfig
+from engine.config.options import DaliConfig
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, open_dataset
 from pipelines.loading import backends, dali
 from pipelines.loading.loader import Options

@@ -1,0 +1,1 @@
+"""How ranks work together: communication, DDP, DeepSpeed, synchronised batch normalisation, optimizer state by name."""

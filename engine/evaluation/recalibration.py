@@ -1,0 +1,44 @@
+"""Batch-normalisation statistics measured anew for averaged weights.
+
+Averaging weights averages their old statistics too, which belong to no network that ever existed. Running a few
+training batches through the averaged network gives it statistics of its own (as stochastic weight averaging does,
+arXiv 1803.05407, section 3.2).
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from engine.distributed.strategy import Strategy
+from pipelines import Batch
+
+
+def recalibrate(
+    network: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Batch], count: int, strategy: Strategy
+) -> None:
+    """Replaces the running statistics of `network` by the mean over `count` of this rank's batches, and over the ranks.
+
+    `forward` runs uint8 images (N, 3, H, W) through the network, which is in evaluation mode before and after. Weights
+    stay as they are. Every rank must call it.
+    """
+    layers = [
+        layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.BatchNorm2d) and not name.startswith("auxiliary")  # auxiliary heads only serve training
+    ]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over all batches
+        layer.train()
+    with torch.no_grad():
+        for batch in islice(batches, count):
+            forward(batch.images)
+        for layer, momentum in zip(layers, momenta):
+            layer.momentum = momentum
+            layer.eval()
+            for statistic in (layer.running_mean, layer.running_var):
+                assert statistic is not None  # the networks' normalisations all track them
+                strategy.sum(statistic).div_(strategy.world_size)

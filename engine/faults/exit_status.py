@@ -1,0 +1,134 @@
+"""How an entry point ends: exit statuses, one line for a user's mistake, and the first cause alone when ranks fail together.
+
+When one of many ranks fails, the others fail a moment later with errors about a lost connection. The launcher's
+key-value store counts the failures: the first rank speaks and sets the status, the others end silently with it.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import NoReturn
+
+from torch.distributed import DistError, DistStoreError, PrefixStore, Store, TCPStore
+
+from engine.config.options import ConfigError
+from engine.runs.checkpoint_file import CheckpointError
+from inception import NetworkError
+from launch.environment import Environment, LaunchError, detect
+from pipelines import DataError
+from pipelines.support.entry_point import UNREAD, end_output, unread
+
+DONE, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
+USER_ERRORS = (CheckpointError, ConfigError, DataError, NetworkError)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_STORE_PATIENCE = timedelta(seconds=3)
+_OTHER_RANKS_PATIENCE = 1.0
+_FIRST_RANK_PATIENCE = 30.0  # its imports may take that much longer on a busy machine
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on for a reason that is no programming error (a loss that is not finite, a full disk).
+
+    The message is one line; the exit status is 1.
+    """
+
+
+def run_entry_point(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs `main(command line)` and ends the process with its status, or with what its exception means.
+
+    Status 2 for bad usage or input, in one line; 1 for a failure of the run; 1 and a traceback for anything else.
+    """
+    try:
+        status = main(sys.argv[1:])
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else FAILED
+    except LaunchError as error:
+        # Without the other ranks: how to reach them is what is wrong.
+        status = BAD_INPUT
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    except USER_ERRORS as error:
+        status = fail(BAD_INPUT, f"error: {error}")
+    except TrainingFailed as error:
+        status = fail(FAILED, f"error: {error}")
+    except KeyboardInterrupt:
+        status = 130
+    except BaseException as error:
+        status = UNREAD if unread(error) else fail(FAILED, _in_words(error) or traceback.format_exc().rstrip())
+    status = end_output(status)
+    # A failed rank must not wait in the destructors of process groups or threads that need the other ranks.
+    os._exit(status)
+
+
+def _in_words(error: BaseException) -> str | None:
+    """One line for what is no mistake of the program; None where a traceback says more."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return f"error: {error.filename or 'a file'} could not be written ({error.strerror}); training resumes where it saved"
+    if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        reason = str(error).splitlines()[0].split("] ")[-1].split(". This is")[0]
+        return f"error: another rank was lost, or kept this one waiting beyond --strategy.timeout ({reason})"
+    return None
+
+
+def meeting_place(environment: Environment) -> Store:
+    """A connection of its own to the run's key-value store, for what ranks tell each other beside training.
+
+    Where no agent keeps one (srun, mpirun) and the first rank has not come so far, the first rank opens it here. Raises
+    DistStoreError when there is none.
+    """
+    present = _store_listens(environment, patience=0.0 if environment.hosts_store else _FIRST_RANK_PATIENCE)
+    if not present and not environment.hosts_store:
+        raise DistStoreError("the first rank keeps no store")
+    store = TCPStore(
+        environment.master_address,
+        environment.master_port,
+        is_master=not present,
+        timeout=_STORE_PATIENCE,
+        wait_for_workers=False,
+    )
+    return PrefixStore(f"aside/{environment.restart}", store)
+
+
+def _store_listens(environment: Environment, patience: float) -> bool:
+    """Whether something listens at the rendezvous, asked without the page that TCPStore writes when nothing does."""
+    give_up = time.monotonic() + patience
+    while True:
+        with contextlib.suppress(OSError):
+            socket.create_connection((environment.master_address, environment.master_port), timeout=1.0).close()
+            return True
+        if time.monotonic() >= give_up:
+            return False
+        time.sleep(0.1)
+
+
+def fail(status: int, text: str) -> int:
+    """Prints `text` if this rank is the first to fail; returns the status of the whole run."""
+    try:
+        environment = detect()
+    except LaunchError:
+        environment = Environment()
+    if not environment.distributed:
+        print(text, file=sys.stderr, flush=True)
+        return status
+    try:
+        store = meeting_place(environment)
+        failures, first_status = "failure/count", "failure/status"
+        if store.add(failures, 1) == 1:
+            print(text, file=sys.stderr, flush=True)
+            store.set(first_status, str(status))
+        else:
+            status = int(store.get(first_status))
+        # The launcher stops the other ranks as soon as this one ends: let those with the same error end by themselves.
+        give_up = time.monotonic() + _OTHER_RANKS_PATIENCE
+        while store.add(failures, 0) < environment.world_size and time.monotonic() < give_up:
+            time.sleep(0.02)
+    except (DistStoreError, RuntimeError):
+        # No store to ask: better the same line from several ranks than from none.
+        with contextlib.suppress(OSError):
+            print(f"[rank {environment.rank}] {text}", file=sys.stderr, flush=True)
+    return status

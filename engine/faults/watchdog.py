@@ -1,0 +1,121 @@
+"""Hung ranks: noticed, named, and made to leave a trace of where every thread stood."""
+
+import contextlib
+import faulthandler
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TextIO
+
+from torch.distributed import Store
+
+from engine.faults.exit_status import FAILED, fail, meeting_place
+from launch.environment import Environment
+
+# The ranks that wait for a hung one must not give up first, with an error that blames the connection.
+_SHARE_OF_TIMEOUT = 0.8
+
+
+def record_collectives(folder: Path) -> None:
+    """Has NCCL's flight recorder keep the last collectives and write them to `folder` when one times out. Variables that
+    the user has set stay. Takes effect on process groups made later."""
+    for name, value in (
+        ("TORCH_FR_BUFFER_SIZE", "2000"),
+        ("TORCH_NCCL_DUMP_ON_TIMEOUT", "1"),
+        ("TORCH_FR_DUMP_TEMP_FILE", f"{folder}/nccl-rank-"),
+    ):
+        os.environ.setdefault(name, value)
+
+
+class Watchdog:
+    """Ends this process when it makes no progress for most of `timeout` seconds.
+
+    The stacks of all its threads go to `folder`/rank-N.txt. The ranks tell each other how far they came: the one that
+    is behind, or that cannot even answer, is the one they name. A process that holds Python's lock for so long, in
+    compiled code, is ended by faulthandler's own thread, which needs no lock.
+    """
+
+    def __init__(self, folder: Path, timeout: float, environment: Environment):
+        folder.mkdir(exist_ok=True)
+        self._file = folder / f"rank-{environment.rank}.txt"
+        self._patience, self._reports_patience = _SHARE_OF_TIMEOUT * timeout, max(1.0, timeout / 10)
+        self._environment = environment
+        self._store: Store | None = meeting_place(environment) if environment.world_size > 1 else None
+        self._seen: set[str] = set()
+        self._doing, self._count = "starting", 0
+        self._deadline: float | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def begin(self, what: str) -> None:
+        """Progress: `what` begins. The first time of each is not watched, since it may compile for minutes."""
+        self._doing, self._count = what, self._count + 1
+        self._deadline = time.monotonic() + self._patience if what in self._seen else None
+        self._seen.add(what)
+
+    def close(self) -> None:
+        """Stops watching."""
+        self._ended.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):  # other ranks may still have their files there
+            self._file.parent.rmdir()
+
+    def _watch(self) -> None:
+        interval = min(1.0, self._patience / 10)
+        with self._file.open("w") as file:
+            while not self._ended.wait(interval):
+                deadline = self._deadline
+                if deadline is None:
+                    faulthandler.cancel_dump_traceback_later()
+                elif time.monotonic() < deadline:
+                    # Put off again and again while this thread gets its turn.
+                    faulthandler.dump_traceback_later(self._patience, file=file, exit=True)
+                else:
+                    self._give_up(file)
+            faulthandler.cancel_dump_traceback_later()
+        self._file.unlink(missing_ok=True)
+
+    def _give_up(self, file: TextIO) -> None:
+        count, doing = self._count, self._doing
+        faulthandler.cancel_dump_traceback_later()
+        file.write(f"rank {self._environment.rank} made no progress for {self._patience:.0f} s ({doing})\n\n")
+        file.flush()
+        faulthandler.dump_traceback(file, all_threads=True)
+        where = f"where every thread stood is in {self._file.parent}"
+        os._exit(fail(FAILED, f"error: {self._culprit(count, doing)} for {self._patience:.0f} s; {where}"))
+
+    def _culprit(self, count: int, doing: str) -> str:
+        """Who holds up the run, in words."""
+        ranks = self._environment.world_size
+        if self._store is None:
+            return describe_hang({0: (count, doing)}, 1)
+        self._store.set(f"stuck/{self._environment.rank}", f"{count} {doing}")
+        answers: dict[int, tuple[int, str]] = {}
+        give_up = time.monotonic() + self._reports_patience
+        while len(answers) < ranks and time.monotonic() < give_up:
+            for rank in set(range(ranks)) - set(answers):
+                if self._store.check([f"stuck/{rank}"]):
+                    number, words = self._store.get(f"stuck/{rank}").decode().split(" ", 1)
+                    answers[rank] = (int(number), words)
+            time.sleep(0.05)
+        return describe_hang(answers, ranks)
+
+
+def describe_hang(answers: dict[int, tuple[int, str]], world_size: int) -> str:
+    """Names the ranks that others wait for. `answers` holds, by rank, how many things it began and the last of them."""
+    silent = [rank for rank in range(world_size) if rank not in answers]
+    if silent:
+        return f"{_ranks(silent)} neither made progress nor answered"
+    least = min(number for number, _ in answers.values())
+    behind = [rank for rank, (number, _) in answers.items() if number == least]
+    what = answers[behind[0]][1]
+    if len(behind) == world_size:
+        return f"no rank made progress ({what})" if world_size > 1 else f"no progress was made ({what})"
+    return f"{_ranks(behind)} made no progress ({what}) and kept the others waiting"
+
+
+def _ranks(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    return f"rank {shown}" if len(numbers) == 1 else f"ranks {shown}"

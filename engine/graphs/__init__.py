@@ -1,0 +1,1 @@
+"""What torch.compile sees: normalisation, augmentation on the device, objective, scorer; and compilation itself."""

@@ -1,0 +1,77 @@
+"""torch.compile without surprises: a cache that outlives the process, sizes compiled ahead, recompilations counted."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.config.options import CompileConfig
+
+_RECOMPILES = "torch._dynamo.guards.__recompiles"  # where torch's compiler tells why a graph had to be compiled again
+
+
+def prepare_compiler(options: CompileConfig, sizes: int) -> None:
+    """Sets the process up to compile: the cache directory, and room for graphs of `sizes` image sizes."""
+    if not options.enabled:
+        return
+    cache = Path(options.cache).expanduser() if options.cache else Path.home() / ".cache" / "inception" / "compile"
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    # torch writes its own choice, a temporary directory, into the variable as soon as its compiler is imported.
+    if options.cache or not chosen or Path(chosen).name.startswith("torchinductor_"):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+    os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
+    os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
+    # Beyond this limit torch runs a function uncompiled, without a word: leave room for every size, twice.
+    torch._dynamo.config.recompile_limit = max(8, 2 * sizes)
+
+
+def compiled(module: nn.Module, options: CompileConfig) -> Callable[..., Any]:
+    """`module` as `options` say: one graph of it all, its network's stages each a graph of their own, or as it is.
+
+    Stages compile faster, since repeated blocks share their graphs, and give the fusion less to work with.
+    """
+    if not options.enabled:
+        return module
+    if options.scope == "block":
+        network: nn.Module = module.network  # type: ignore[assignment]
+        for stage in network.children():
+            stage.compile(mode=options.mode, dynamic=False)
+        return module
+    return torch.compile(module, mode=options.mode, dynamic=False)
+
+
+class RecompileWatch(logging.Handler):
+    """Collects the reasons of recompilations; `causes` holds one line each."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.causes: list[str] = []
+        torch._logging.set_logs(recompiles=True)
+        self._logger = logging.getLogger(_RECOMPILES)
+        self._propagate, self._logger.propagate = self._logger.propagate, False
+        self._others = self._logger.handlers[:]
+        self._logger.handlers = [self]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines = [line.strip() for line in record.getMessage().splitlines() if line.strip()]
+        reasons = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+        self.causes.append(f"{lines[0]}: {reasons[0]}" if reasons else lines[0])
+
+    def close(self) -> None:
+        """Gives the compiler's log back."""
+        self._logger.handlers, self._logger.propagate = self._others, self._propagate
+        super().close()
+
+
+def compile_ahead(run: Callable[[int], None], module: nn.Module, sizes: Iterable[int]) -> None:
+    """Calls `run(size)` for every image size, then puts `module`'s buffers back: batch statistics stay as they were."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    for size in sizes:
+        run(size)
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            buffer.copy_(buffers[name])

@@ -1,0 +1,1 @@
+"""What trained networks say of images, and the files that other programs run."""

@@ -1,0 +1,119 @@
+"""From names on a command line to predictions: images found, read as evaluation reads them, classified in batches."""
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.config.options import ConfigError
+from engine.distributed.strategy import usable_cores
+from engine.inference.models import Model
+from pipelines import DataError, EvalPlan
+from pipelines.decoding.decode import crop_resize, decode
+
+# What is taken from a folder; a file that is named itself is tried whatever it is called.
+SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
+WILDCARDS = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class that an image may show: its name, its index among the classes, and how sure the network is."""
+
+    name: str
+    index: int
+    percent: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about one image, most likely class first; or why the image could not be read."""
+
+    image: Path
+    guesses: tuple[Guess, ...] = ()
+    problem: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: `image` and either `predictions` (`class`, `index`, `percent`) or `problem`."""
+        if self.problem:
+            return {"image": str(self.image), "problem": self.problem}
+        guesses = [{"class": g.name, "index": g.index, "percent": round(g.percent, 4)} for g in self.guesses]
+        return {"image": str(self.image), "predictions": guesses}
+
+
+def find_images(names: Iterable[str]) -> list[Path]:
+    """The files that the names stand for, each once, in order: files as they are, folders searched through, wildcards.
+
+    Raises ConfigError for a name that stands for nothing.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            if not images:
+                raise ConfigError(f"no images in {path} (files named {', '.join(sorted(SUFFIXES))})")
+        elif not path.exists() and WILDCARDS & set(name):
+            matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute patterns)
+            images = sorted(match for match in matches if match.is_file())
+            if not images:
+                raise ConfigError(f"no file matches {name}")
+        elif path.exists():
+            images = [path]
+        else:
+            raise ConfigError(f"there is no image {path}")
+        found.update(dict.fromkeys(images))
+    return list(found)
+
+
+def read_image(path: Path, size: int, crop_fraction: float) -> Tensor:
+    """uint8 (3, size, size): the part of the image that evaluation looks at. DataError when it cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"it cannot be read: {error.strerror}") from None
+    image = decode(data)
+    displayed = np.array([[image.shape[2], image.shape[1]]], np.int32)
+    box = EvalPlan(1, 1, crop_fraction=crop_fraction).boxes(0, np.zeros(1, np.int64), displayed)[0]
+    left, top, width, height = (int(side) for side in box)
+    return crop_resize(image, (left, top, width, height), size)
+
+
+def predict(model: Model, images: Sequence[Path], batch_size: int, top: int = 5) -> Iterator[Prediction]:
+    """The `top` guesses for each image, in order, classified `batch_size` at a time while the next batch is decoded."""
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        ahead = _start(threads, model, batches[0]) if batches else []
+        for number, batch in enumerate(batches):
+            reading, ahead = ahead, _start(threads, model, batches[number + 1]) if number + 1 < len(batches) else []
+            yield from _classify(model, batch, reading, top)
+
+
+def _start(threads: ThreadPoolExecutor, model: Model, batch: Sequence[Path]) -> list[Future[Tensor]]:
+    return [threads.submit(read_image, path, model.size, model.crop_fraction) for path in batch]
+
+
+def _classify(model: Model, batch: Sequence[Path], reading: Sequence[Future[Tensor]], top: int) -> Iterator[Prediction]:
+    pixels, problems = [], {}
+    for path, future in zip(batch, reading):
+        try:
+            pixels.append(future.result())
+        except DataError as error:
+            problems[path] = str(error)
+    probabilities = iter(model.probabilities(torch.stack(pixels)) if pixels else ())
+    for path in batch:
+        if path in problems:
+            yield Prediction(path, problem=problems[path])
+        else:
+            yield Prediction(path, _guesses(next(probabilities), model.classes, top))
+
+
+def _guesses(probabilities: Tensor, classes: Sequence[str], top: int) -> tuple[Guess, ...]:
+    values, indices = probabilities.topk(min(top, len(classes)))
+    return tuple(Guess(classes[i], i, 100 * value) for value, i in zip(values.tolist(), indices.tolist()))

@@ -1,0 +1,86 @@
+"""What can classify images: a network of this project from any of its weights files, or a file that it exported."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.config.options import ConfigError
+from engine.graphs.step import Normalise, Scorer
+from engine.inference.exported_files import SUFFIXES, open_exported
+from inception import NetworkError, network_from_weights
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier and how its images are prepared.
+
+    probabilities: uint8 (N, 3, size, size), RGB, on the host -> float32 (N, classes) on the host; size: pixels a side;
+    crop_fraction: the share of an image's shorter side that is looked at; classes: their names, in order.
+    """
+
+    name: str
+    probabilities: Callable[[Tensor], Tensor]
+    size: int
+    crop_fraction: float
+    classes: Sequence[str]
+
+
+def open_model(file: str, device: torch.device, bf16: bool, resolution: int = 0) -> Model:
+    """The model in `file`: weights, a checkpoint, a run directory, or an exported file (*.onnx, *.pt2).
+
+    `resolution` of 0 is the network's own. Raises NetworkError or ConfigError when the file is none of these or the
+    network takes no RGB images of that size.
+    """
+    if Path(file).suffix in (SUFFIXES["onnx"], SUFFIXES["torch_export"]):
+        return open_exported_model(Path(file), device, resolution)
+    network, weights = network_from_weights(file)
+    if network.in_channels != 3:
+        raise ConfigError(f"{file} takes images of {network.in_channels} channels; predict.py reads RGB images")
+    size = resolution or network.input_size
+    if size < network.smallest_size:
+        raise NetworkError(f"{network.name} takes images of at least {network.smallest_size} pixels, not {size}")
+    network.to(device).to(memory_format=torch.channels_last).eval()
+    scorer = Scorer(network, bf16).to(device)
+
+    def probabilities(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return scorer.probabilities(images.to(device, memory_format=torch.channels_last)).cpu()
+
+    classes = class_names(weights.metadata, network.num_classes, Path(file))
+    return Model(network.name, probabilities, size, network.crop_fraction, classes)
+
+
+def open_exported_model(file: Path, device: torch.device, resolution: int) -> Model:
+    """The model in a file that engine/export.py wrote, which knows how its images are prepared."""
+    run, metadata = open_exported(file, device)
+    size = metadata["input_size"]
+    if resolution not in (0, size):
+        raise ConfigError(f"{file} was exported for images of {size} pixels, not {resolution}; export it again")
+    normalise = Normalise(metadata["mean"], metadata["std"])
+
+    def probabilities(images: Tensor) -> Tensor:
+        return run(normalise(images)).softmax(dim=1)
+
+    classes = class_names(metadata, metadata["num_classes"], file)
+    return Model(metadata["network"], probabilities, size, metadata["crop_fraction"], classes)
+
+
+def class_names(metadata: Mapping[str, Any], count: int, file: Path) -> list[str]:
+    """The names of a network's classes: those of its training data, else ImageNet's when there are 1,000, else numbers.
+
+    Raises ConfigError when the file names another number of classes than the network tells apart.
+    """
+    names = metadata.get("classes")
+    if names is not None:
+        if len(names) != count:
+            raise ConfigError(f"{file} names {len(names)} classes and its network tells {count} apart")
+        return [str(name) for name in names]
+    if count == 1000:
+        from timm.data import ImageNetInfo  # slow to import, and needed for ImageNet alone
+
+        return list(ImageNetInfo().label_descriptions())
+    return [f"class {number}" for number in range(count)]

@@ -1,0 +1,42 @@
+"""Predictions as a picture: every image as the network saw it, with its most likely classes."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from engine.inference.classify import Prediction, read_image
+
+PIXELS = 160  # of an image on the sheet
+MOST = 100  # images on a sheet; more would be stamps
+_SHOWN = 3  # classes under an image
+
+
+def draw_sheet(predictions: Sequence[Prediction], crop_fraction: float, file: Path) -> str:
+    """Writes the sheet (the first `MOST` images) in the format that the name of `file` tells; returns a note in words.
+
+    Raises OSError when it cannot be written and ValueError for a name whose format is not known.
+    """
+    shown = predictions[:MOST]
+    columns = min(len(shown), max(4, math.ceil(math.sqrt(len(shown)))))
+    rows = math.ceil(len(shown) / columns)
+    figure = Figure(figsize=(2.1 * columns, 2.75 * rows), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    for prediction, axes in zip(shown, figure.subplots(rows, columns, squeeze=False).flat):
+        if prediction.problem:
+            axes.text(0.5, 0.5, "could not be read", ha="center", va="center", color="darkred", fontsize=8)
+        else:
+            axes.imshow(read_image(prediction.image, PIXELS, crop_fraction).permute(1, 2, 0).numpy())
+        axes.set_title(textwrap.shorten(prediction.image.name, 26), fontsize=7, color="dimgray")
+        lines = [f"{g.percent:.1f}%  {textwrap.shorten(g.name, 22, placeholder=' ...')}" for g in prediction.guesses]
+        axes.set_xlabel("\n".join(lines[:_SHOWN]), fontsize=7, loc="left")
+    for axes in figure.axes:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_frame_on(bool(axes.get_title()))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+    return f"{len(shown)} of {len(predictions)} images" if len(shown) < len(predictions) else f"{len(shown)} images"

@@ -1,0 +1,119 @@
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, metrics.jsonl, TensorBoard, a report."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import FileWriter
+
+from engine.evaluation.findings import Findings
+from engine.monitoring.progress_bar import StepBar, figures
+from engine.monitoring.report.writer import ReportWriter
+from engine.runs.metrics import MetricsFile
+from pipelines import Dataset
+from pipelines.support.entry_point import discard_output
+
+_PLAIN_LINE_SECONDS = 10.0
+_POSITION = ("step", "epoch", "samples", "time")
+
+
+class _Output(Console):
+    """The terminal, or a pipe: when nobody reads it any more, the run goes on and its files tell of it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        discard_output()
+
+
+class Monitor:
+    """Records and shows rows. Only the first rank speaks and writes; on the others every method does nothing."""
+
+    def __init__(self, run_dir: Path, is_main: bool):
+        self._is_main = is_main
+        if not is_main:
+            return
+        self._run_dir = run_dir
+        self.file = MetricsFile(run_dir / "metrics.jsonl")
+        self._tensorboard = FileWriter(str(run_dir / "tensorboard"))
+        self._report = ReportWriter(run_dir, self._report_trouble)
+        self._console = _Output(highlight=False)
+        self._bar: StepBar | None = None
+        self._last_line = 0.0
+        self._position: dict[str, Any] = dict.fromkeys(_POSITION, 0)
+
+    def say(self, text: str) -> None:
+        """One line for the person watching."""
+        if self._is_main:
+            self._console.print(text, markup=False, soft_wrap=True)
+
+    def begin(self, steps: int, done: int, epochs: int) -> None:
+        """Starts the bar of a run of `steps` steps, `done` of which lie behind."""
+        if self._is_main and self._console.is_terminal:
+            self._bar = StepBar(self._console, steps, done, epochs)
+
+    def advance(self, epoch: int) -> None:
+        """One more step is done, of epoch number `epoch`, counted from 0."""
+        if self._is_main and self._bar is not None:
+            self._bar.advance(epoch)
+
+    def pause(self, doing: str) -> None:
+        """Something other than a step goes on now, such as "evaluating"."""
+        if self._is_main and self._bar is not None:
+            self._bar.show(doing=doing)
+
+    def record(self, kind: str, **values: Any) -> None:
+        """Writes a row of `kind` (train, eval, event, end) everywhere it belongs and shows it."""
+        if not self._is_main:
+            return
+        row = {"kind": kind, **values}
+        self._position = {name: row[name] for name in _POSITION}
+        self.file.write(row)
+        if kind in ("train", "eval"):
+            self._chart(row)
+        if kind == "train":
+            self._show_train(row)
+        elif kind == "eval":
+            self.say(
+                f"epoch {row['epoch']:.0f}  val top-1 {row['top1']:.2f}%  top-5 {row['top5']:.2f}%  loss {row['loss']:.3f}"
+                f"  over {row['count']} images, {row['time']:.0f} s since the start"
+            )
+
+    def _chart(self, row: dict[str, Any]) -> None:
+        """All curves of a row in one event: one each would hand Python's lock to TensorBoard's thread as often."""
+        curves = [
+            Summary.Value(tag=f"{row['kind']}/{name}", simple_value=value)
+            for name, value in row.items()
+            if name not in _POSITION and isinstance(value, (int, float))
+        ]
+        self._tensorboard.add_summary(Summary(value=curves), row["step"])
+
+    def _show_train(self, row: dict[str, Any]) -> None:
+        if self._bar is not None:
+            self._bar.record(row)
+        elif time.monotonic() - self._last_line >= _PLAIN_LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.say(f"step {row['step']}  epoch {row['epoch']:.2f}  {figures(row)}  lr {row['lr']:.4g}")
+
+    def keep_findings(self, findings: Findings, dataset: Dataset, row: dict[str, Any]) -> None:
+        """Keeps what the evaluation of `row` found, for the report, in `evaluation.json`; in the background."""
+        if self._is_main:
+            self._report.submit(findings.save, self._run_dir / "evaluation.json", dataset, row)
+
+    def report(self) -> None:
+        """Has report.html written anew, in the background."""
+        if self._is_main:
+            self._report.update()
+
+    def _report_trouble(self, text: str) -> None:
+        self.record("event", **self._position, event="report failed", reason=text)
+        self.say(text)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._is_main:
+            if self._bar is not None:
+                self._bar.close()
+            self._report.close()
+            self._tensorboard.close()

@@ -1,0 +1,1 @@
+"""The run directory, its metrics, and checkpoints: written, found, resumed from."""

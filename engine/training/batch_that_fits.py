@@ -1,0 +1,126 @@
+"""How many images a device has memory for: found by trying, before training or when it was too much."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from engine.config.options import Config, ConfigError
+from engine.distributed.strategy import Strategy
+from engine.graphs.step import Objective
+from engine.training.loaders import Batching, share_batch
+
+# Beside the activations: gradients, the optimizer's state, averaged weights, the exchange's buffers [times the weights].
+_STATE_COPIES = 5
+# A forward pass alone must leave this much room for the backward pass's own needs.
+_BACKWARD_ROOM = 1.2
+
+
+def largest_fitting(sizes: Sequence[int], fits: Callable[[int], bool]) -> int | None:
+    """The largest of `sizes`, in rising order, for which `fits` holds; None when not even the smallest does.
+
+    If one does not fit, larger ones are taken not to. Tries the largest first, which often fits, then halves the rest.
+    """
+    if fits(sizes[-1]):
+        return sizes[-1]
+    low, high = -1, len(sizes) - 1  # sizes[low] fits, sizes[high] does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(sizes[middle]) else (low, middle)
+    return sizes[low] if low >= 0 else None
+
+
+def shares(total: int, most: int | None = None) -> list[int]:
+    """The micro-batch sizes that cut `total` images into equal parts, in rising order, none above `most`."""
+    return [size for size in range(1, min(total, most or total) + 1) if total % size == 0]
+
+
+def find_batch_size(objective: Objective, total: int, resolution: int, strategy: Strategy) -> int | None:
+    """The largest equal part of `total` images that trains within the memory of every rank's device; None: not even one.
+
+    Runs `objective`, not yet wrapped for gradient exchange, forward and backward on gray images
+    and leaves it as it was. Every rank must call it.
+    """
+    weights = sum(parameter.nbytes for parameter in objective.parameters())
+    buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+
+    def fits(size: int) -> bool:
+        def attempt() -> None:
+            state = torch.empty(_STATE_COPIES * weights, dtype=torch.uint8, device=strategy.device)
+            loss, _ = objective(*_gray(size, resolution, strategy.device))
+            loss.backward()
+            del state
+
+        possible = _possible(attempt, strategy.device)
+        for parameter in objective.parameters():
+            parameter.grad = None
+        return all(strategy.gather(possible))
+
+    found = largest_fitting(shares(total), fits)
+    with torch.no_grad():
+        for name, buffer in objective.named_buffers():
+            buffer.copy_(buffers[name])
+    return found
+
+
+def settle_batching(config: Config, objective: Objective, strategy: Strategy) -> Batching:
+    """How the global batch is shared out, with "auto" found by trying; both numbers are written into `config.data`.
+
+    Every rank must call it. Raises ConfigError when the ranks cannot have equal shares, or nothing fits.
+    """
+    data = config.data
+    if data.batch_size == "auto":
+        share = share_batch(replace(data, batch_size=1), strategy.world_size).micro_batches
+        resolution = data.resolution or objective.network.input_size
+        found = find_batch_size(objective, share, resolution, strategy)
+        if found is None:
+            raise ConfigError(f"not even one image of {resolution} pixels fits into the memory: use a smaller network")
+        data.batch_size = found
+    batching = share_batch(data, strategy.world_size)
+    data.global_batch_size = batching.global_batch
+    return batching
+
+
+def advise(objective: Objective, total: int, tried: int, resolution: int, device: torch.device) -> str:
+    """What to do when a micro-batch of `tried` images, a part of `total`, was too much for the memory, in one line.
+
+    Forward passes alone are tried, on this rank: the backward pass would call for the other ranks.
+    """
+
+    def fits(size: int) -> bool:
+        return _possible(lambda: objective(*_gray(round(_BACKWARD_ROOM * size), resolution, device)), device)
+
+    smaller = shares(total, tried - 1)
+    found = largest_fitting(smaller, fits) if smaller else None
+    if found is None:
+        return (
+            f"{tried} images at once do not fit into the memory of {_name(device)}, nor do fewer: use a smaller network"
+        )
+    return (
+        f"{tried} images at once do not fit into the memory of {_name(device)}; {found} would: --data.batch_size {found}, or "
+        f"auto; with --data.global_batch_size as it is, gradients accumulate and the run stays the same"
+    )
+
+
+def _possible(attempt: Callable[[], object], device: torch.device) -> bool:
+    try:
+        attempt()
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return True
+
+
+def _gray(size: int, resolution: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    images = torch.full((size, resolution, resolution, 3), 128, dtype=torch.uint8, device=device)
+    return images.permute(0, 3, 1, 2), torch.zeros(size, dtype=torch.int64, device=device)
+
+
+def _name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "this machine"
+    properties = torch.cuda.get_device_properties(device)
+    return f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB)"

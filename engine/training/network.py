@@ -1,0 +1,30 @@
+"""The network that a run's options describe, with fresh or given weights."""
+
+import sys
+from typing import Any
+
+import torch
+
+from engine.config.options import Config
+from inception import create_model, load_weights
+from inception.speed.sibling_convolutions import fuse
+from inception.vocabulary.network import Network
+
+
+def build_network(config: Config, num_classes: int) -> Network:
+    """The run's network on the CPU, its fresh weights fixed by the seed; with `network.weights`, what fits of them.
+
+    Raises NetworkError for an unknown network or weights that do not fit.
+    """
+    names = ("auxiliary", "batch_norm", "dropout", "fused_norm", "pad_channels")
+    given = {name: getattr(config.network, name) for name in names}
+    options: dict[str, Any] = {"width": config.network.width}
+    options |= {name: value for name, value in given.items() if value is not None}
+    torch.manual_seed(config.run.seed)
+    network = create_model(config.network.name, num_classes, **options)
+    # Here null means where it is faster; create_model by itself merges nothing, to round as other people's networks do.
+    fuse(network, config.network.fuse)
+    if config.network.weights:
+        line = load_weights(network, config.network.weights, fine_tune=True)
+        print(line, file=sys.stderr)
+    return network

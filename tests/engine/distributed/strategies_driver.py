@@ -1,0 +1,184 @@
+"""One process of test_strategies.py and test_checkpoints.py: many trainers in turn, on one process group.
+
+    torchrun --nproc_per_node=N strategies_driver.py FOLDER CASES OTHER_WORLD...
+
+CASES is a JSON list of {"strategy", "stage", "compiled", "variant"}. For each case this trains STEPS steps of the debug
+network on the sample, writes what the steps measured, saves a checkpoint and goes on for a few steps. When the driver of
+every other world size has saved its checkpoints too, each case here loads all of them. Cases of a variant (VARIANTS) are
+trained only, to be compared with each other.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from engine.config.command_line import load_config
+from engine.runs.checkpoint_file import list_checkpoints, load_checkpoint
+from engine.training.trainer import Trainer
+from launch.environment import detect
+
+STEPS, MORE, BATCH = 20, 1, 32
+VARIANTS = {
+    "accumulated": ["--data.batch_size=4", "--optimizer.clip_norm=1.0"],
+    "compressed": ["--strategy.compress_gradients=true"],
+    "bf16": ["--precision=bf16"],
+}
+
+
+class Reached(Exception):
+    """The step that a driver wanted to see."""
+
+
+def main() -> None:
+    folder, cases, others = Path(sys.argv[1]), json.loads(sys.argv[2]), [int(world) for world in sys.argv[3:]]
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1 - int(os.environ["RANK"])]})  # one thread a process
+    share_one_process_group()
+    if not os.environ.get("DRIVER_INDUCTOR"):
+        compile_without_code_generation()
+    environment = detect()
+    world = environment.world_size
+    trainers = {}
+    for case in cases:
+        marks = [
+            case["strategy"] + str(case.get("stage", "")),
+            "compiled" if case.get("compiled") else case.get("variant"),
+        ]
+        name = "-".join([*filter(None, marks), str(world)])
+        trainer = build(folder / name, case, environment)
+        run_to(trainer, STEPS)
+        losses = [loss for loss, _ in trainer.recent.means()]
+        exchange = trainer.strategy.exchange_seconds()
+        if "variant" in case:
+            write(folder / f"{name}.variant.json", {"losses": losses}, trainer)
+            continue
+        trainers[name] = trainer
+        trainer._save()
+        trainer.checkpointer.wait()
+        run_to(trainer, STEPS + MORE)
+        write(folder / f"{name}.json", {"losses": losses, "exchange": exchange, "later": fingerprint(trainer)}, trainer)
+    (folder / f"saved-{world}-{environment.rank}").touch()
+    for other in [world, *others]:
+        for rank in range(other):
+            wait_for(folder / f"saved-{other}-{rank}")
+    for name, trainer in trainers.items():
+        write(
+            folder / f"{name}.loaded.json",
+            {path.parent.parent.name: load(trainer, path) for path in saved(folder)},
+            trainer,
+        )
+
+
+def build(run: Path, case: dict, environment) -> Trainer:
+    arguments = [
+        f"--run.dir={run}",
+        f"--strategy.name={case['strategy']}",
+        f"--strategy.zero_stage={case.get('stage', 1)}",
+        f"--compile.enabled={str(case.get('compiled', False)).lower()}",
+        f"--data.batch_size={BATCH // environment.world_size}",
+        "--strategy.sync_batchnorm=true",
+        f"--data.global_batch_size={BATCH}",
+        "--optimizer.lr=0.02",  # a rate at which rounding is not amplified from step to step
+        "--data.workers=1",
+        f"--monitor.every_steps={STEPS + 1}",
+        "--precision=fp32",
+        "--strategy.timeout=120",
+        *VARIANTS.get(case.get("variant"), []),
+    ]
+    trainer = Trainer(load_config(arguments), environment)
+    trainer.directory.describe(trainer.config)
+    trainer._last_save = time.monotonic()
+    trainer.watchdog.close()  # a trainer that has had its turn makes no progress
+    return trainer
+
+
+def run_to(trainer: Trainer, step: int) -> None:
+    def advance(*_) -> None:
+        if trainer.state.step == step:
+            raise Reached
+
+    trainer.monitor.advance = advance
+    try:
+        trainer._train_epoch(0)
+    except Reached:
+        return
+    raise AssertionError(f"the epoch ended before step {step}")
+
+
+def load(trainer: Trainer, path: Path) -> dict:
+    """What differs after loading, what is read next, and the weights a few steps later."""
+    expected = load_checkpoint(path)
+    trainer.state.load(path)
+    trainer.loader.load_state_dict({"samples_seen": trainer.state.samples_seen})
+    differences = []
+    differences += unequal("network", trainer.network.state_dict(), expected["network"])
+    differences += unequal("ema", trainer.ema.state_dict(), expected["ema"])
+    state = trainer.strategy.optimizer_state()
+    if set(state) != set(expected["optimizer"]):
+        differences.append(f"optimizer names {sorted(set(state) ^ set(expected['optimizer']))[:3]}")
+    for name, values in expected["optimizer"].items():
+        differences += unequal(f"optimizer {name}", state.get(name, {}), values)
+    if (trainer.state.step, trainer.state.samples_seen) != (expected["step"], expected["samples_seen"]):
+        differences.append(f"position {trainer.state.step}, {trainer.state.samples_seen}")
+    indices = [index for part in trainer.strategy.gather(next(iter(trainer.loader)).indices.tolist()) for index in part]
+    trainer.loader.load_state_dict({"samples_seen": trainer.state.samples_seen})
+    run_to(trainer, STEPS + MORE)
+    return {"differences": differences, "indices": indices, "later": fingerprint(trainer)}
+
+
+def unequal(what: str, found: dict, expected: dict) -> list[str]:
+    if set(found) != set(expected):
+        return [f"{what}: names {sorted(set(found) ^ set(expected))[:3]}"]
+    return [f"{what}: {name}" for name in expected if not torch.equal(torch.as_tensor(found[name]), expected[name])]
+
+
+def fingerprint(trainer: Trainer) -> dict:
+    state = trainer.network.state_dict()
+    digest = hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in state.values())).hexdigest()
+    norm = float(torch.stack([tensor.double().norm() for tensor in state.values()]).norm())
+    return {
+        "digest": digest,
+        "norm": norm,
+        "ema": float(sum(t.double().sum() for t in trainer.ema.state_dict().values())),
+    }
+
+
+def saved(folder: Path) -> list[Path]:
+    return [found[-1] for run in sorted(folder.glob("*/checkpoints")) if (found := list_checkpoints(run))]
+
+
+def write(path: Path, value: dict, trainer: Trainer) -> None:
+    if trainer.strategy.is_main:
+        path.write_text(json.dumps(value))
+
+
+def wait_for(path: Path) -> None:
+    give_up = time.monotonic() + 3000
+    while not path.exists():
+        if time.monotonic() > give_up:
+            raise TimeoutError(path)
+        time.sleep(0.1)
+
+
+def share_one_process_group() -> None:
+    join = dist.init_process_group
+    dist.init_process_group = lambda *args, **kwargs: None if dist.is_initialized() else join(*args, **kwargs)
+
+
+def compile_without_code_generation() -> None:
+    compile_fully = torch.compile
+    torch.compile = functools.wraps(compile_fully)(
+        lambda module, mode=None, **options: compile_fully(module, backend="aot_eager", **options)
+    )
+
+
+if __name__ == "__main__":
+    main()
+    sys.stdout.flush()
+    os._exit(0)

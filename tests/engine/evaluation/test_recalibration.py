@@ -1,0 +1,50 @@
+"""Statistics measured anew: the mean over the batches given, nothing else changed, and of use to averaged weights."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.distributed.strategy import Strategy
+from engine.evaluation.recalibration import recalibrate
+from engine.graphs.step import Scorer
+from inception import create_model
+from launch.environment import Environment
+from pipelines import Batch
+from runs import rows
+
+
+def batch_of(seed: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return Batch(images, torch.zeros(8, dtype=torch.int64), torch.arange(8))
+
+
+def test_statistics_are_the_mean_over_the_batches_and_weights_stay():
+    torch.manual_seed(0)
+    network = create_model("debug", 10).eval()
+    scorer = Scorer(network, bf16=False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    first = network.stem[0]
+    seen = []
+    hook = first.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.mean((0, 2, 3))))
+    batches = [batch_of(seed) for seed in range(5)]
+    recalibrate(network, scorer.probabilities, batches, 3, Strategy(Environment(), torch.device("cpu")))
+    hook.remove()
+    assert len(seen) == 3
+    torch.testing.assert_close(first.bn.running_mean, torch.stack(seen).mean(0), rtol=1e-4, atol=1e-5)
+    assert first.bn.momentum == 0.1
+    assert not any(module.training for module in network.modules())
+    for name, value in network.state_dict().items():
+        same = torch.equal(value, before[name])
+        assert same != ("running" in name and not name.startswith("auxiliary")) or "num_batches" in name, name
+
+
+def test_a_run_with_recalibration_goes_on_where_it_was(run_command, tiny_run, tmp_path):
+    """Recalibration reads training batches without moving the run's place in the data."""
+    assert run_command(tiny_run("plain")).returncode == 0
+    done = run_command(tiny_run("recalibrated", ema__recalibrate=3))
+    assert done.returncode == 0, done.stderr
+    plain, recalibrated = rows(tmp_path / "plain"), rows(tmp_path / "recalibrated")
+    assert [row["loss"] for row in plain] == [row["loss"] for row in recalibrated]
+    evaluations = [rows(tmp_path / name, "eval")[-1]["loss"] for name in ("plain", "recalibrated")]
+    assert evaluations[0] != evaluations[1]

@@ -1,0 +1,294 @@
+"""What goes wrong on real ranks: killed, raising, hanging, asked to stop, out of disk. On 2 ranks with gloo."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import re
+import shlex
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+from tests.engine.test_checkpoints import mount
+
+import engine.distributed.ddp
+from engine.faults.stop_request import StopRequest
+from engine.faults.watchdog import describe_hang
+from engine.runs.checkpoint_file import list_checkpoints, load_newest
+from inception import create_model, save_weights
+from runs import assert_same_tensors, computed, newest_state, rows
+
+ROOT = Path(__file__).parents[3]
+RANKS = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def workers(job) -> list[int]:
+    """The training processes of a torchrun job, in order of rank."""
+    found = []
+    for pid in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split():
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found += [(value, int(pid)) for value in variables if value.startswith(b"RANK=")]
+    return [pid for _, pid in sorted(found)]
+
+
+def wait_until(job, condition, seconds: float = 150):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert job.running(), f"ended early\n{job.stdout}\n{job.stderr}"
+        assert time.monotonic() < deadline, f"waited too long\n{job.stdout}\n{job.stderr}"
+        time.sleep(0.01)
+    return value
+
+
+def new_workers(job, known: set[int]) -> list[int]:
+    """Both workers, once none of them is known."""
+    found = workers(job)
+    return found if len(found) == 2 and not known & set(found) else []
+
+
+def has_reached(run: Path, step: int) -> bool:
+    return step == 0 or any(row["step"] >= step for row in rows(run))
+
+
+# ---- killed ---------------------------------------------------------------------------------------------------------
+
+
+def disturbed(start_command, tiny_run, restarts: int, **options):
+    """A job named "killed" whose launcher starts its two ranks again so many times."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc_per_node=2"]
+    script, *arguments = tiny_run("killed", **options)
+    return start_command([*launcher, f"--max-restarts={restarts}", ROOT / script, *arguments], env=RANKS)
+
+
+def assert_ends_as_the_quiet_run(job, tmp_path, seconds: float) -> None:
+    done = job.wait(seconds)
+    assert done.returncode == 0, done.stderr
+    for part in ("network", "ema", "optimizer", "samples_seen", "step", "best_top1"):
+        assert_same_tensors(newest_state(tmp_path / "quiet")[part], newest_state(tmp_path / "killed")[part], part)
+    assert computed(tmp_path / "quiet") == computed(tmp_path / "killed")
+
+
+def kill_and_compare(start_command, torchrun, tiny_run, tmp_path, times: int, epochs: int) -> None:
+    options = {"checkpoint.every_seconds": 0.05, "schedule.epochs": epochs}
+    assert torchrun(tiny_run("quiet", **options)).returncode == 0
+    job = disturbed(start_command, tiny_run, restarts=times, **options)
+    run, last, struck = tmp_path / "killed", 6 * epochs, set()
+    for number in range(times):
+        # A step somewhere in what is left, so that every part of a run is hit in the end; then a random moment in it.
+        done = max((row["step"] for row in rows(run)), default=0)
+        step = done + random.randint(0, max(0, (last - 6 - done) // (times - number)))
+        pids = wait_until(job, functools.partial(new_workers, job, struck))
+        wait_until(job, functools.partial(has_reached, run, step))
+        time.sleep(random.uniform(0, 0.05) if step else random.uniform(0, 4))
+        os.kill(random.choice(pids), signal.SIGKILL)  # which raises when the run was faster
+        struck.update(pids)
+    assert_ends_as_the_quiet_run(job, tmp_path, 60 + 30 * times)
+
+
+def test_ranks_killed_and_restarted_end_bit_identical(start_command, torchrun, tiny_run, tmp_path):
+    kill_and_compare(start_command, torchrun, tiny_run, tmp_path, times=2, epochs=2)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_ranks_killed_at_many_moments_end_bit_identical(start_command, torchrun, tiny_run, tmp_path):
+    kill_and_compare(start_command, torchrun, tiny_run, tmp_path, times=20, epochs=12)
+
+
+def kill_writers_and_compare(start_command, torchrun, tiny_run, tmp_path, times: int, epochs: int) -> None:
+    """Kills the rank that writes while the file is being written, until so many kills have left half a file."""
+    options = {"checkpoint.every_seconds": 0, "schedule.epochs": epochs}
+    assert torchrun(tiny_run("quiet", **options), timeout=600).returncode == 0
+    job = disturbed(start_command, tiny_run, restarts=3 * times, **options)
+    folder, struck, left = tmp_path / "killed" / "checkpoints", set(), 0
+    while left < times:
+        pids = wait_until(job, functools.partial(new_workers, job, struck))
+        known = list_checkpoints(folder)
+        wait_until(job, lambda known=known: list_checkpoints(folder) != known)  # this start has come as far as saving
+        time.sleep(random.uniform(0, 0.05))
+        while not list(folder.glob("step-*.tmp")):
+            assert job.running(), "the run was faster than the kills"
+        os.kill(pids[0], signal.SIGKILL)
+        struck.update(pids)
+        left += bool(list(folder.glob("step-*.tmp")))
+        if list_checkpoints(folder):
+            _, _, refused = load_newest(folder)
+            assert refused == []
+    assert_ends_as_the_quiet_run(job, tmp_path, 600)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_a_rank_killed_while_it_writes_a_checkpoint_many_times(start_command, torchrun, tiny_run, tmp_path):
+    kill_writers_and_compare(start_command, torchrun, tiny_run, tmp_path, times=50, epochs=80)
+
+
+# ---- raising and hanging --------------------------------------------------------------------------------------------
+
+
+def faulty(start_torchrun, tiny_run, fault: str, **options):
+    _, *arguments = tiny_run("faulty", **options)
+    env = RANKS | {"FAULT": fault, "FAULT_RANK": "1", "FAULT_STEP": "3"}
+    return start_torchrun(["tests/engine/faults/faulty_train.py", *arguments], env=env)
+
+
+def test_a_rank_that_raises_is_what_the_user_sees(start_torchrun, tiny_run):
+    done = faulty(start_torchrun, tiny_run, "raises").wait(120)
+    assert done.returncode != 0
+    assert done.stderr.count("ArithmeticError: broken on purpose") == 1
+    first = done.stderr.index("Traceback (most recent call last)")
+    assert first < done.stderr.index("ArithmeticError: broken on purpose")
+    assert "Connection closed" not in done.stderr
+    assert "gloo" not in done.stderr.split("ArithmeticError")[0]
+
+
+def test_a_rank_that_hangs_is_named_and_leaves_its_stacks(start_torchrun, tiny_run, tmp_path):
+    job = faulty(start_torchrun, tiny_run, "hangs", **{"strategy.timeout": 6})
+    done = job.wait(120)
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: rank 1 made no progress (waiting for data) and kept the others waiting for 5 s; "
+        f"where every thread stood is in {tmp_path / 'faulty' / 'stacks'}"
+    ]
+    stacks = (tmp_path / "faulty" / "stacks" / "rank-1.txt").read_text()
+    assert "rank 1 made no progress for 5 s (waiting for data)" in stacks
+    assert re.search(r"faulty_train.py.* in hangs", stacks)
+
+
+def test_a_rank_that_hangs_in_compiled_code_is_named_too(start_torchrun, tiny_run, tmp_path):
+    job = faulty(start_torchrun, tiny_run, "hangs_with_pythons_lock", **{"strategy.timeout": 6})
+    done = job.wait(120)
+    assert done.returncode != 0
+    stacks = (tmp_path / "faulty" / "stacks" / "rank-1.txt").read_text()
+    assert re.search(r"faulty_train.py.* in hangs_with_pythons_lock", stacks)
+    assert "rank 1 neither made progress nor answered" in done.stderr or "another rank was lost" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("answers", "ranks", "words"),
+    [
+        ({0: (8, "computing"), 1: (7, "waiting for data")}, 2, "rank 1 made no progress (waiting for data) and kept"),
+        ({0: (8, "computing"), 3: (8, "computing")}, 4, "ranks 1, 2 neither made progress nor answered"),
+        ({0: (8, "computing"), 1: (8, "computing")}, 2, "no rank made progress (computing)"),
+        ({0: (8, "evaluating")}, 1, "no progress was made (evaluating)"),
+    ],
+)
+def test_who_holds_up_whom(answers, ranks, words):
+    assert describe_hang(answers, ranks).startswith(words)
+
+
+# ---- asked to stop --------------------------------------------------------------------------------------------------
+
+
+def test_one_rank_asked_to_stop_stops_all_at_one_step(start_torchrun, torchrun, tiny_run, tmp_path):
+    options = {"schedule.epochs": 200}
+    job = start_torchrun(tiny_run("stopped", **options))
+    wait_until(job, lambda: len(rows(tmp_path / "stopped")) > 3)
+    os.kill(workers(job)[1], signal.SIGUSR1)
+    done = job.wait(60)
+    assert len(re.findall(r"exitcode  : 75", done.stderr)) == 2, done.stderr  # in torchrun's list of its workers
+    saved = newest_state(tmp_path / "stopped")["step"]
+    assert f"asked to stop: saved at step {saved}; the same command continues from here" in done.stdout
+    assert rows(tmp_path / "stopped", "event")[-1]["event"] == "preempted"
+    assert "Traceback" not in done.stderr.split("torch/distributed")[0]
+
+
+def asked(*actions: str) -> int:
+    """The exit status of a child process that is asked to stop as `actions` say."""
+    child = os.fork()
+    if child == 0:
+        request = StopRequest(status=75)
+        for action in actions:
+            if action == "begin":
+                request.begin()
+            elif action == "later":
+                request._first -= 10
+            else:
+                os.kill(os.getpid(), getattr(signal, action))
+        os._exit(1 if request.requested else 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_the_first_request_waits_for_the_step_and_the_second_does_not():
+    assert asked("begin") == 0
+    assert asked("begin", "SIGTERM") == asked("begin", "SIGUSR1") == asked("begin", "SIGINT") == 1
+    assert asked("begin", "SIGTERM", "SIGTERM") == 1  # the launcher's echo of the first
+    assert asked("begin", "SIGTERM", "later", "SIGTERM") == 128 + signal.SIGTERM
+    assert asked("begin", "SIGUSR1", "later", "SIGINT") == 128 + signal.SIGINT
+    assert asked("SIGTERM") == 75  # nothing to save yet
+
+
+def test_ranks_vote_no_more_often_than_is_worth_it_and_grant_a_wish_once(monkeypatch):
+    """Steps of 5 ms: a vote is answered at the next, 20 ms later, and what it granted is not wished for meanwhile."""
+    now = [0.0]
+    monkeypatch.setattr(engine.distributed.ddp.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        engine.distributed.ddp.dist, "all_reduce", lambda *votes, **options: types.SimpleNamespace(wait=int)
+    )
+    strategy = object.__new__(engine.distributed.ddp.DdpStrategy)
+    strategy._pending, strategy._voted, strategy._host_group = None, 0.0, None
+    strategy._calls_to_vote = strategy._calls_between = 1
+    answers = []
+    for _ in range(12):
+        now[0] += 0.005
+        answers.append(strategy.any((False, True)))
+    granted = [call for call, answer in enumerate(answers, start=1) if answer == (False, True)]
+    assert granted == [2, 10]  # votes at 1, 2, 6 and 10
+    assert set(answers) == {(False, False), (False, True)}
+
+
+# ---- out of disk ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_a_full_disk_ends_with_one_line(run_command, tiny_run, tmp_path):
+    disk = tmp_path / "full"
+    disk.mkdir()
+    if not mount(disk, "size=9m"):  # a checkpoint of the debug network takes 7 MB
+        pytest.fail("this test needs the right to mount a tmpfs")
+    try:
+        done = run_command(tiny_run("full/run", **{"checkpoint.every_seconds": 0.01}))
+        checkpoints = sorted((disk / "run" / "checkpoints").glob("*"))
+        events = [row["event"] for row in rows(disk / "run", "event")]
+        saved = newest_state(disk / "run")["step"]
+    finally:
+        os.system(f"umount -l {disk}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: two checkpoints in a row could not be written")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in checkpoints if path.suffix == ".pt"] == [f"step-{saved:09d}.pt"]
+    assert events == ["checkpoint failed"]
+
+
+# ---- unread ---------------------------------------------------------------------------------------------------------
+
+
+def statuses_unread(run_command, args: list) -> str:
+    """How a command ends whose reader has left, and the reader; asserts that nothing was complained of."""
+    command = shlex.join([sys.executable, *map(str, args)])
+    done = run_command(["bash", "-c", f'{command} | true; echo "${{PIPESTATUS[*]}}"'])
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_training_goes_on_when_nobody_reads_its_words(run_command, tiny_run, tmp_path):
+    script, *arguments = tiny_run("unread")
+    assert statuses_unread(run_command, [ROOT / script, *arguments]) == "0 0"
+    assert rows(tmp_path / "unread", "eval")
+    assert (tmp_path / "unread" / "checkpoints" / "best.safetensors").exists()
+
+
+def test_commands_whose_words_nobody_reads_end_in_silence(run_command, tiny_dataset, tmp_path):
+    assert statuses_unread(run_command, [ROOT / "pipelines" / "doctor.py", tiny_dataset]) == "141 0"
+    network = create_model("debug", 10, width=0.25)
+    save_weights(tmp_path / "w.safetensors", network.state_dict(), network.metadata())
+    predict = [ROOT / "engine" / "predict.py", "--weights", tmp_path / "w.safetensors", tiny_dataset]
+    assert statuses_unread(run_command, predict) == "141 0"

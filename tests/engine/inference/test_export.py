@@ -1,0 +1,214 @@
+"""engine/export.py: files that other programs run, the same function as the network, with the preprocessing inside."""
+
+import copy
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+import inception
+from engine.config.options import ConfigError
+from engine.export import main
+from engine.inference.classify import predict
+from engine.inference.exported_files import difference, export_onnx, export_program, open_exported
+from engine.inference.models import open_model
+from inception import NetworkError
+from inception.speed.folding import fold_batch_norm
+from inception.vocabulary.modules import ConvUnit
+
+CPU = torch.device("cpu")
+NAMES = [f"kind {number}" for number in range(10)]
+
+
+def settled(name: str, size: int, **options) -> inception.Network:
+    """A network whose statistics and affine parameters are not those it started with."""
+    torch.manual_seed(0)
+    network = inception.create_model(name, 10, **options).train()
+    for module in network.modules():
+        if isinstance(module, ConvUnit):
+            module.bn.weight.data.uniform_(0.5, 1.5)
+            module.bn.bias.data.normal_(0, 0.3)
+            module.bn.momentum = 1.0
+    with torch.no_grad():
+        network(torch.randn(8, 3, size, size))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def network() -> inception.Network:
+    return settled("debug", 32)
+
+
+@pytest.fixture(scope="module")
+def weights(network, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("weights") / "best.safetensors"
+    inception.save_weights(file, network.state_dict(), network.metadata() | {"classes": NAMES})
+    return file
+
+
+@pytest.fixture(scope="module")
+def exported(weights, tmp_path_factory) -> dict[str, Path]:
+    """The same weights in every format that can be run."""
+    folder = tmp_path_factory.mktemp("exported")
+    files = {"onnx": folder / "plain.onnx", "folded onnx": folder / "folded.onnx", "torch_export": folder / "plain.pt2"}
+    for kind, file in files.items():
+        fold = ["--fold_batch_norm"] if kind.startswith("folded") else []
+        assert main(["--weights", str(weights), "--format", kind.split()[-1], "--output", str(file), *fold]) == 0
+    return files
+
+
+@pytest.mark.parametrize("kind", ["onnx", "folded onnx", "torch_export"])
+def test_exported_files_compute_what_the_network_computes(network, exported, kind):
+    run, metadata = open_exported(exported[kind], CPU)
+    for batch in (1, 2, 5):
+        images = torch.randn(batch, 3, 32, 32)
+        with torch.no_grad():
+            assert torch.allclose(run(images), network(images), atol=1e-5)
+    assert metadata == network.metadata() | {"classes": NAMES}
+    assert difference(network, exported[kind], 32) < 1e-5
+
+
+def test_a_difference_is_noticed(network, exported):
+    other = settled("debug", 32)
+    other.classifier.weight.data *= 1.01
+    assert difference(other, exported["onnx"], 32) > 1e-3
+
+
+def test_onnx_files_are_complete_and_folding_leaves_convolutions_only(exported):
+    counts = {}
+    for kind in ("onnx", "folded onnx"):
+        model = onnx.load(exported[kind], load_external_data=False)
+        assert not any(tensor.external_data for tensor in model.graph.initializer)
+        batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+        assert batch.dim_param
+        counts[kind] = [node.op_type for node in model.graph.node]
+    assert "BatchNormalization" not in counts["folded onnx"]
+    assert not list(exported["onnx"].parent.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["onnx", "folded onnx", "torch_export"])
+def test_predictions_with_an_exported_file_are_those_with_the_weights(weights, exported, kind, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for number in range(3):
+        pixels = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8, generator=generator)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
+    images = sorted(tmp_path.glob("*.png"))
+    plain = list(predict(open_model(str(weights), CPU, bf16=False), images, 2))
+    other = list(predict(open_model(str(exported[kind]), CPU, bf16=False), images, 2))
+    for first, second in zip(plain, other):
+        assert [guess.name for guess in first.guesses] == [guess.name for guess in second.guesses]
+        assert [g.percent for g in first.guesses] == pytest.approx([g.percent for g in second.guesses], abs=1e-3)
+
+
+def test_another_resolution_travels_with_the_file(network, weights, tmp_path):
+    file = tmp_path / "large.pt2"
+    main(["--weights", str(weights), "--format", "torch_export", "--output", str(file), "--resolution", "48"])
+    assert open_model(str(file), CPU, bf16=False).size == 48
+    with pytest.raises(ConfigError, match="was exported for images of 48 pixels, not 32"):
+        open_model(str(file), CPU, bf16=False, resolution=32)
+
+
+@pytest.mark.parametrize("name", ["debug", "googlenet", "inception_resnet_v1"])
+def test_folding_is_exact(name):
+    size = 75 if name == "inception_resnet_v1" else 32
+    network = settled(name, size, width=0.25).double()
+    folded = fold_batch_norm(network)
+    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    with torch.no_grad():
+        expected = network(images)
+        assert (folded(images) - expected).norm() / expected.norm() < 1e-12
+    assert not any("bn" in key for key in folded.state_dict() if not key.startswith("auxiliary"))
+    assert any("bn" in key for key in network.state_dict())
+    with pytest.raises(NetworkError, match="no batch normalisation to fold"):
+        fold_batch_norm(folded)
+
+
+def test_weights_go_out_in_this_projects_layout(network, weights, tmp_path):
+    main(["--weights", str(weights), "--format", "safetensors", "--output", str(tmp_path / "w.safetensors")])
+    again, read = inception.network_from_weights(tmp_path / "w.safetensors")
+    assert read.metadata["classes"] == NAMES
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in network.state_dict().items())
+
+
+def test_weights_go_out_as_torchvision_reads_them(tmp_path):
+    torch.manual_seed(0)
+    network = inception.create_model("googlenet", 10)
+    inception.save_weights(tmp_path / "w.safetensors", network.state_dict(), network.metadata())
+    arguments = ["--weights", str(tmp_path / "w.safetensors"), "--format", "state_dict", "--layout", "torchvision"]
+    main([*arguments, "--output", str(tmp_path / "there.pth")])
+    there = torchvision.models.googlenet(num_classes=10, init_weights=False)
+    there.load_state_dict(torch.load(tmp_path / "there.pth", weights_only=True), strict=True)
+    assert torch.equal(there.fc.weight, network.classifier.weight)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--format", "onnx", "--output", "w.pt"], ConfigError, r"must be named \*.onnx, not w.pt"),
+        (["--format", "onnx", "--output", "w.onnx", "--layout", "timm"], ConfigError, "--layout is for safetensors"),
+        (
+            ["--format", "safetensors", "--output", "w.safetensors", "--fold_batch_norm"],
+            ConfigError,
+            "--fold_batch_norm is for onnx and torch_export",
+        ),
+        (
+            ["--format", "state_dict", "--output", "w.pth", "--resolution", "64"],
+            ConfigError,
+            "--resolution is for onnx and torch_export",
+        ),
+        (["--format", "state_dict", "--output", "w.pth", "--layout", "timm"], NetworkError, "timm has no debug"),
+        (["--format", "onnx", "--output", "w.onnx", "--resolution", "5"], NetworkError, "at least 14 pixels, not 5"),
+        (["--format", "state_dict", "--output", "/proc/no/w.pth"], ConfigError, "cannot write /proc/no/w.pth"),
+    ],
+)
+def test_mistakes_are_named(weights, arguments, error, message):
+    with pytest.raises(error, match=message):
+        main(["--weights", str(weights), *arguments])
+
+
+def test_exported_files_that_cannot_be_run_are_named(network, exported, tmp_path):
+    with pytest.raises(ConfigError, match="there is no exported file"):
+        open_exported(tmp_path / "none.onnx", CPU)
+    for name in ("bad.onnx", "bad.pt2"):
+        (tmp_path / name).write_bytes(b"no network")
+        with pytest.raises(ConfigError, match=f"{name} is no .* file that can be run"):
+            open_exported(tmp_path / name, CPU)
+    model = onnx.load(exported["onnx"])
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(ConfigError, match="does not say how images are prepared"):
+        open_exported(tmp_path / "foreign.onnx", CPU)
+
+
+def test_the_command(run_command, weights, tmp_path):
+    output = tmp_path / "w.safetensors"
+    done = run_command(["engine/export.py", "--weights", weights, "--format", "safetensors", "--output", output])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"debug: wrote safetensors to {output} (")
+    assert json.loads(json.dumps(inception.read_weights(output).metadata))["network"] == "debug"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("name", [name for name in inception.list_models() if name != "debug"])
+def test_every_network_can_be_exported(name, fold, tmp_path):
+    network = settled(name, 107, width=0.25)
+    written = fold_batch_norm(network) if fold else network
+    for size in (107, network.smallest_size + 5):
+        # Random weights let rounding grow, most of all in Inception-v4, the deepest without residuals.
+        limit = 1e-4 + 5 * rounding(network, size)
+        export_onnx(written, size, network.metadata(), tmp_path / "n.onnx")
+        assert difference(network, tmp_path / "n.onnx", size) < limit
+        export_program(written, size, network.metadata(), tmp_path / "n.pt2")
+        assert difference(network, tmp_path / "n.pt2", size) < limit
+
+
+def rounding(network: inception.Network, size: int) -> float:
+    """The largest difference of the network's logits in single from those in double precision."""
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        return float((network(images) - copy.deepcopy(network).double()(images.double())).abs().max())
