@@ -1,7 +1,7 @@
 """How fast the system trains, what limits it, and how that compares: every script here prints, draws and records.
 
-from benchmarks.measure import alternate, drained, repeated
-from benchmarks.results import Result
+from benchmarks.measuring.measure import alternate, drained, repeated
+from benchmarks.reporting.results import Result
 
 timed = alternate({"ours": repeated(step, images), "theirs": repeated(other, images)}, windows=7)
 result = Result("networks", options)

@@ -25,13 +25,13 @@ import torch
 import yaml
 from rich.console import Console
 
-from benchmarks.command_line import Parser, add_output_options, add_training_options, positive
-from benchmarks.machine import machine_line
-from benchmarks.measure import Measurement, alternate, one_line
-from benchmarks.photos import write_photos
-from benchmarks.results import RESULTS, Result, number
-from benchmarks.summaries import Ratio
-from benchmarks.workload import Workload
+from benchmarks.measuring.command_line import Parser, add_output_options, add_training_options, positive
+from benchmarks.measuring.machine import machine_line
+from benchmarks.measuring.measure import Measurement, alternate, one_line
+from benchmarks.measuring.photos import write_photos
+from benchmarks.measuring.summaries import Ratio
+from benchmarks.measuring.workload import Workload
+from benchmarks.reporting.results import RESULTS, Result, number
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
 from engine.distributed.strategy import create_strategy, usable_cores

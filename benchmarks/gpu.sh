@@ -71,7 +71,7 @@ stage_tests() {
 
 # What normalisation and concatenation cost in bytes, eager, compiled and with our kernels, and the bounds that follow.
 stage_predict() {
-    limited benchmarks/norm_traffic.py --networks "${networks[@]}" --batch-size "$batch" --output "$out"
+    limited benchmarks/studies/norm_traffic.py --networks "${networks[@]}" --batch-size "$batch" --output "$out"
 }
 
 # Every network's step, ours and the peers' in turns; memory, power and images a joule beside it.
@@ -93,7 +93,7 @@ stage_variants() {
     needs_gpu "no Triton kernel runs, launches and memory are not counted"
     local mode status=0
     for mode in eager "${modes[@]/eager/}"; do
-        [[ -z $mode ]] || limited benchmarks/variants.py --network "${networks[0]}" --batch-size "$batch" --precision bf16 \
+        [[ -z $mode ]] || limited benchmarks/studies/variants.py --network "${networks[0]}" --batch-size "$batch" --precision bf16 \
             --compile "$mode" --variants "${variants[@]}" "${windows[@]}" --output "$out" || status=1
     done
     return $status

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 
 import inception
-from benchmarks.command_line import BenchmarkError, Parser, add_output_options, positive
-from benchmarks.measure import Measurement, Window, alternate, repeated
+from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output_options, positive
+from benchmarks.measuring.measure import Measurement, Window, alternate, repeated
 from benchmarks.peers.networks import SETTING, build_peer, peer_step, peers_of
-from benchmarks.results import RESULTS, Result
+from benchmarks.reporting.results import RESULTS, Result
 from engine.distributed.strategy import choose_device
 from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import detect

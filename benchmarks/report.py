@@ -25,10 +25,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from benchmarks.command_line import BenchmarkError, Parser
-from benchmarks.machine import machine_line
-from benchmarks.results import RESULTS, Row, read_results, shown_detail
-from benchmarks.summaries import change_beyond_noise
+from benchmarks.measuring.command_line import BenchmarkError, Parser
+from benchmarks.measuring.machine import machine_line
+from benchmarks.measuring.summaries import change_beyond_noise
+from benchmarks.reporting.results import RESULTS, Row, present_command, read_results, shown_detail
 from engine.faults.exit_status import DONE, FAILED, run_entry_point
 
 _DETAILS = ("spread", "share", "of_ours", "cpu_cores", "predicted", "bound_by", "step_seconds_p95")
@@ -205,8 +205,8 @@ def _circumstances(section: Section) -> str:
     changed = f" and {source['changed_files']} changed files" if source.get("changed_files") else ""
     compared = f" Compared with {_date(section.previous['time'])}." if section.previous else ""
     return (
-        f"{_date(result['time'])}, `{result['command']}`, {result['seconds']:.0f} s, commit {source.get('commit', 'unknown')}"
-        f"{changed}, torch {result['versions']['torch']}; CPU time used by others: "
+        f"{_date(result['time'])}, `{present_command(result['command'])}`, {result['seconds']:.0f} s, "
+        f"commit {source.get('commit', 'unknown')}{changed}, torch {result['versions']['torch']}; CPU time used by others: "
         f"{'unknown' if others is None else f'{others:.0%}'}.{compared}"
     )
 
@@ -254,12 +254,13 @@ def filled(text: str, results: Sequence[dict[str, Any]], name: str) -> str:
             rows = [row for row in result["rows"] if _matches(row, result["options"], wanted)]
             if result["benchmark"] == mark[2] and rows:
                 head, cells = _table(rows, {})
-                origin = f"{machine_line(result['machine'])}; {_date(result['time'])}; `{result['command']}`"
+                origin = f"{machine_line(result['machine'])}; {_date(result['time'])}; `{present_command(result['command'])}`"
                 return "\n".join(
                     [mark[1].rstrip("\n"), *_markdown_table(head, cells), "", f"Measured on {origin}.", mark[4]]
                 )
         if all(result["benchmark"] != mark[2] for result in results):
-            return f"{mark[1]}Not measured yet: `python benchmarks/{mark[2]}.py` does.\n{mark[4]}"
+            script = present_command(f"python benchmarks/{mark[2]}.py")
+            return f"{mark[1]}Not measured yet: `{script}` does.\n{mark[4]}"
         raise BenchmarkError(f"{name}: no result answers the mark {mark[1].strip()}")
 
     return _MARKED.sub(table, text)

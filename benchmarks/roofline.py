@@ -20,13 +20,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks.bounds import UPDATE_BYTES, Bound, bound
-from benchmarks.command_line import Parser, add_output_options, positive
-from benchmarks.counting import Block, Kernel, block_inputs, count
-from benchmarks.drawing import draw_roofline
-from benchmarks.limits import Limits, measure_limits
-from benchmarks.measure import Measurement, Subject, alternate, repeated
-from benchmarks.results import RESULTS, Result, number
+from benchmarks.measuring.bounds import UPDATE_BYTES, Bound, bound
+from benchmarks.measuring.command_line import Parser, add_output_options, positive
+from benchmarks.measuring.counting import Block, Kernel, block_inputs, count
+from benchmarks.measuring.limits import Limits, measure_limits
+from benchmarks.measuring.measure import Measurement, Subject, alternate, repeated
+from benchmarks.reporting.drawing import draw_roofline
+from benchmarks.reporting.results import RESULTS, Result, number
 from engine.distributed.strategy import use_bf16
 from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str]) -> int:
         pictures.append((name, blocks, rows))
     result.note(
         "Counts: operations of matrix kernels, two a multiply-add; bytes as if element-wise work were fused into its "
-        "neighbours and every other tensor went through memory once a kernel (benchmarks/counting.py has the list). A share "
-        "above 100% means that data stayed in a cache. Warm-up windows are excluded; blocks are timed in turns."
+        "neighbours and every other tensor went through memory once a kernel (benchmarks/measuring/counting.py has the list). "
+        "A share above 100% means that data stayed in a cache. Warm-up windows are excluded; blocks are timed in turns."
     )
     if device.type == "cpu" and not torch.cuda.is_available():
         result.note("No GPU here: GPU limits and host-to-device bandwidth are not measured.")

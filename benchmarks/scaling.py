@@ -20,15 +20,13 @@ sys.path[0] = str(ROOT)
 import torch
 from rich.console import Console
 
-from benchmarks.bounds import step_bound
-from benchmarks.command_line import BenchmarkError, Parser, add_output_options, positive
-from benchmarks.counting import count
-from benchmarks.drawing import draw_lines
-from benchmarks.limits import Limits
-from benchmarks.machine import cores
-from benchmarks.ranks import measure_on_ranks
-from benchmarks.results import RESULTS, Result, number
-from benchmarks.scaling_model import (
+from benchmarks.measuring.bounds import step_bound
+from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output_options, positive
+from benchmarks.measuring.counting import count
+from benchmarks.measuring.limits import Limits
+from benchmarks.measuring.machine import cores
+from benchmarks.measuring.ranks import measure_on_ranks
+from benchmarks.measuring.scaling_model import (
     INTERCONNECTS,
     Interconnect,
     ScalingModel,
@@ -38,6 +36,8 @@ from benchmarks.scaling_model import (
     model_from_rate,
     published_scalings,
 )
+from benchmarks.reporting.drawing import draw_lines
+from benchmarks.reporting.results import RESULTS, Result, number
 from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 
@@ -103,7 +103,7 @@ def _run_ranks(ranks: int, options: Any) -> dict[str, Any]:
     arguments = ["--network", options.network, "--batches", *batches, "--precision", options.precision]
     arguments += ["--resolution", options.resolution, "--threads", threads, "--windows", options.windows]
     arguments += ["--seconds", options.seconds]
-    found = measure_on_ranks(ROOT / "benchmarks/scaling_worker.py", ranks, threads, arguments, "--output")
+    found = measure_on_ranks(ROOT / "benchmarks/measuring/scaling_worker.py", ranks, threads, arguments, "--output")
     found["steps"] = {int(batch): step for batch, step in found["steps"].items()}
     return found
 

@@ -26,17 +26,17 @@ sys.path[0] = str(ROOT)
 import torch
 from rich.console import Console
 
-from benchmarks.bounds import Bounds
-from benchmarks.command_line import Parser, add_output_options, add_training_options, positive
-from benchmarks.drawing import draw_bars
-from benchmarks.energy import EnergyMeter
-from benchmarks.measure import Measurement, Subject, Window, alternate, one_line
-from benchmarks.peer_subjects import data_subjects, network_subjects
+from benchmarks.measuring.bounds import Bounds
+from benchmarks.measuring.command_line import Parser, add_output_options, add_training_options, positive
+from benchmarks.measuring.energy import EnergyMeter
+from benchmarks.measuring.measure import Measurement, Subject, Window, alternate, one_line
+from benchmarks.measuring.photos import write_photos
+from benchmarks.measuring.workload import Workload
 from benchmarks.peers import DATA_PEERS
-from benchmarks.photos import write_photos
-from benchmarks.results import RESULTS, Result, number
-from benchmarks.verdict import Observation, Verdict, judge
-from benchmarks.workload import Workload
+from benchmarks.peers.subjects import data_subjects, network_subjects
+from benchmarks.reporting.advice import Observation, Verdict, judge
+from benchmarks.reporting.drawing import draw_bars
+from benchmarks.reporting.results import RESULTS, Result, number
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
 from engine.distributed.strategy import Strategy, create_strategy, usable_cores

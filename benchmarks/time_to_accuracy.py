@@ -30,14 +30,14 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.command_line import BenchmarkError, Parser, add_output_options, add_training_options, positive
-from benchmarks.contestants import Contestant, ReferenceLoop, Run
-from benchmarks.drawing import draw_lines
-from benchmarks.machine import cores
-from benchmarks.photos import export_folder
-from benchmarks.results import RESULTS, Result, number
-from benchmarks.summaries import bootstrap_interval, t_interval
-from benchmarks.timm_training import TimmTraining
+from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output_options, add_training_options, positive
+from benchmarks.measuring.machine import cores
+from benchmarks.measuring.photos import export_folder
+from benchmarks.measuring.summaries import bootstrap_interval, t_interval
+from benchmarks.peers.timm_training import TimmTraining
+from benchmarks.peers.whole_runs import Contestant, ReferenceLoop, Run
+from benchmarks.reporting.drawing import draw_lines
+from benchmarks.reporting.results import RESULTS, Result, number
 from engine.config.command_line import load_config
 from engine.faults.exit_status import DONE, run_entry_point
 from engine.training.network import build_network

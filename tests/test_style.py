@@ -21,8 +21,8 @@ ROOMS = {
 }
 # Each optional dependency and the modules that may import it.
 HOMES = {
-    "nvidia": r"pipelines/loading/dali\w*|benchmarks/\w+|benchmarks/peers/\w+",
-    "ffcv": r"pipelines/(loading/ffcv|preparing/beton)\w*|benchmarks/\w+|benchmarks/peers/\w+",
+    "nvidia": r"pipelines/loading/dali\w*|benchmarks/(\w+/)?\w+",
+    "ffcv": r"pipelines/(loading/ffcv|preparing/beton)\w*|benchmarks/(\w+/)?\w+",
     "deepspeed": r"engine/distributed/deepspeed",
     "triton": r"inception/speed/norm_kernels",
     "onnx": r"engine/(inference/exported_files|export)",

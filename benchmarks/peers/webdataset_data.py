@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import webdataset as wds
 
+from benchmarks.measuring.photos import write_shards
 from benchmarks.peers import DataJob, Passes
 from benchmarks.peers.torchvision_data import transform
-from benchmarks.photos import write_shards
 
 SETTING = (
     "tar shards read sequentially, shuffle buffer of 1,000, Pillow, torchvision transforms, batched in the workers"

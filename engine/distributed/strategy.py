@@ -1,6 +1,6 @@
 """How the ranks of a run work together. Everything else in the engine asks its strategy and never the process group.
 
-`Strategy` is one process; `engine/distributed/ddp.py` and `engine/distributed/deepspeed.py` (DeepSpeed) override what several ranks do differently.
+`Strategy` is one process; `ddp.py` and `deepspeed.py` override what several ranks do differently.
 """
 
 import contextlib

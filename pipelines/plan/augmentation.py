@@ -1,4 +1,4 @@
-"""What augmentation does to each sample after its crop, decided here, carried out on the device by engine.graphs.device_augmentation.
+"""What augmentation does to each sample after its crop, decided here, carried out on the device by the engine.
 
 Like boxes and flips, every number is a pure function of (seed, epoch, sample): no device owns a random generator, so a
 resumed run and any number of ranks see the same images. Samples are mixed in pairs of neighbours in the epoch's order,

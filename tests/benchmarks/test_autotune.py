@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from benchmarks import autotune
-from benchmarks.measure import Window
-from benchmarks.results import Result, read_results
+from benchmarks.measuring.measure import Window
+from benchmarks.reporting.results import Result, read_results
 from engine.config.command_line import load_config
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from benchmarks import roofline
-from benchmarks.counting import Kernel
-from benchmarks.limits import Limits, photo_like_jpeg
-from benchmarks.results import read_results
+from benchmarks.measuring.counting import Kernel
+from benchmarks.measuring.limits import Limits, photo_like_jpeg
+from benchmarks.reporting.results import read_results
 
 
 def limits(operations, bandwidth):

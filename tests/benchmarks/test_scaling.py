@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scaling
-from benchmarks.results import read_results
-from benchmarks.scaling_model import (
+from benchmarks.measuring.scaling_model import (
     INTERCONNECTS,
     Interconnect,
     ScalingModel,
@@ -17,6 +16,7 @@ from benchmarks.scaling_model import (
     fit_overlap,
     published_scalings,
 )
+from benchmarks.reporting.results import read_results
 
 LINKS = Interconnect("test", ranks_per_node=4, within=100.0, node=10.0, latency=0.0)
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import throughput
-from benchmarks.photos import write_photos
-from benchmarks.results import read_results
-from benchmarks.verdict import judge
+from benchmarks.measuring.photos import write_photos
+from benchmarks.reporting.advice import judge
+from benchmarks.reporting.results import read_results
 from engine.faults.exit_status import USER_ERRORS
 
 QUICK = ["--networks", "debug", "--batch-sizes", "16", "--windows", "2", "--seconds", "0.1"]
@@ -18,9 +18,7 @@ QUICK = ["--networks", "debug", "--batch-sizes", "16", "--windows", "2", "--seco
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "engine.distributed.strategy.usable_cores", lambda: 1
-        )  # one thread, as `one_thread` has it for a single test
+        patch.setattr("engine.distributed.strategy.usable_cores", lambda: 1)  # as `one_thread` has it
         patch.setattr(
             throughput, "write_photos", lambda folder, count, **options: write_photos(folder, count, distinct=4)
         )

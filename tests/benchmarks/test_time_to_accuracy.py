@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import contestants, time_to_accuracy
-from benchmarks.command_line import BenchmarkError
-from benchmarks.contestants import Contestant, ReferenceLoop, Run, run_from_rows
-from benchmarks.results import Result, read_results
+from benchmarks import time_to_accuracy
+from benchmarks.measuring.command_line import BenchmarkError
+from benchmarks.peers import whole_runs as contestants
+from benchmarks.peers.whole_runs import Contestant, ReferenceLoop, Run, run_from_rows
+from benchmarks.reporting.results import Result, read_results
 from engine.config.command_line import load_config
 from engine.training.network import build_network
 

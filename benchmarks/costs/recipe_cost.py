@@ -1,0 +1,115 @@
+"""What the ImageNet recipes cost, computed: hours on 1, 8 and 64 GPUs.
+
+    python benchmarks/costs/recipe_cost.py [--rate 5100] [--output docs/recipes.md]
+
+The images a second of every network and image size follow from one measured or assumed figure, `--rate`: what one GPU
+trains of Inception-v3 at 299 pixels. Other networks and sizes take time in proportion to their multiplications; several
+GPUs scale as benchmarks/measuring/scaling_model.py predicts. These are estimates, to plan a run with, and not measurements.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import torch
+
+from benchmarks.measuring.command_line import Parser
+from benchmarks.measuring.counting import count
+from benchmarks.measuring.scaling_model import INTERCONNECTS, model_from_rate
+from engine.config.command_line import RECIPES, load_config
+from engine.config.options import Config
+from engine.faults.exit_status import run_entry_point
+from engine.training.optimizers import resolution_at
+from inception import create_model
+
+IMAGES = 1_281_167  # of ImageNet's training split (ILSVRC 2012)
+GPUS = (1, 8, 64)
+# "Good PyTorch" on one H200, bf16: images of Inception-v3 a second at 299 pixels, an estimate from its limits.
+RATE = 5100.0
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A network at one image size: multiplications of an image's forward pass, kernels of a step, gradients in bytes."""
+
+    macs: float
+    launches: int
+    gradients: float
+
+
+@cache
+def counted(name: str, size: int) -> Counted:
+    """Counts one network at `size` pixels, from shapes alone."""
+    with torch.device("meta"):
+        network = create_model(name, auxiliary=False)
+    images = 2  # one alone cannot be normalised
+    blocks = count(network, (images, 3, size, size))
+    launches = sum(kernel.launches for block in blocks for kernel in block.kernels)
+    return Counted(
+        sum(block.macs for block in blocks) / images, launches, 4.0 * sum(p.numel() for p in network.parameters())
+    )
+
+
+def hours(config: Config, rate: float, gpus: int) -> float:
+    """Hours of training that `config` takes on `gpus` GPUs, evaluation and reading of data left out."""
+    name, batch = config.network.name, config.data.global_batch_size
+    assert batch is not None  # the recipes all say it
+    full = config.data.resolution or create_model(name, auxiliary=False, width=0.1).input_size
+    share = min(batch // gpus, 256)  # more than that does not fit: gradients are accumulated
+    total = 0.0
+    for epoch in range(config.schedule.epochs):
+        work = counted(name, resolution_at(epoch, full, config.progressive))
+        one_gpu = rate * counted("inception_v3", 299).macs / work.macs
+        model = model_from_rate(one_gpu, 256, work.launches, work.gradients)
+        step = model.step(gpus, share, INTERCONNECTS["nvlink+infiniband"])
+        total += IMAGES / (share * gpus) * step
+    return total / 3600
+
+
+def page(rate: float) -> str:
+    """The table as a page of Markdown."""
+    lines = [
+        "# Recipes",
+        "",
+        "Each recipe is a file in `engine/recipes` whose first lines say where its values come from. Hours are computed by",
+        f"`python benchmarks/costs/recipe_cost.py --rate {rate:g}`: one GPU that trains {rate:g} images of Inception-v3 a",
+        "second, time in proportion to multiplications, and scaling as `benchmarks/measuring/scaling_model.py` predicts for",
+        "NVLink nodes of eight on InfiniBand. They are estimates, not measurements; evaluation and reading of data are left out.",
+        "",
+        "| recipe | network | epochs | global batch | " + " | ".join(f"hours on {gpus} GPU" for gpus in GPUS) + " |",
+        "|---|---|---|---|" + "---|" * len(GPUS),
+    ]
+    for file in sorted(RECIPES.glob("imagenet_*.yaml")):
+        config = load_config(["--recipe", file.stem])
+        cells = [f"[{file.stem}](../engine/recipes/{file.name})", config.network.name, str(config.schedule.epochs)]
+        cells += [f"{config.data.global_batch_size:,}", *(f"{hours(config, rate, gpus):.1f}" for gpus in GPUS)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the page, or writes it to a file."""
+    parser = Parser(description="Hours that the ImageNet recipes take, computed")
+    parser.add_argument(
+        "--rate", type=float, default=RATE, help=f"images/s of Inception-v3 on one GPU (default: {RATE:g})"
+    )
+    parser.add_argument("--output", type=Path, help="write the page here instead of printing it")
+    options = parser.parse_args(arguments)
+    if options.rate <= 0:
+        parser.error(f"--rate must be above 0, not {options.rate:g}")
+    text = page(options.rate)
+    if options.output:
+        options.output.write_text(text)
+    else:
+        print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

@@ -1,0 +1,1 @@
+"""How things are measured: subjects in turns, the machine and its limits, operations and bytes, photos, summaries."""

@@ -1,0 +1,143 @@
+"""timm's train.py as a process of its own: the same network, data, batch, schedule and target, and what it reports."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measuring.command_line import BenchmarkError
+from benchmarks.peers.networks import NETWORK_PEERS
+from benchmarks.peers.whole_runs import Run, own_environment
+from engine.config.options import Config
+from engine.distributed.strategy import use_bf16
+
+_SPEED = re.compile(r"Train: .*?([\d.]+)/s")
+
+
+@dataclass(frozen=True)
+class TimmTraining:
+    """timm's train.py in the source tree `source`, with the settings of `config` that it knows and `network`'s metadata."""
+
+    name: str
+    source: Path
+    config: Config
+    data: Path
+    network: dict[str, Any]
+    target: float
+    workers: int
+
+    def __post_init__(self) -> None:
+        if not (self.source / "train.py").is_file():
+            raise BenchmarkError(f"{self.source} holds no train.py; --timm names a clone of timm's source")
+        if self.config.network.name not in NETWORK_PEERS["timm"]:
+            known = ", ".join(NETWORK_PEERS["timm"])
+            raise BenchmarkError(f"timm has no {self.config.network.name}; of this family it has {known}")
+
+    def train(self, seed: int, folder: Path) -> Run:
+        """Trains until the target is reached or the epochs are over. Raises BenchmarkError when it fails."""
+        command = [sys.executable, "train.py", *map(str, self.arguments(seed, folder))]
+        watch = _Watch(folder / "timm" / "summary.csv", self.target)
+        with subprocess.Popen(
+            command, cwd=self.source, env=own_environment(), text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            last = watch.follow(process.stdout)
+            wall = time.monotonic() - watch.started
+            if watch.to_target is not None:
+                os.killpg(process.pid, signal.SIGTERM)  # its loaders' processes too
+        if watch.to_target is None and process.returncode:
+            raise BenchmarkError(f"{self.name} failed with status {process.returncode}: {last}")
+        return watch.run(seed, wall)
+
+    def arguments(self, seed: int, folder: Path) -> list[Any]:
+        """train.py's options."""
+        config, optimizer = self.config, self.config.optimizer
+        batch = int(config.data.batch_size)
+        lr = optimizer.lr * batch / optimizer.lr_batch_size if optimizer.lr_batch_size else optimizer.lr
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        size = config.data.resolution or self.network["input_size"]
+        arguments = [
+            "--data-dir", self.data, "--train-split", "train", "--val-split", "val", "--device", device.type,
+            "--model", config.network.name, "--num-classes", self.network["num_classes"], "--img-size", size,
+            "--batch-size", batch, "--epochs", config.schedule.epochs, "--warmup-epochs", round(config.schedule.warmup_epochs),
+            "--cooldown-epochs", 0, "--sched", "cosine", "--lr", lr, "--warmup-lr", lr / 100, "--min-lr", 0,
+            "--opt", "sgd", "--momentum", optimizer.momentum, "--weight-decay", optimizer.weight_decay,
+            "--smoothing", config.loss.label_smoothing, "--mean", *self.network["mean"], "--std", *self.network["std"],
+            "--crop-pct", self.network["crop_fraction"], "--scale", *config.data.crop_scale, "--color-jitter", 0,
+            "--interpolation", "bilinear", "--train-interpolation", "bilinear", "--workers", self.workers, "--seed", seed,
+            "--channels-last", "--log-interval", 10, "--output", folder, "--experiment", "timm",
+        ]  # fmt: skip
+        arguments += ["--amp", "--amp-dtype", "bfloat16"] if use_bf16(config.precision, device) else []
+        arguments += ["--torchcompile"] if config.compile.enabled is True else []
+        return arguments + (["--model-ema", "--model-ema-decay", config.ema.decay] if config.ema.decay else [])
+
+
+@dataclass
+class _Watch:
+    """Reads the words of a train.py as they come, and its summary, which has a row for each evaluation."""
+
+    summary: Path
+    target: float
+    started: float = field(default_factory=time.monotonic)
+    began: float | None = None
+    trained: float = 0.0
+    evaluating: float = 0.0
+    speeds: list[float] = field(default_factory=list)
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    to_target: float | None = None
+
+    def follow(self, lines: Iterable[str]) -> str:
+        """Reads until the target is reached or the end; returns the last line that says something."""
+        last = "it said nothing"
+        for line in lines:
+            last = line.strip() or last
+            now = time.monotonic()
+            self._take_rows(now)
+            if "Scheduled epochs" in line:
+                self.began = now
+            elif speed := _SPEED.search(line):
+                self.trained = now
+                self.speeds.append(float(speed[1]))
+            if self.to_target is not None:
+                break
+        return last
+
+    def _take_rows(self, now: float) -> None:
+        if self.began is None or not self.summary.exists():
+            return
+        with self.summary.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows[len(self.curve) :]:
+            self.curve.append((now - self.began, float(row["eval_top1"])))
+            self.evaluating += now - self.trained
+            if self.curve[-1][1] >= self.target:
+                self.to_target = now - self.began
+
+    def run(self, seed: int, wall: float) -> Run:
+        """What was seen. Raises BenchmarkError if that is no training."""
+        if self.began is None or not self.curve:
+            raise BenchmarkError("timm's train.py ended without an evaluation")
+        return Run(
+            seed=seed,
+            wall=wall,
+            starting=self.began - self.started,
+            compiling=0.0,
+            evaluating=self.evaluating,
+            to_target=self.to_target,
+            best=max(top1 for _, top1 in self.curve),
+            images_per_second=statistics.median(self.speeds) if self.speeds else 0.0,
+            curve=self.curve,
+        )

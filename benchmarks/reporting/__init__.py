@@ -1,0 +1,1 @@
+"""Results as files, pictures of them, and advice in words."""

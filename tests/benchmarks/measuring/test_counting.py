@@ -1,0 +1,96 @@
+"""Counts of operations and bytes against arithmetic by hand and against published numbers."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from benchmarks.measuring.counting import count
+from inception import create_model
+
+
+def macs(network, size):
+    """Multiply-adds of the forward pass of one image, auxiliary classifiers left out."""
+    return sum(block.macs for block in count(network.train(), (2, 3, size, size)) if not block.auxiliary) / 2
+
+
+# The papers' networks as timm's table of results counts them, in G multiply-adds at 299 pixels; normalisation and
+# pooling, which it counts too, are worth the half percent.
+@pytest.mark.parametrize(
+    ("name", "published"), [("inception_v3", 5.73e9), ("inception_v4", 12.28e9), ("inception_resnet_v2", 13.18e9)]
+)
+def test_our_networks_have_the_published_counts(name, published):
+    with torch.device("meta"):
+        network = create_model(name)
+    assert macs(network, 299) == pytest.approx(published, rel=0.005)
+
+
+# torchvision writes these numbers into the metadata of its weights.
+@pytest.mark.parametrize(
+    ("build", "size", "weights"),
+    [
+        (torchvision.models.resnet50, 224, torchvision.models.ResNet50_Weights.IMAGENET1K_V2),
+        (torchvision.models.alexnet, 224, torchvision.models.AlexNet_Weights.IMAGENET1K_V1),
+    ],
+)
+def test_known_networks_have_the_counts_their_authors_state(build, size, weights):
+    with torch.device("meta"):
+        network = build()
+    assert macs(network, size) == pytest.approx(weights.meta["_ops"] * 1e9, rel=0.002)
+
+
+class Unit(nn.Module):
+    """Two units, so that the second must differentiate its input and the first need not."""
+
+    def __init__(self):
+        super().__init__()
+        for name, channels in (("first", 3), ("second", 8)):
+            self.add_module(
+                name, nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+            )
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def test_a_unit_counted_by_hand():
+    with torch.device("meta"):
+        network = Unit()
+    first, second = count(network, (2, 3, 10, 10))
+    pixels = 2 * 10 * 10
+    assert first.macs == pixels * 3 * 8 * 9
+    assert second.macs == pixels * 8 * 8 * 9
+    # Backward: the gradient of the weights, and that of the input where it is needed.
+    assert first.operations == 2 * 2 * first.macs
+    assert second.operations == 3 * 2 * second.macs
+
+    plane, weights = 4 * 8 * pixels, 4 * 8 * 8 * 9
+    convolution = (plane + weights + plane) * 3  # forward, gradient of the input, gradient of the weights
+    normalisation = 8 * plane  # three passes forward with the ReLU, five backward
+    assert second.bytes() == convolution + normalisation
+    # Eager: ReLU reads and writes forward, and reads twice and writes backward; one convolution_backward reads three and
+    # writes two; a batch normalisation reads and writes, and reads two and writes one, plus its few vectors.
+    eager = (plane + weights + plane) + (3 * plane + 2 * weights) + 5 * plane + 5 * plane
+    assert second.bytes(fused=False) == pytest.approx(eager, rel=0.02)
+
+
+def test_half_the_precision_is_half_the_bytes_and_all_of_the_operations():
+    with torch.device("meta"):
+        wide, narrow = (create_model("debug") for _ in range(2))
+    full = count(wide.train(), (4, 3, 32, 32))
+    half = count(narrow.train(), (4, 3, 32, 32), torch.bfloat16)
+    assert [b.operations for b in half] == [b.operations for b in full]
+    assert sum(b.bytes() for b in half) == pytest.approx(
+        sum(b.bytes() for b in full) / 2, rel=0.04
+    )  # but for pooling's indices
+
+
+def test_operations_grow_with_the_batch_and_weights_do_not():
+    with torch.device("meta"):
+        networks = [create_model("debug").train() for _ in range(2)]
+    one, four = (count(network, (n, 3, 32, 32)) for network, n in zip(networks, (1, 4)))
+    assert sum(b.operations for b in four) == 4 * sum(b.operations for b in one)
+    assert [b.parameters for b in four] == [b.parameters for b in one]
+    with torch.device("meta"):
+        everything = sum(p.numel() for p in create_model("debug").parameters())
+    assert sum(b.parameters for b in one) == everything

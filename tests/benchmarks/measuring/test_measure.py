@@ -1,0 +1,123 @@
+"""Windows, turns and failures of the side-by-side timing, with work whose duration the test chooses."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.measuring.measure import Window, alternate, drained, fastest, processor_seconds, repeated
+
+
+def test_subjects_take_turns_in_an_order_that_reverses():
+    calls = []
+
+    def subject(name):
+        def window():
+            calls.append(name)
+            return Window(1, 1.0)
+
+        return window
+
+    measured = alternate({"a": subject("a"), "b": subject("b")}, windows=3, warmup=1)
+    assert calls == ["b", "a", "a", "b", "b", "a", "a", "b"]
+    assert [len(m.windows) for m in measured.values()] == [3, 3]  # the warm-up is not among them
+
+
+def test_the_warm_up_is_thrown_away_and_its_time_is_kept():
+    durations = iter([0.2, 0.01, 0.01])
+
+    def window():
+        seconds = next(durations)
+        time.sleep(seconds)
+        return Window(1, seconds)
+
+    measured = alternate({"compiles first": window}, windows=2, warmup=1)["compiles first"]
+    assert measured.rate.smallest == pytest.approx(100)
+    assert measured.warmup_seconds >= 0.2
+
+
+def test_a_subject_that_fails_is_listed_and_the_others_go_on():
+    def broken():
+        raise RuntimeError("no kernel\nand a long explanation")
+
+    measured = alternate({"broken": broken, "works": lambda: Window(5, 1.0)}, windows=2)
+    assert measured["broken"].failure == "RuntimeError: no kernel"
+    assert measured["broken"].windows == []
+    assert measured["works"].rates == [5.0, 5.0]
+    assert fastest(measured) == "works"
+    assert fastest({"broken": measured["broken"]}) is None
+
+
+def test_a_budget_ends_the_rounds_early_but_not_before_one():
+    def window():
+        time.sleep(0.02)
+        return Window(1, 0.02)
+
+    assert len(alternate({"a": window}, windows=100, warmup=0, budget_seconds=0.05)["a"].windows) <= 5
+    assert len(alternate({"a": window}, windows=100, warmup=0, budget_seconds=0)["a"].windows) == 1
+
+
+def test_repeated_calls_until_the_time_is_over_and_at_least_so_often():
+    calls = []
+    window = repeated(lambda: calls.append(0), 8, seconds=0.0, least=4)()
+    assert len(calls) == len(window.steps) == 4
+    assert window.units == 32
+    assert sum(window.steps) == pytest.approx(window.seconds)
+
+
+class Batches:
+    """A loader whose first batch takes long to come."""
+
+    def __init__(self, count):
+        self.count, self.closed = count, False
+
+    def __iter__(self):
+        for number in range(self.count):
+            time.sleep(0.1 if number == 0 else 0.001)
+            yield [0] * 4
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_pass_is_read_to_its_end_without_the_start_of_the_workers():
+    source = Batches(12)
+    window = drained(lambda: source, discard=2)()
+    assert window.units == 10 * 4
+    assert window.seconds < 0.1
+    assert source.closed
+
+
+def test_a_pass_left_early_is_closed_and_one_too_short_is_an_error():
+    source = Batches(1000)
+    assert drained(lambda: source, discard=1, seconds=0.02)().units < 4 * 999
+    assert source.closed
+    with pytest.raises(ValueError, match="too short"):
+        drained(lambda: Batches(2), discard=2)()
+
+
+def test_the_cores_of_a_loader_are_those_of_its_workers_too():
+    """A pass whose process waits while another one that it started computes."""
+    busy = "import itertools\nfor _ in itertools.count(): pass"
+
+    def passes():
+        worker = subprocess.Popen([sys.executable, "-c", busy])
+        try:
+            for _ in range(8):
+                time.sleep(0.1)
+                yield [0]
+        finally:
+            worker.kill()
+            worker.wait()
+
+    measured = alternate({"busy": drained(passes, discard=2), "idle": drained(lambda: Batches(60))}, windows=2)
+    assert measured["busy"].cores.median > 2 * measured["idle"].cores.median
+    before = processor_seconds()
+    subprocess.run([sys.executable, "-c", "sum(range(20_000_000))"], check=True)
+    assert processor_seconds() - before > 0  # of a process that has ended
+
+
+def test_faster_means_more_units_a_second():
+    measured = alternate({"a": lambda: Window(30, 1.0), "b": lambda: Window(10, 1.0)}, windows=3)
+    assert measured["a"].over(measured["b"]).value == pytest.approx(3.0)

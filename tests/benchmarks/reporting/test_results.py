@@ -1,0 +1,59 @@
+"""Result files: complete, valid JSON, readable again, with the circumstances of the measurement."""
+
+import json
+import math
+
+import pytest
+
+from benchmarks.measuring.machine import describe_source, describe_versions
+from benchmarks.measuring.measure import Window, alternate, failed
+from benchmarks.reporting.results import Result, number, read_results
+
+
+def test_a_result_reads_back_as_it_was(tmp_path):
+    result = Result("example", {"seconds": 1.0, "folder": tmp_path})
+    measured = alternate({"a": lambda: Window(10, 2.0, (0.1, 0.3))}, windows=3)["a"]
+    row = result.add({"subject": "a"}, "images/s", measured, size=64)
+    result.add({"subject": "b"}, "images/s", failed("b", "ImportError: no such package"))
+    result.add({"subject": "c"}, "seconds", [1.0, 2.0, 3.0], interval=(0.5, 3.5), higher_is_better=False)
+    result.note("the warm-up is excluded")
+    path = result.save(tmp_path)
+
+    read = read_results(tmp_path)[0]
+    assert read["file"] == path.name
+    assert [r.key for r in read["rows"]] == [r.key for r in result.rows]
+    assert read["rows"][0].values == [5.0, 5.0, 5.0]
+    assert read["rows"][0].details == row.details
+    assert row.details["step_seconds_p95"] == pytest.approx(0.3)
+    assert read["rows"][1].failure == "ImportError: no such package"
+    assert (read["rows"][2].low, read["rows"][2].high) == (0.5, 3.5)
+    assert read["notes"] == ["the warm-up is excluded"]
+    for circumstance in ("time", "command", "machine", "load", "versions", "source"):
+        assert read[circumstance], circumstance
+    result.print()
+
+
+def test_what_is_not_finite_never_reaches_a_file(tmp_path):
+    result = Result("example")
+    result.add({"subject": "a"}, "images/s", 1.0, ratio=math.inf)
+    assert json.loads(result.save(tmp_path).read_text())["rows"][0]["details"]["ratio"] is None
+
+
+def test_a_file_that_is_no_result_is_named(tmp_path):
+    (tmp_path / "other.json").write_text('{"rows": 3}')
+    with pytest.raises(ValueError, match=r"other\.json"):
+        read_results(tmp_path)
+
+
+def test_versions_and_source_name_what_was_measured():
+    import torch
+
+    assert describe_versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert len(describe_source()["commit"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (1234.5, "1,234"), (12.345, "12.3"), (0.01234, "0.0123"), (999.9, "1,000")]
+)
+def test_numbers_show_three_digits(value, text):
+    assert number(value) == text

@@ -1,0 +1,25 @@
+"""The ffcv backend and FFCV's own loader are measured on the same file, and their pixels compared with Pillow's."""
+
+import pytest
+
+from benchmarks.reporting.results import read_results
+from benchmarks.studies import ffcv_loading, ffcv_parts
+
+
+def test_both_loaders_are_measured_and_ours_is_nearer_to_pillow(tmp_path):
+    small = ["--images", "56", "--batch-size", "8", "--resolution", "64", "--windows", "1", "--workers", "1"]
+    assert ffcv_loading.main([*small, "--output", str(tmp_path)]) == 0
+    (result,) = read_results(tmp_path)
+    rows = {row.case["what"]: row for row in result["rows"]}
+    rates = {row.case["what"]: row.value for row in result["rows"] if row.metric == "images/s"}
+    ratio = rows[f"ffcv over {ffcv_loading.STOCK}"].value
+    assert ratio == pytest.approx(rates["ffcv"] / rates[ffcv_loading.STOCK])
+    assert rows["ffcv: median of 56 images"].value > 50 > rows["ffcv stock: median of 56 images"].value
+
+
+def test_the_parts_are_measured(tmp_path):
+    assert ffcv_parts.main(["--images", "8", "--windows", "1", "--output", str(tmp_path)]) == 0
+    (result,) = read_results(tmp_path)
+    near = {row.case["way"]: row.value for row in result["rows"] if row.metric.startswith("dB")}
+    assert near["resize: ours, from RGB"] > 50
+    assert all(row.failure is None and row.value > 0 for row in result["rows"])
