@@ -14,9 +14,9 @@ import types
 from pathlib import Path
 
 import pytest
-from tests.engine.test_checkpoints import mount
 
 import engine.distributed.ddp
+from disks import mount
 from engine.faults.stop_request import StopRequest
 from engine.faults.watchdog import describe_hang
 from engine.runs.checkpoint_file import list_checkpoints, load_newest

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import engine.runs.checkpoint_writer
+from disks import mount
 from engine.config.options import Config, ConfigError
 from engine.faults.exit_status import TrainingFailed
 from engine.runs.checkpoint_file import CheckpointError, list_checkpoints, load_checkpoint, load_newest, save_checkpoint
@@ -172,12 +173,6 @@ def test_a_slow_disk_is_reported_while_training_waits_for_it(tmp_path, told, mon
     assert {event for event, _ in told} == {"slow disk"}
     assert "training waits for the disk" in told[0][1]
     assert len(list_checkpoints(tmp_path)) == 2
-
-
-def mount(where: Path, options: str) -> bool:
-    """Whether a tmpfs could be mounted; containers may forbid it."""
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture
