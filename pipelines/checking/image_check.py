@@ -14,7 +14,7 @@ import xxhash
 from PIL import Image
 
 from pipelines.datasets.image_headers import Flag, Header, probe_bytes
-from pipelines.datasets.sources import suffix
+from pipelines.datasets.image_names import suffix
 from pipelines.decoding.colour import upright_rgb
 from pipelines.support.errors import DataError
 

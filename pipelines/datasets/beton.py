@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.datasets.image_headers import ReadAt
-from pipelines.datasets.sources import Found, Source, _Closer
+from pipelines.datasets.source import Closer, Found, Source
 from pipelines.support.errors import DataError
 
 VERSION = 2
@@ -180,21 +180,21 @@ class Beton(Source):
         image = self.tables.images[row]
         return b"P6 %d %d 255\n" % (image["width"], image["height"])
 
-    def opened(self, group: int, name: str, place: int) -> tuple[ReadAt, _Closer]:
+    def opened(self, group: int, name: str, place: int) -> tuple[ReadAt, Closer]:
         descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
         image = self.tables.images[int(name)]
         if image["mode"] == JPEG:
             if os.pread(descriptor, 2, place) != b"\xff\xd8":
                 os.close(descriptor)
                 raise DataError("it is no JPEG, as its file says")
-            return lambda offset, count: os.pread(descriptor, count, place + offset), _Closer(descriptor)
+            return lambda offset, count: os.pread(descriptor, count, place + offset), Closer(descriptor)
         header = self._ppm_header(int(name))
 
         def read_at(offset: int, count: int) -> bytes:
             begin = header[offset : offset + count]
             return begin + os.pread(descriptor, count - len(begin), place + max(offset - len(header), 0))
 
-        return read_at, _Closer(descriptor)
+        return read_at, Closer(descriptor)
 
     def read(self, group: int, name: str, place: int, size: int) -> np.ndarray:
         header = b"" if self.tables.images["mode"][int(name)] == JPEG else self._ppm_header(int(name))

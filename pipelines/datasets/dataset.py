@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.datasets.forms import find_source
 from pipelines.datasets.image_headers import Flag, probe_bytes
 from pipelines.datasets.index import Index, open_index
-from pipelines.datasets.sources import Source, find_source
+from pipelines.datasets.source import Source
 from pipelines.support.errors import DataError, nearest
 
 SPLITS = ("train", "val")

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.datasets.image_headers import ReadAt
-from pipelines.datasets.sources import Found, Source, _Closer, suffix
+from pipelines.datasets.image_names import suffix
+from pipelines.datasets.source import Closer, Found, Source
 from pipelines.support.errors import DataError, nearest
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -42,9 +43,9 @@ class Archive(Source):
         if not self.groups:
             raise DataError(f"{self.root} holds no images")
 
-    def opened(self, group: int, name: str, place: int) -> tuple[ReadAt, _Closer]:
+    def opened(self, group: int, name: str, place: int) -> tuple[ReadAt, Closer]:
         descriptor = self._open()
-        return lambda offset, count: os.pread(descriptor, count, place + offset), _Closer(-1)
+        return lambda offset, count: os.pread(descriptor, count, place + offset), Closer(-1)
 
     def read(self, group: int, name: str, place: int, size: int) -> np.ndarray:
         data = np.empty(size, np.uint8)

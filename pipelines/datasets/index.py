@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.datasets.image_headers import Flag, Header, probe
-from pipelines.datasets.sources import Found, Source
+from pipelines.datasets.source import Found, Source
 from pipelines.support.cache import user_cache
 from pipelines.support.errors import DataError
 from pipelines.support.locks import machine_lock

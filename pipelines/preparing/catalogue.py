@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.datasets.forms import find_source
 from pipelines.datasets.imagenet import open_train, open_val
-from pipelines.datasets.sources import Found, Source, find_source
+from pipelines.datasets.source import Found, Source
 from pipelines.support.errors import DataError, nearest
 from pipelines.support.progress import progress_bar
 from pipelines.support.work_sharing import Team

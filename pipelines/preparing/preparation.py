@@ -16,8 +16,8 @@ import numpy as np
 import xxhash
 
 from pipelines.datasets.dataset import open_dataset
+from pipelines.datasets.forms import find_source
 from pipelines.datasets.index import record_index
-from pipelines.datasets.sources import find_source
 from pipelines.preparing import writers
 from pipelines.preparing.beton_output import make_betons
 from pipelines.preparing.catalogue import SPLITS, Catalogue, Inputs, build_catalogue, check_classes, open_source

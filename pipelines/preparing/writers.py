@@ -20,7 +20,7 @@ import xxhash
 
 from pipelines.datasets.image_headers import Flag, Header
 from pipelines.datasets.imagenet import Archive
-from pipelines.datasets.sources import Found, Source
+from pipelines.datasets.source import Found, Source
 from pipelines.plan.random_numbers import key, permute
 from pipelines.preparing.catalogue import Catalogue, Sample
 from pipelines.preparing.reencoding import Reencoding, Stored, stored

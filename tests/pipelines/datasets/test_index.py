@@ -13,9 +13,10 @@ import pytest
 import pipelines.datasets.index
 from pipelines import DataError, TrainPlan, open_dataset
 from pipelines.datasets.dataset import Dataset
+from pipelines.datasets.folders import Folders
 from pipelines.datasets.image_headers import Flag
 from pipelines.datasets.index import ENTRY, _load
-from pipelines.datasets.sources import Folders, Shards
+from pipelines.datasets.shards import Shards
 
 ROOT = __file__.rpartition("/tests/")[0]
 
@@ -70,7 +71,7 @@ def test_a_million_entries_cost_little_memory(tmp_path):
         "from pipelines import TrainPlan\n"
         "from pipelines.datasets.dataset import Dataset\n"
         "from pipelines.datasets.index import _load\n"
-        "from pipelines.datasets.sources import Folders\n"
+        "from pipelines.datasets.folders import Folders\n"
         "def resident():\n"
         "    lines = Path('/proc/self/status').read_text().splitlines()\n"
         "    return int(next(line for line in lines if line.startswith('VmRSS')).split()[1]) / 1024\n"
