@@ -151,8 +151,9 @@ def exif_orientation(tiff: bytes) -> int:
     (count,) = struct.unpack_from(f"{order}H", tiff, directory)
     for entry in range(directory + 2, min(directory + 2 + 12 * count, len(tiff) - 11), 12):
         tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
-        if tag == _ORIENTATION_TAG and kind == 3:  # a SHORT, held in the entry itself
-            (value,) = struct.unpack_from(f"{order}H", tiff, entry + 8)
+        form = {3: "H", 4: "I"}.get(kind)  # SHORT, as EXIF wants it, or LONG, as some write: held in the entry itself
+        if tag == _ORIENTATION_TAG and form:
+            (value,) = struct.unpack_from(f"{order}{form}", tiff, entry + 8)
             return value if 1 <= value <= 8 else 1
     return 1
 

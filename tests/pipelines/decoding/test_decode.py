@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -59,6 +60,58 @@ def test_sixteen_bit_gray_keeps_its_brightness():
     file = io.BytesIO()
     Image.fromarray(ramp).save(file, "PNG")
     assert np.abs(decode(file.getvalue())[0].numpy().astype(int) - (ramp >> 8)).max() <= 1
+
+
+def encoded(pixels: np.ndarray, form: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form)
+    return file.getvalue()
+
+
+RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled_in_every_format(form):
+    pixels = decode(encoded((RAMP * 65535).astype(np.uint16), form))[1].numpy().astype(int)
+    assert np.abs(pixels - RAMP * 255).max() <= 1
+
+
+def test_floats_are_scaled_from_one():
+    pixels = decode(encoded(RAMP.astype(np.float32), "TIFF"))[2].numpy().astype(int)
+    assert np.abs(pixels - RAMP * 255).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "form", "message"),
+    [
+        ((RAMP * 4095).astype(np.uint16), "PNG", "its pixels run from 0 to 4,095, not over 16 bits"),
+        ((RAMP * 9e6).astype(np.int32), "TIFF", "its pixels run from 0 to 9,000,000, not over 16 bits"),
+        (((RAMP - 0.5) * 9000).astype(np.int32), "TIFF", "its pixels run from -4,500 to 4,500, not over 16 bits"),
+        ((RAMP * 255).astype(np.float32), "TIFF", "its floating-point pixels run from 0 to 255, not from 0 to 1"),
+        ((RAMP * 65535).astype(np.float32), "TIFF", "its floating-point pixels run from 0 to 65535, not from 0 to 1"),
+        (np.where(RAMP > 0.5, np.nan, 0.1).astype(np.float32), "TIFF", "its floating-point pixels run from nan to nan"),
+    ],
+)
+def test_pixels_of_an_unknown_scale_are_refused_and_not_made_black_or_white(pixels, form, message):
+    with pytest.raises(DataError, match=f"it cannot be decoded: {message}"):
+        decode(encoded(pixels, form))
+
+
+def test_black_is_black_at_any_depth():
+    for pixels in (np.zeros((8, 8), np.uint16), np.zeros((8, 8), np.float32)):
+        assert not decode(encoded(pixels, "TIFF")).any()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_orientation_kept_as_a_long_turns_the_image(photos, order):
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    tiff = head + struct.pack(f"{order}IHHHIII", 8, 1, 0x0112, 4, 1, 6, 0)
+    file = io.BytesIO()
+    photos[4].save(file, "JPEG", exif=b"Exif\0\0" + tiff)
+    header = probe_bytes(file.getvalue())
+    assert (header.orientation, header.width, header.height) == (6, photos[4].height, photos[4].width)
+    assert psnr(decode(file.getvalue()).permute(1, 2, 0), pillow(file.getvalue())) > 50
 
 
 def test_what_cannot_be_decoded_says_why(bad_images):
