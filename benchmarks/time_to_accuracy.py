@@ -2,7 +2,7 @@
 
     python benchmarks/time_to_accuracy.py --peer
     python benchmarks/time_to_accuracy.py --preset cifar10 --data DIR --seeds 5
-    python benchmarks/time_to_accuracy.py --recipes sample mine.yaml --target 50
+    python benchmarks/time_to_accuracy.py --recipes sample mine.yaml --data DIR --target 50
     python benchmarks/time_to_accuracy.py --commits HEAD~1 HEAD
 
 Contestants take turns, seed by seed, each in processes of its own. `--peer` adds the minimal PyTorch reference loop

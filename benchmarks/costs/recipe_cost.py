@@ -86,7 +86,7 @@ def page(rate: float) -> str:
         "|---|---|---|---|" + "---|" * len(GPUS),
     ]
     for file in sorted(RECIPES.glob("imagenet_*.yaml")):
-        config = load_config(["--recipe", file.stem])
+        config = load_config(["--recipe", file.stem, "--data.path", "unread"])
         cells = [f"[{file.stem}](../engine/recipes/{file.name})", config.network.name, str(config.schedule.epochs)]
         cells += [f"{config.data.global_batch_size:,}", *(f"{hours(config, rate, gpus):.1f}" for gpus in GPUS)]
         lines.append("| " + " | ".join(cells) + " |")

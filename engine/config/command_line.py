@@ -12,28 +12,20 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
+from engine.config.bounds import bounds_of
+from engine.config.checks import check_values
 from engine.config.options import Config, ConfigError, leaves
+from pipelines import sample_path
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 DEFAULT_RECIPE = "sample"
-
-_POSITIVE = {
-    "data.batch_size", "data.prefetch", "progressive.multiple", "network.width", "schedule.epochs", "schedule.decay_epochs",
-    "optimizer.lr", "evaluation.every_epochs", "strategy.timeout", "checkpoint.keep", "monitor.every_steps",
-}  # fmt: skip
-_NONNEGATIVE = {
-    "data.workers", "data.resolution", "progressive.start", "progressive.begin_epoch", "schedule.warmup_epochs",
-    "optimizer.lr_batch_size", "optimizer.weight_decay", "optimizer.momentum", "ema.recalibrate", "evaluation.batch_size",
-    "evaluation.resolution", "checkpoint.every_seconds", "profile.steps", "profile.wait",
-}  # fmt: skip
-_FRACTIONS = {"data.flip", "optimizer.decay", "loss.label_smoothing", "ema.decay"}
 
 
 def load_config(arguments: Sequence[str]) -> Config:
     """The run that a command line describes: the recipe's values, then the options given.
 
-    Raises ConfigError for an unknown option (naming the nearest), a wrong type, an impossible value, or a recipe that
-    cannot be read. `--help` prints every option and exits.
+    Raises ConfigError for an unknown option (naming the nearest), a wrong type, an impossible value, a recipe that cannot
+    be read, or one that leaves open on which data. `--help` prints every option and exits.
     """
     parser = _parser()
     known = ["recipe", "help", *(key for key, _ in leaves(Config()))]
@@ -50,8 +42,13 @@ def load_config(arguments: Sequence[str]) -> Config:
         raise ConfigError(_one_line(str(error))) from None
     merged.pop("recipe", None)
     config = Config(**vars(parser.instantiate(merged)))
+    if not config.data.path and _recipe_path(recipe) != _recipe_path(DEFAULT_RECIPE):
+        raise ConfigError(
+            f"recipe {recipe} names no dataset: add --data.path DIR "
+            f"(only the recipe {DEFAULT_RECIPE} means the embedded sample; it lies in {sample_path()})"
+        )
     config.run.dir = config.run.dir or str(Path("runs") / (Path(recipe).stem or config.network.name))
-    _check_values(config)
+    check_values(config)
     return config
 
 
@@ -83,27 +80,31 @@ def _parser() -> ArgumentParser:
         f"With neither this nor --data.path: {DEFAULT_RECIPE}.",
     )
     parser.add_class_arguments(Config)
+    bounds = dict(bounds_of(Config()))
+    for action in parser._actions:
+        if action.dest in bounds:
+            action.help = f"{action.help} Bounds: {bounds[action.dest]}."
     return parser
 
 
+def _recipe_path(recipe: str) -> Path:
+    return Path(recipe).resolve() if Path(recipe).suffix else RECIPES / f"{recipe}.yaml"
+
+
 def _read_recipe(recipe: str) -> dict[str, Any]:
-    path = Path(recipe)
-    if not path.suffix:
-        path = RECIPES / f"{recipe}.yaml"
-        if not path.is_file():
-            known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
-            raise ConfigError(
-                f"recipe {recipe!r} does not exist; the recipes are {', '.join(known)}, or give a YAML file"
-            )
+    path = _recipe_path(recipe)
+    if not Path(recipe).suffix and not path.is_file():
+        known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
+        raise ConfigError(f"recipe {recipe!r} does not exist; the recipes are {', '.join(known)}, or give a YAML file")
     try:
         tree = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"recipe {recipe} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} is not YAML: {_one_line(str(error))}") from None
+        raise ConfigError(f"recipe {recipe} is not YAML: {_one_line(str(error))}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"recipe {path} is not a mapping of options")
-    _check_names(_flat_names(tree), [key for key, _ in leaves(Config())], f"recipe {path}: key ")
+        raise ConfigError(f"recipe {recipe} is not a mapping of options")
+    _check_names(_flat_names(tree), [key for key, _ in leaves(Config())], f"recipe {recipe}: key ")
     return tree
 
 
@@ -122,41 +123,18 @@ def _check_names(names: Iterator[str], known: Sequence[str], what: str) -> None:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
+    """The known name that was most likely meant: the leaf alone (batch-size), its initials (learning_rate for lr, wd for
+    weight_decay), or the one that looks most like it."""
+    name = name.replace("-", "_")
     section, _, leaf = name.rpartition(".")
-    initials = f"{section}.{''.join(word[:1] for word in leaf.split('_'))}"  # learning_rate for lr
-    return initials if initials in known else difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    likely = [key for key in known if key.rpartition(".")[2] == leaf or _same_initials(key.rpartition(".")[2], leaf)]
+    same_section = [key for key in likely if key.rpartition(".")[0] == section]
+    return difflib.get_close_matches(name, same_section or likely or known, n=1, cutoff=0.0)[0]
 
 
-def _check_values(config: Config) -> None:
-    """Values that have the right type and make no sense."""
-    for key, value in leaves(config):
-        if key in _POSITIVE and value != "auto" and not value > 0:
-            raise ConfigError(f"option --{key} must be above 0, not {value}")
-        if key in _NONNEGATIVE and value < 0:
-            raise ConfigError(f"option --{key} must be 0 or more, not {value}")
-        if key in _FRACTIONS and not 0 <= value <= 1:
-            raise ConfigError(f"option --{key} must be from 0 to 1, not {value}")
-    for key, (low, high) in (("crop_scale", config.data.crop_scale), ("crop_ratio", config.data.crop_ratio)):
-        if not 0 < low <= high:
-            raise ConfigError(
-                f"option --data.{key} must be two numbers above 0, the smaller first, not [{low}, {high}]"
-            )
-    if config.data.crop_scale[1] > 1:
-        raise ConfigError(f"option --data.crop_scale cannot exceed the image: {config.data.crop_scale[1]} is above 1")
-    growing = config.progressive
-    if growing.start and not growing.begin_epoch <= growing.end_epoch <= config.schedule.epochs:
-        raise ConfigError(
-            "option --progressive.end_epoch must lie between --progressive.begin_epoch and --schedule.epochs, "
-            f"not at {growing.end_epoch}"
-        )
-    total = config.data.global_batch_size
-    if config.data.batch_size == "auto" and total is None:
-        raise ConfigError(
-            "option --data.batch_size auto needs --data.global_batch_size, or the device's memory would decide how the "
-            "network is trained"
-        )
-    if total is not None and total < 1:
-        raise ConfigError(f"option --data.global_batch_size must be above 0, not {total}")
+def _same_initials(one: str, other: str) -> bool:
+    initials = ["".join(word[:1] for word in name.split("_")) for name in (one, other)]
+    return one == initials[1] or other == initials[0]
 
 
 def _one_line(message: str) -> str:

@@ -94,7 +94,7 @@ def test_the_script_writes_a_recipe_that_trains_as_fast_as_the_defaults(tmp_path
     recipe = tmp_path / "tuned.yaml"
     arguments = ["--network", "debug", "--batch-size", "16", "--minutes", "0.05", "--windows", "2", "--seconds", "0.1"]
     assert autotune.main([*arguments, "--recipe-output", str(recipe), "--output", str(tmp_path)]) == 0
-    config = load_config(["--recipe", str(recipe)])
+    config = load_config(["--recipe", str(recipe), "--data.path", "unread"])
     assert config.network.name == "debug"
     assert config.data.batch_size * max(1, (config.data.global_batch_size or 16) // config.data.batch_size) == 16
     result = read_results(tmp_path)[0]

@@ -97,7 +97,7 @@ def test_the_reference_loop_trains_what_the_recipe_trains(monkeypatch, tmp_path)
     commands = []
     end = '{"best_top1": 50, "seconds_to_target": 9, "seconds": 9, "evaluation_seconds": 1, "images_per_second": 5}'
     monkeypatch.setattr(contestants, "_finished", lambda command, name: commands.append(command) or (10.0, end))
-    config = load_config(["--recipe", "cifar10"])
+    config = load_config(["--recipe", "cifar10", "--data.path", "unread"])
     with torch.device("meta"):
         network = build_network(config, 10).metadata()
     found = ReferenceLoop("peer", config, tmp_path, network, 94.0, workers=2).train(3, tmp_path)

@@ -7,17 +7,19 @@ import pytest
 from benchmarks.costs.recipe_cost import IMAGES, counted, hours, page
 from engine.config.command_line import RECIPES, load_config
 
+NO_DATA = ["--data.path", "unread"]
+
 
 def test_one_gpu_takes_images_over_rate():
-    config = load_config(["--recipe", "imagenet_inception_v3"])
+    config = load_config(["--recipe", "imagenet_inception_v3", *NO_DATA])
     assert hours(config, 1000.0, 1) == pytest.approx(100 * IMAGES / 1000 / 3600, rel=1e-6)
     assert hours(config, 1000.0, 8) > hours(config, 1000.0, 1) / 8
 
 
 def test_small_images_cost_less():
     assert counted("inception_v3", 299).macs == pytest.approx(5.73e9, rel=0.01)
-    growing = load_config(["--recipe", "imagenet_inception_v3_fast"])
-    plain = load_config(["--recipe", "imagenet_inception_v3_fast", "--progressive.start", "0"])
+    growing = load_config(["--recipe", "imagenet_inception_v3_fast", *NO_DATA])
+    plain = load_config(["--recipe", "imagenet_inception_v3_fast", "--progressive.start", "0", *NO_DATA])
     assert hours(growing, 1000.0, 1) < hours(plain, 1000.0, 1)
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from functools import reduce
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 
+from engine.config.bounds import Bounds, bounds_of
+from engine.config.checks import check_values
 from engine.config.command_line import RECIPES, config_from_dict, load_config
 from engine.config.options import Config, ConfigError, leaves
 from inception import create_model
@@ -21,7 +29,7 @@ def test_no_option_gives_the_sample_recipe():
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_complete_and_names_a_network(recipe):
-    config = load_config(["--recipe", recipe.stem])
+    config = load_config(["--recipe", recipe.stem, "--data.path", "unread"])
     assert config.run.dir == f"runs/{recipe.stem}"
     create_model(config.network.name, 10, width=0.1)
     assert recipe.read_text().startswith("#"), "a recipe says what it is and where its values come from"
@@ -30,7 +38,9 @@ def test_every_recipe_is_complete_and_names_a_network(recipe):
 def test_the_command_line_overrides_the_recipe_wherever_it_stands(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("optimizer: {lr: 0.3, momentum: 0.8}\ndata: {crop_scale: [0.2, 0.9]}\n")
-    config = load_config(["--optimizer.lr", "0.7", "--recipe", str(recipe), "--data.global_batch_size=96"])
+    config = load_config(
+        ["--optimizer.lr", "0.7", "--recipe", str(recipe), "--data.global_batch_size=96", "--data.path=unread"]
+    )
     assert (config.optimizer.lr, config.optimizer.momentum) == (0.7, 0.8)
     assert (config.data.crop_scale, config.data.global_batch_size) == ((0.2, 0.9), 96)
     assert config.run.dir == "runs/mine"
@@ -41,13 +51,15 @@ def test_the_resolved_tree_reads_back_as_itself():
     assert config_from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
 
 
-def test_help_shows_every_option_with_its_default(capsys):
+def test_help_shows_every_option_with_its_default_and_bounds(capsys):
     with pytest.raises(SystemExit) as stop:
         load_config(["--help"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for key, _ in leaves(Config()):
         assert f"--{key} " in text, key
+    for key, bounds in bounds_of(Config()):
+        assert f"Bounds: {bounds}." in text.rpartition(f" --{key} ")[2].partition(" --")[0], key
     assert "[seconds]" in text
     assert "default: 0.9" in text
 
@@ -62,7 +74,18 @@ def test_help_shows_every_option_with_its_default(capsys):
         (["--schedule.epochs", "1.5"], "option --schedule.epochs: '1.5' is not a whole number"),
         (["--precision", "fp8"], "option --precision: 'fp8' is not one of auto, fp32, bf16"),
         (["--data.crop_scale", "[0.5,0.2]"], "the smaller first"),
-        (["--ema.decay", "1.5"], "from 0 to 1"),
+        (["--ema.decay", "1.5"], "option --ema.decay must be at least 0 and below 1, not 1.5"),
+        (["--optimizer.clip_norm", "-1"], "option --optimizer.clip_norm must be above 0"),
+        (["--optimizer.momentum", "1.5"], "option --optimizer.momentum must be at least 0 and below 1"),
+        (["--optimizer.lr", ".inf"], "option --optimizer.lr must be above 0"),
+        (["--data.crop_scale", "[0.1,.nan]"], "option --data.crop_scale must be above 0 and at most 1"),
+        (["--schedule.warmup_epochs", "12.5"], "must not exceed the run's --schedule.epochs 12, not be 12.5"),
+        (["--progressive.start", "64", "--progressive.end_epoch", "2"], "not exceed the full size of 32 pixels"),
+        (["--network.name=inception_v3", "--progressive.start=300", "--progressive.end_epoch=2"], "of 299 pixels"),
+        (
+            ["--progressive.start", "16", "--progressive.end_epoch", "13"],
+            "option --progressive.end_epoch must lie between",
+        ),
         (["--recipe", "nothing.yaml"], "recipe nothing.yaml cannot be read"),
         (["extra"], "extra"),
     ],
@@ -79,6 +102,88 @@ def test_an_unknown_key_of_a_recipe_is_named_with_its_file(tmp_path):
     recipe.write_text("optimizer: {momentun: 0.8}\n")
     with pytest.raises(ConfigError, match=r"wrong.yaml: key optimizer.momentun .* nearest is optimizer.momentum"):
         load_config(["--recipe", str(recipe)])
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("lr", "optimizer.lr"),
+        ("batch-size", "data.batch_size"),
+        ("data.batch-size", "data.batch_size"),
+        ("optimizer.wd", "optimizer.weight_decay"),
+        ("optimizer.learning_rate", "optimizer.lr"),
+        ("epochs", "schedule.epochs"),
+        ("run.sead", "run.seed"),
+        ("recipy", "recipe"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_one_that_was_meant(given, meant):
+    with pytest.raises(ConfigError, match=f"option --{given} does not exist; the nearest is {meant} "):
+        load_config([f"--{given}", "1"])
+
+
+def types(section: type, prefix: str = "") -> Iterator[tuple[str, set]]:
+    """(dotted name, the plain types that the option's type is made of) of every option."""
+    for name, kind in get_type_hints(section).items():
+        if is_dataclass(kind):
+            yield from types(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", set(get_args(kind) or (kind,))
+
+
+def changed(key: str, value: float) -> Config:
+    """The defaults but for one option; where it is a pair of numbers, for its second."""
+    config = Config()
+    *sections, leaf = key.split(".")
+    section = reduce(getattr, sections, config)
+    default = getattr(section, leaf)
+    setattr(section, leaf, (default[0], value) if isinstance(default, tuple) else value)
+    return config
+
+
+def outside(bounds: Bounds) -> set[float]:
+    low = bounds.least - 1 if bounds.least is not None else bounds.above
+    high = bounds.most + 1 if bounds.most is not None else bounds.below
+    return {low, high, -math.inf, math.inf, math.nan}
+
+
+def test_every_number_has_bounds():
+    numeric = {key for key, kinds in types(Config) if kinds & {int, float}}
+    assert numeric == {key for key, _ in bounds_of(Config())}
+    assert len(numeric) > 40
+    check_values(Config())
+
+
+@pytest.mark.parametrize(
+    ("key", "bounds"), list(bounds_of(Config())), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_bound_is_checked(key, bounds):
+    for value in outside(bounds):
+        with pytest.raises(ConfigError, match=re.escape(f"option --{key} must be {bounds}, not ")):
+            check_values(changed(key, value))
+    for edge in (bounds.least, bounds.most):
+        if edge is not None:
+            assert f"must be {bounds}" not in refusal(changed(key, edge))  # it may contradict another option
+
+
+def refusal(config: Config) -> str:
+    """Why the values make no sense, or nothing."""
+    try:
+        check_values(config)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("recipe", [path.stem for path in RECIPES.glob("*.yaml") if path.stem != "sample"])
+def test_only_the_sample_recipe_means_the_embedded_dataset(recipe, tmp_path):
+    with pytest.raises(ConfigError, match=f"recipe {recipe} names no dataset: add --data.path"):
+        load_config(["--recipe", recipe])
+    copy = tmp_path / "sample.yaml"  # by another's name, and still no sample
+    copy.write_text((RECIPES / f"{recipe}.yaml").read_text())
+    with pytest.raises(ConfigError, match="names no dataset"):
+        load_config(["--recipe", str(copy)])
+    assert load_config(["--recipe", str(RECIPES / "sample.yaml"), "--network.name", "googlenet"]).data.path == ""
 
 
 def test_recipes_folder_is_part_of_the_package():

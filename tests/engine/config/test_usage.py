@@ -127,7 +127,7 @@ MISTAKES = {
     weights_of_another_network: "does not fit debug",
     unknown_network: "did you mean 'inception_v3'",
     unknown_recipe: "the recipes are",
-    impossible_value: "must be above 0",
+    impossible_value: "must be from 1 to 65536",
     truncated_image: "train/cat/",
 }
 

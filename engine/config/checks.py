@@ -1,0 +1,61 @@
+"""Values that have the right type and make no sense: out of bounds, or in contradiction to each other."""
+
+from typing import Any
+
+from engine.config.bounds import bounds_of
+from engine.config.options import Config, ConfigError, leaves
+from inception.registry import DESIGNS
+
+
+def check_values(config: Config) -> None:
+    """Raises ConfigError for the first value that makes no sense, naming its option."""
+    values = dict(leaves(config))
+    for key, bounds in bounds_of(config):
+        value = values[key]
+        if not all(bounds.hold(number) for number in _numbers(value)):
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ConfigError(f"option --{key} must be {bounds}, not {shown}")
+    _check_ranges(config)
+    _check_schedule(config)
+    _check_batch(config)
+
+
+def _numbers(value: Any) -> list[float]:
+    entries = value if isinstance(value, tuple) else (value,)
+    return [entry for entry in entries if isinstance(entry, int | float)]
+
+
+def _check_ranges(config: Config) -> None:
+    for key, (low, high) in (("crop_scale", config.data.crop_scale), ("crop_ratio", config.data.crop_ratio)):
+        if low > high:
+            raise ConfigError(f"option --data.{key} must be two numbers, the smaller first, not [{low}, {high}]")
+
+
+def _check_schedule(config: Config) -> None:
+    schedule, growing = config.schedule, config.progressive
+    if schedule.warmup_epochs > schedule.epochs:
+        raise ConfigError(
+            f"option --schedule.warmup_epochs must not exceed the run's --schedule.epochs {schedule.epochs}, "
+            f"not be {schedule.warmup_epochs:g}"
+        )
+    if not growing.start:
+        return
+    if not growing.begin_epoch <= growing.end_epoch <= schedule.epochs:
+        raise ConfigError(
+            "option --progressive.end_epoch must lie between --progressive.begin_epoch and --schedule.epochs, "
+            f"not at {growing.end_epoch}"
+        )
+    name = config.network.name
+    full = config.data.resolution or (DESIGNS[name]().input_size if name in DESIGNS else growing.start)
+    if growing.start > full:
+        raise ConfigError(
+            f"option --progressive.start must not exceed the full size of {full} pixels, not be {growing.start}"
+        )
+
+
+def _check_batch(config: Config) -> None:
+    if config.data.batch_size == "auto" and config.data.global_batch_size is None:
+        raise ConfigError(
+            "option --data.batch_size auto needs --data.global_batch_size, or the device's memory would decide how the "
+            "network is trained"
+        )

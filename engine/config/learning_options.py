@@ -1,0 +1,106 @@
+"""The options of what is learned: the network, its optimizer, schedule, loss and averages, and how it is evaluated."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.config.bounds import bounded
+
+
+@dataclass
+class NetworkConfig:
+    """The network."""
+
+    name: str = "inception_v4"
+    """Which network; inception.list_models() names them."""
+    weights: str | None = None
+    """Weights to start from (fine-tuning); classifiers of another number of classes start afresh [path]."""
+    width: float = bounded(1.0, above=0, most=64)
+    """Multiplier of every layer's channels."""
+    auxiliary: bool | None = None
+    """Train with auxiliary classifiers [null: where the paper does]."""
+    batch_norm: bool | None = None
+    """Normalise activations; false gives convolutions biases instead [null: the network's default]."""
+    dropout: float | None = bounded(None, least=0, below=1)
+    """Dropout before the classifier [probability; null: the paper's]."""
+    fuse: bool | None = None
+    """Run a block's 1x1 convolutions of one input as one: the same function, another speed [null: in training on CPUs]."""
+    fused_norm: bool | None = None
+    """Batch normalisation and ReLU in one piece in training: the same function, another speed [null: on CPUs alone]."""
+    pad_channels: int | None = bounded(None, least=0, most=64)
+    """Pad images with zeros to this many channels: the same function, another speed [channels; null: no]."""
+
+
+@dataclass
+class ScheduleConfig:
+    """How long to train, and the learning rate over that time."""
+
+    epochs: int = bounded(100, least=1, most=100_000)
+    """Passes over the training split [epochs]."""
+    warmup_epochs: float = bounded(0.0, least=0, most=100_000)
+    """Linear rise of the learning rate from near zero [epochs]."""
+    kind: Literal["cosine", "exponential", "step", "constant"] = "cosine"
+    """Decay after the warm-up: to zero along a cosine, continuously by decay_rate, or in steps of decay_rate."""
+    decay_rate: float = bounded(0.94, above=0, most=1)
+    """Factor of the exponential and step schedules, applied once every decay_epochs."""
+    decay_epochs: float = bounded(2.0, above=0, most=100_000)
+    """Period of decay_rate [epochs]."""
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer."""
+
+    name: Literal["sgd", "rmsprop", "lars", "lamb"] = "sgd"
+    """SGD; RMSprop as TensorFlow defines it (epsilon inside the root, accumulator starts at one); LARS or LAMB, which
+    scale every layer's step to its weights, for very large batches (arXiv 1708.03888, 1904.00962)."""
+    lr: float = bounded(0.1, above=0, most=1000)
+    """Peak learning rate, for a step of lr_batch_size images."""
+    lr_batch_size: int = bounded(0, least=0, most=2**24)
+    """The learning rate grows in proportion to the global batch over this many images [images; 0: does not grow]."""
+    momentum: float = bounded(0.9, least=0, below=1)
+    """Momentum."""
+    nesterov: bool = True
+    """Nesterov's form of momentum (SGD)."""
+    decay: float = bounded(0.9, least=0, below=1)
+    """Decay of the mean of squared gradients (RMSprop)."""
+    epsilon: float = bounded(1.0, above=0, most=1000)
+    """Added to the mean of squared gradients (RMSprop)."""
+    weight_decay: float = bounded(4e-5, least=0, most=1)
+    """Decay of convolution and linear weights, not of biases or batch normalisation."""
+    clip_norm: float | None = bounded(None, above=0, most=1_000_000_000)
+    """Largest norm of the gradient; longer ones are scaled down [null: never]."""
+
+
+@dataclass
+class LossConfig:
+    """The loss."""
+
+    label_smoothing: float = bounded(0.0, least=0, below=1)
+    """Probability mass spread evenly over the classes (Inception-v3 paper, section 7)."""
+    auxiliary_weight: float | None = bounded(None, least=0, most=100)
+    """Weight of each auxiliary classifier's loss [null: the paper's]."""
+
+
+@dataclass
+class EmaConfig:
+    """Exponential moving average of the weights, which evaluation and export then use."""
+
+    decay: float = bounded(0.0, least=0, below=1)
+    """Decay per step [0: no average]."""
+    recalibrate: int = bounded(0, least=0, most=1_000_000)
+    """Measure batch normalisation's statistics anew for the averaged weights before evaluation [batches a rank; 0: no]."""
+
+
+@dataclass
+class EvaluationConfig:
+    """Evaluation on the val split."""
+
+    every_epochs: int = bounded(1, least=1, most=100_000)
+    """How often [epochs]; the last epoch always is evaluated."""
+    batch_size: int = bounded(0, least=0, most=65536)
+    """Images in a batch of one rank [images; 0: as in training]."""
+    resolution: int = bounded(0, least=0, most=8192)
+    """Side of the images [pixels; 0: as at the end of training]. Larger than in training often scores better, since
+    random crops show objects larger (arXiv 1906.06423)."""
+    flip: bool = False
+    """Average the prediction with that of the mirrored image."""
