@@ -24,7 +24,6 @@ from benchmarks.measuring.bounds import step_bound
 from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output_options, positive
 from benchmarks.measuring.counting import count
 from benchmarks.measuring.limits import Limits
-from benchmarks.measuring.machine import cores
 from benchmarks.measuring.ranks import measure_on_ranks
 from benchmarks.measuring.scaling_model import (
     INTERCONNECTS,
@@ -40,6 +39,7 @@ from benchmarks.reporting.drawing import draw_lines
 from benchmarks.reporting.results import RESULTS, Result, number
 from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
+from pipelines.support.cores import usable_cores
 
 CLUSTER = (8, 16, 32, 64, 128, 256, 512, 1024)
 # An H200's measured limits; what good code reaches of the bound that follows from them.
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = Parser("Weak and strong scaling on this machine, a model of it, and predictions for clusters.")
     on_gpu = torch.cuda.is_available()
-    most = torch.cuda.device_count() if on_gpu else cores()
+    most = torch.cuda.device_count() if on_gpu else usable_cores()
     ranks = [2**power for power in range(most.bit_length()) if 2**power <= most]
     parser.add_argument("--network", default="inception_v3" if on_gpu else "debug", help="name of the network measured")
     parser.add_argument("--ranks", nargs="+", type=positive, default=ranks, help="numbers of ranks, from 1")
@@ -94,12 +94,12 @@ def _run_ranks(ranks: int, options: Any) -> dict[str, Any]:
     """The worker's measurements on so many ranks: weak, half of that, and strong batches."""
     largest = max(options.ranks)
     on_gpu = torch.cuda.is_available()
-    if ranks > (torch.cuda.device_count() if on_gpu else cores()):
+    if ranks > (torch.cuda.device_count() if on_gpu else usable_cores()):
         raise BenchmarkError(
-            f"{ranks} ranks do not fit on this machine: it has {cores()} cores, {torch.cuda.device_count()} GPUs"
+            f"{ranks} ranks do not fit on this machine: it has {usable_cores()} cores, {torch.cuda.device_count()} GPUs"
         )
     batches = sorted({options.batch_size, max(1, options.batch_size // 2), max(1, options.batch_size // ranks)})
-    threads = cores() if on_gpu else max(1, cores() // largest)
+    threads = usable_cores() if on_gpu else max(1, usable_cores() // largest)
     arguments = ["--network", options.network, "--batches", *batches, "--precision", options.precision]
     arguments += ["--resolution", options.resolution, "--threads", threads, "--windows", options.windows]
     arguments += ["--seconds", options.seconds]

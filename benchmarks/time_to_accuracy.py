@@ -31,7 +31,6 @@ import torch
 from rich.console import Console
 
 from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output_options, add_training_options, positive
-from benchmarks.measuring.machine import cores
 from benchmarks.measuring.photos import export_folder
 from benchmarks.measuring.summaries import bootstrap_interval, t_interval
 from benchmarks.peers.timm_training import TimmTraining
@@ -42,6 +41,7 @@ from engine.config.command_line import load_config
 from engine.faults.exit_status import DONE, run_entry_point
 from engine.training.network import build_network
 from pipelines import open_dataset, sample_path
+from pipelines.support.cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _peers(options: Any, arguments: Sequence[str], folder: Path) -> list[Trainer
     classes = len(open_dataset(data, "train", progress=False).classes)
     with torch.device("meta"):
         network = build_network(config, classes).metadata()
-    common = (config, data.resolve(), network, options.target, cores())
+    common = (config, data.resolve(), network, options.target, usable_cores())
     peers: list[Trainer] = []
     if options.peer:
         peers.append(ReferenceLoop("PyTorch reference loop", *common))

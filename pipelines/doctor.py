@@ -21,9 +21,10 @@ from pipelines.checking.dataset_check import check_up
 from pipelines.checking.page import to_page
 from pipelines.checking.text import KINDS, UNUSABLE, kind_name, to_json, to_quarantine, to_text, write_text
 from pipelines.preparing.catalogue import Inputs
+from pipelines.support.cores import usable_cores
 from pipelines.support.entry_point import DONE, Parser, run_entry_point
 from pipelines.support.errors import DataError, nearest
-from pipelines.support.work_sharing import Processes, Ranks, usable_cores
+from pipelines.support.work_sharing import Processes, Ranks
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -18,9 +18,10 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 
 from pipelines.preparing.catalogue import Inputs
 from pipelines.preparing.preparation import MANIFEST, Form, Prepared, prepare
+from pipelines.support.cores import usable_cores
 from pipelines.support.entry_point import DONE, Parser, run_entry_point
 from pipelines.support.errors import DataError
-from pipelines.support.work_sharing import Processes, Ranks, usable_cores
+from pipelines.support.work_sharing import Processes, Ranks
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 

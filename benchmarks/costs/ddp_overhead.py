@@ -29,7 +29,6 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.measuring.command_line import Parser, add_output_options, positive
-from benchmarks.measuring.machine import cores
 from benchmarks.measuring.measure import Window, alternate
 from benchmarks.measuring.ranks import measure_on_ranks
 from benchmarks.measuring.summaries import paired_ratio
@@ -40,6 +39,7 @@ from engine.faults.exit_status import DONE, run_entry_point
 from engine.training.optimizers import create_optimizer
 from engine.training.trainer import Trainer
 from launch.environment import Environment, detect
+from pipelines.support.cores import usable_cores
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -86,7 +86,7 @@ def _start(ranks: int, options: Any) -> dict[str, list[float]]:
     """Runs this script on so many ranks; what the first of them measured."""
     arguments = ["--ranks", options.ranks, "--network", options.network, "--batch-size", options.batch_size]
     arguments += ["--windows", options.windows, "--steps", options.steps]
-    return measure_on_ranks(Path(__file__), ranks, max(1, cores() // ranks), arguments, "--worker")
+    return measure_on_ranks(Path(__file__), ranks, max(1, usable_cores() // ranks), arguments, "--worker")
 
 
 # ---- on every rank --------------------------------------------------------------------------------------------------

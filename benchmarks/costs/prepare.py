@@ -30,6 +30,7 @@ from benchmarks.measuring.photos import write_photos
 from benchmarks.reporting.results import RESULTS, Result, number
 from engine.faults.exit_status import DONE, run_entry_point
 from pipelines.datasets.image_headers import probe
+from pipelines.support.cores import usable_cores
 
 TAR, PREPARE = "tar and each header", "prepare"
 GOAL = 1.3  # times as long as the other, at most
@@ -75,9 +76,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--directory", type=Path, default=Path(tempfile.gettempdir()), help="where all is read and written"
     )
-    parser.add_argument(
-        "--workers", type=positive, default=len(os.sched_getaffinity(0)), help="processes of preparation"
-    )
+    parser.add_argument("--workers", type=positive, default=usable_cores(), help="processes of preparation")
     parser.add_argument("--windows", type=positive, default=5, help="measured windows of each")
     add_output_options(parser, RESULTS)
     return parser

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.io import decode_jpeg
 
-from benchmarks.measuring.machine import cores
+from pipelines.support.cores import usable_cores
 
 _MIB = 2**20
 
@@ -62,7 +62,7 @@ def measure_limits(device: torch.device, seconds: float = 0.5) -> Limits:
     bandwidths = tuple((size, max(rates[number:])) for number, size in enumerate(sizes))
     width, height = 500, 375
     jpeg = photo_like_jpeg(width, height)
-    decoding = _decode_rate(jpeg, 1, seconds), _decode_rate(jpeg, cores(), seconds)
+    decoding = _decode_rate(jpeg, 1, seconds), _decode_rate(jpeg, usable_cores(), seconds)
     copying = _host_to_device(device, seconds) if device.type == "cuda" else None
     return Limits(str(device), operations, bandwidths, copying, decoding, (width, height, len(jpeg)))
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from pipelines.support.cores import usable_cores
+
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = (
     "torch",
@@ -35,7 +37,7 @@ def describe_machine() -> dict[str, Any]:
     ]
     facts = {
         "cpu": _cpu_model(),
-        "cores": cores(),
+        "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "gpus": gpus,
         "system": f"{platform.system()} {platform.machine()}",
@@ -83,11 +85,6 @@ def command_line() -> str:
     ranks = os.environ.get("WORLD_SIZE")
     start = f"torchrun --nproc_per_node={ranks}" if ranks else "python"
     return " ".join([start, str(name), *(Path(a).name if a.startswith("/") else a for a in sys.argv[1:])])
-
-
-def cores() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class LoadMeter:

@@ -10,7 +10,6 @@ loaders cut random resized crops from them and mirror half; the native backend a
 from __future__ import annotations
 
 import io
-import os
 import sys
 import tempfile
 import time
@@ -41,6 +40,7 @@ from benchmarks.reporting.results import RESULTS, Result
 from engine.faults.exit_status import DONE, run_entry_point
 from pipelines import Dataset, TrainPlan, build_loader, open_dataset
 from pipelines.preparing.beton_writer import write_beton
+from pipelines.support.cores import usable_cores
 
 STOCK, GOAL = "FFCV's own loader", 2.0
 _DISCARD = 5  # batches until stock FFCV has touched all its buffers
@@ -93,7 +93,7 @@ def _parser() -> Parser:
     parser.add_argument("--quality", type=positive, default=90, help="of their JPEGs")
     parser.add_argument("--resolution", type=positive, default=299, help="of the batches, in pixels")
     parser.add_argument("--batch-size", type=positive, default=64)
-    parser.add_argument("--workers", type=positive, default=len(os.sched_getaffinity(0)), help="threads of each")
+    parser.add_argument("--workers", type=positive, default=usable_cores(), help="threads of each")
     parser.add_argument("--windows", type=positive, default=7, help="measured windows of each")
     add_output_options(parser, RESULTS)
     return parser

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipelines.datasets.image_headers import Flag, Header, probe
 from pipelines.datasets.source import Found, Source
 from pipelines.support.cache import user_cache
+from pipelines.support.cores import usable_cores
 from pipelines.support.errors import DataError
 from pipelines.support.locks import machine_lock
 
@@ -44,7 +45,7 @@ ENTRY = np.dtype(
     ]
 )
 _CHUNK = 256  # samples a task
-_WORKERS = min(32, 4 * (os.cpu_count() or 1))  # more than cores: the time goes into waiting for storage
+_WORKERS = min(32, 4 * usable_cores())  # more than cores: the time goes into waiting for storage
 _ABANDONED = 24 * 3600.0  # seconds after which another machine's unfinished index counts as left behind
 
 

@@ -1,6 +1,5 @@
 """The backends by name, and the choice among them."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +12,7 @@ from pipelines.datasets.dataset import Dataset
 from pipelines.loading.fastest import Make, choose
 from pipelines.loading.loader import Loader, Options
 from pipelines.plan.plan import Plan
+from pipelines.support.cores import usable_cores
 from pipelines.support.errors import DataError, nearest
 
 _ON_ERROR = ("raise", "skip")
@@ -90,7 +90,7 @@ def build_loader(
         resolution=resolution,
         rank=rank,
         world_size=world_size,
-        workers=workers or len(os.sched_getaffinity(0)),
+        workers=workers or usable_cores(),
         prefetch=prefetch,
         skip=on_error == "skip",
         settings=settings or {},

@@ -16,6 +16,7 @@ from pipelines.datasets.dataset import Dataset
 from pipelines.loading.loader import Loader, Options
 from pipelines.plan.plan import Plan
 from pipelines.support.cache import user_cache
+from pipelines.support.cores import usable_cores
 from pipelines.support.errors import DataError
 from pipelines.support.locks import machine_lock
 
@@ -59,7 +60,7 @@ def _key(candidates: Mapping[str, Make], dataset: Dataset, options: Options) -> 
     """What the answer depends on."""
     device = torch.cuda.get_device_name(options.device) if options.device.type == "cuda" else options.device.type
     software = [_version(package) for package in _PACKAGES]
-    words = [socket.gethostname(), os.cpu_count(), options.workers, device, dataset.fingerprint, options.resolution]
+    words = [socket.gethostname(), usable_cores(), options.workers, device, dataset.fingerprint, options.resolution]
     return sha256(json.dumps([words, software, sorted(candidates)]).encode()).hexdigest()[:16]
 
 

@@ -90,11 +90,6 @@ def _become_worker(parent: int) -> None:
         os._exit(1)
 
 
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def mpi_ranks() -> "Ranks | None":
     """The ranks that `mpirun` or `srun` started, or nothing when this process was started alone.
 
