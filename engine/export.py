@@ -5,6 +5,7 @@ ONNX and torch.export files are run once and compared with the network before th
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,14 +76,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write_graph(network: Network, metadata: Mapping[str, Any], options: argparse.Namespace) -> str:
-    """Writes ONNX or torch.export, runs it against the network, and returns what was found, in words."""
+    """Writes ONNX or torch.export, runs it against the network, and returns what was found, in words.
+
+    The file takes its name, and the place of one that was there, only after that.
+    """
     size = metadata["input_size"]
     written = fold_batch_norm(network) if options.fold_batch_norm else network
-    (export_onnx if options.format == "onnx" else export_program)(written, size, metadata, options.output)
-    error = difference(network, options.output, size)
-    if error > TOLERANCE:
-        options.output.unlink()
-        raise TrainingFailed(f"the exported network differs from the trained one by {error:.1e}; nothing was written")
+    with written_whole(options.output) as temporary:
+        (export_onnx if options.format == "onnx" else export_program)(written, size, metadata, temporary)
+        error = difference(network, temporary, size)
+        if not error <= TOLERANCE:
+            found = (
+                "gives logits that are not finite" if math.isnan(error) else f"differs by {error:.1e} from PyTorch's"
+            )
+            kept = f"{options.output} is as it was" if options.output.exists() else "nothing was written"
+            raise TrainingFailed(f"the exported network {found}; {kept}")
     return f"{size} x {size} pixels, any batch, relative error {error:.1e} against PyTorch"
 
 

@@ -31,6 +31,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--weights", required=True, help="weights, a checkpoint, a run directory, or an exported file (*.onnx, *.pt2)"
     )
+    parser.add_argument(
+        "--trust", action="store_true", help="open a *.pt2 file, which can run any code of its author's"
+    )
     parser.add_argument("--top", type=int, default=5, help="classes to show for an image (default: 5)")
     parser.add_argument("--batch_size", type=int, default=32, help="images classified at a time (default: 32)")
     parser.add_argument("--resolution", type=int, default=0, help="pixels (default: the network's)")
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     images = find_images(options.images)
     device = choose_device(detect())
-    model = open_model(options.weights, device, use_bf16(options.precision, device), options.resolution)
+    model = open_model(options.weights, device, use_bf16(options.precision, device), options.resolution, options.trust)
     predictions = []
     for prediction in predict(model, images, options.batch_size, options.top):
         predictions.append(prediction)

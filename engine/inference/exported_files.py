@@ -27,17 +27,17 @@ Function = Callable[[Tensor], Tensor]
 
 
 def export_onnx(network: Network, size: int, metadata: Mapping[str, Any], file: Path) -> None:
-    """Writes `network` as ONNX for images of `size` pixels. Raises ConfigError without the packages for it."""
+    """Writes `network` as ONNX for images of `size` pixels into `file`. Raises ConfigError without the packages for it."""
     try:
         import onnx
         import onnxscript  # noqa: F401 (what torch exports with)
     except ImportError:
         raise ConfigError(_NEEDS_EXTRA) from None
-    with written_whole(file) as temporary, silent():
+    with silent():
         torch.onnx.export(
             network.eval(),
             (example(network, size),),
-            temporary,
+            file,
             input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -45,10 +45,10 @@ def export_onnx(network: Network, size: int, metadata: Mapping[str, Any], file: 
             external_data=False,
             verbose=False,
         )
-        model = onnx.load(temporary)
+        model = onnx.load(file)
         onnx.helper.set_model_props(model, {METADATA: json.dumps(dict(metadata))})
         onnx.checker.check_model(model)
-        onnx.save(model, temporary)
+        onnx.save(model, file)
 
 
 def open_onnx(file: Path, device: torch.device) -> tuple[Function, dict[str, Any]]:
@@ -75,17 +75,16 @@ def open_onnx(file: Path, device: torch.device) -> tuple[Function, dict[str, Any
 
 
 def export_program(network: Network, size: int, metadata: Mapping[str, Any], file: Path) -> None:
-    """Writes `network` as a torch.export program for images of `size` pixels."""
+    """Writes `network` as a torch.export program for images of `size` pixels into `file`."""
     with torch.no_grad(), silent():
         program = torch.export.export(
             network.eval(), (example(network, size),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
-        with written_whole(file) as temporary:
-            torch.export.save(program, temporary, extra_files={_EXTRA_FILE: json.dumps(dict(metadata))})
+        torch.export.save(program, file, extra_files={_EXTRA_FILE: json.dumps(dict(metadata))})
 
 
 def open_program(file: Path, device: torch.device) -> tuple[Function, dict[str, Any]]:
-    """The function in a torch.export file, and its metadata."""
+    """The function in a torch.export file, and its metadata. Opening it runs code that the file brings along."""
     extra = {_EXTRA_FILE: ""}
     try:
         program = torch.export.load(file, extra_files=extra)
@@ -108,13 +107,14 @@ def open_exported(file: Path, device: torch.device) -> tuple[Function, dict[str,
 
 
 def difference(network: Network, file: Path, size: int) -> float:
-    """How far the logits of an exported file are from the network's own: the relative error for batches of 1 and 3."""
+    """How far the logits of an exported file are from the network's own: the relative error for batches of 1 and 3, or
+    NaN when either has logits that are not finite."""
     run, _ = open_exported(file, torch.device("cpu"))
     images = torch.randn(3, network.in_channels, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network.eval()(images)
     found = (run(images), torch.cat([run(images[:1]), run(images[1:])]))
-    return max(float((logits - expected).norm() / expected.norm()) for logits in found)
+    return float(torch.stack([(logits - expected).norm() / expected.norm() for logits in found]).max())
 
 
 def example(network: Network, size: int) -> Tensor:

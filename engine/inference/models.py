@@ -29,12 +29,18 @@ class Model:
     classes: Sequence[str]
 
 
-def open_model(file: str, device: torch.device, bf16: bool, resolution: int = 0) -> Model:
+def open_model(file: str, device: torch.device, bf16: bool, resolution: int = 0, trust: bool = False) -> Model:
     """The model in `file`: weights, a checkpoint, a run directory, or an exported file (*.onnx, *.pt2).
 
-    `resolution` of 0 is the network's own. Raises NetworkError or ConfigError when the file is none of these or the
-    network takes no RGB images of that size.
+    `resolution` of 0 is the network's own. A torch.export file can bring code along that runs when it is opened: only
+    with `trust`. Raises NetworkError or ConfigError when the file is none of these, is not trusted, or the network takes
+    no RGB images of that size.
     """
+    if Path(file).suffix == SUFFIXES["torch_export"] and not trust:
+        raise ConfigError(
+            f"{file} is a program, which may run any code of its author's when it is opened: add --trust if you know where "
+            "it comes from, or use the weights or an ONNX file"
+        )
     if Path(file).suffix in (SUFFIXES["onnx"], SUFFIXES["torch_export"]):
         return open_exported_model(Path(file), device, resolution)
     network, weights = network_from_weights(file)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import onnx
@@ -13,9 +14,11 @@ from PIL import Image
 import inception
 from engine.config.options import ConfigError
 from engine.export import main
+from engine.faults.exit_status import TrainingFailed
 from engine.inference.classify import predict
-from engine.inference.exported_files import difference, export_onnx, export_program, open_exported
+from engine.inference.exported_files import SUFFIXES, difference, export_onnx, export_program, open_exported
 from engine.inference.models import open_model
+from engine.predict import main as predict_command
 from inception import NetworkError
 from inception.speed.folding import fold_batch_norm
 from inception.vocabulary.modules import ConvUnit
@@ -98,7 +101,7 @@ def test_predictions_with_an_exported_file_are_those_with_the_weights(weights, e
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
     images = sorted(tmp_path.glob("*.png"))
     plain = list(predict(open_model(str(weights), CPU, bf16=False), images, 2))
-    other = list(predict(open_model(str(exported[kind]), CPU, bf16=False), images, 2))
+    other = list(predict(open_model(str(exported[kind]), CPU, bf16=False, trust=True), images, 2))
     for first, second in zip(plain, other):
         assert [guess.name for guess in first.guesses] == [guess.name for guess in second.guesses]
         assert [g.percent for g in first.guesses] == pytest.approx([g.percent for g in second.guesses], abs=1e-3)
@@ -107,9 +110,43 @@ def test_predictions_with_an_exported_file_are_those_with_the_weights(weights, e
 def test_another_resolution_travels_with_the_file(network, weights, tmp_path):
     file = tmp_path / "large.pt2"
     main(["--weights", str(weights), "--format", "torch_export", "--output", str(file), "--resolution", "48"])
-    assert open_model(str(file), CPU, bf16=False).size == 48
+    assert open_model(str(file), CPU, bf16=False, trust=True).size == 48
     with pytest.raises(ConfigError, match="was exported for images of 48 pixels, not 32"):
-        open_model(str(file), CPU, bf16=False, resolution=32)
+        open_model(str(file), CPU, bf16=False, resolution=32, trust=True)
+
+
+def test_a_program_is_opened_only_when_it_is_trusted(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.export, "load", lambda *_, **__: pytest.fail("code of the file would run"))
+    image = tmp_path / "gray.png"
+    Image.new("RGB", (40, 40), "gray").save(image)
+    with pytest.raises(ConfigError, match=r"plain.pt2 is a program, .* add --trust"):
+        predict_command(["--weights", str(exported["torch_export"]), str(image)])
+    monkeypatch.undo()
+    assert predict_command(["--weights", str(exported["torch_export"]), "--trust", str(image)]) == 0
+
+
+@pytest.mark.parametrize("format_", ["onnx", "torch_export"])
+@pytest.mark.parametrize("before", [b"a good one", None], ids=["over a good file", "where none was"])
+@pytest.mark.parametrize(("error", "said"), [(0.5, "differs by 5.0e-01"), (math.nan, "logits that are not finite")])
+def test_a_failed_check_keeps_the_file_that_was_there(weights, tmp_path, monkeypatch, format_, before, error, said):
+    monkeypatch.setattr("engine.export.difference", lambda *_: error)
+    output = tmp_path / f"n{SUFFIXES[format_]}"
+    if before:
+        output.write_bytes(before)
+    kept = "is as it was" if before else "nothing was written"
+    with pytest.raises(TrainingFailed, match=f"{said}.*; .*{kept}"):
+        main(["--weights", str(weights), "--format", format_, "--output", str(output)])
+    assert list(tmp_path.iterdir()) == ([output] if before else [])
+    assert before is None or output.read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_not_exported(network, tmp_path):
+    broken = copy.deepcopy(network)
+    broken.classifier.weight.data[0, 0] = math.nan
+    inception.save_weights(tmp_path / "w.safetensors", broken.state_dict(), broken.metadata())
+    arguments = ["--weights", str(tmp_path / "w.safetensors"), "--format", "torch_export"]
+    with pytest.raises(TrainingFailed, match="logits that are not finite; nothing was written"):
+        main([*arguments, "--output", str(tmp_path / "n.pt2")])
 
 
 @pytest.mark.parametrize("name", ["debug", "googlenet", "inception_resnet_v1"])
