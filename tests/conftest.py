@@ -1,5 +1,5 @@
 """What every room's tests share: the ``--soak`` option and the markers, one thread a pytest-xdist worker, and fixtures
-that run entry points the way a person does, as processes of their own with a time limit and nothing left behind.
+that run entry points the way a person does, as processes of their own that leave nothing behind.
 
 A test that is not marked ``gpu`` runs its processes without a GPU, so that it means the same on every machine.
 """
@@ -12,11 +12,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pytest
 
+from waiting import telling, wait_until
+
 ROOT = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch, and inherited by every process a test starts
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -34,11 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect soak tests unless ``--soak`` asks for them; skip gpu tests where there is no GPU."""
+    """Deselect soak tests unless ``--soak`` asks for them, and give their repetitions four times the limit; skip gpu
+    tests where there is no GPU."""
     soaks = [item for item in items if item.get_closest_marker("soak")]
     if soaks and not config.getoption("--soak"):
         config.hook.pytest_deselected(items=soaks)
         items[:] = [item for item in items if item not in soaks]
+    for item in soaks:
+        item.add_marker(pytest.mark.timeout(4 * float(config.getini("timeout"))))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu and not has_gpu():
         for item in on_gpu:
@@ -52,7 +58,7 @@ def has_gpu() -> bool:
 
 
 class Finished(NamedTuple):
-    """A process that ended, or ran into its time limit and was killed (return code -9)."""
+    """A process that ended, or was killed (return code -9)."""
 
     returncode: int
     stdout: str
@@ -88,17 +94,26 @@ class Started:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def wait(self, timeout: float) -> Finished:
-        """Wait for the end. Past ``timeout`` seconds everything is killed and the test fails, showing the output."""
+    def wait(self) -> Finished:
+        """Wait for the end. At the test's limit everything is killed and the test fails, showing the output."""
         try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
+            with telling(lambda: f"still running: {self.output()}"):
+                self._process.wait()
+        except pytest.fail.Exception:
             self.kill()
-            pytest.fail(
-                f"still running after {timeout} s: {' '.join(self.command)}\n"
-                f"--- stdout ends ---\n{self.stdout[-4000:]}\n--- stderr ends ---\n{self.stderr[-4000:]}"
-            )
+            raise
         return Finished(self._process.returncode, self.stdout, self.stderr)
+
+    def wait_until(self, condition: Callable[[], T]) -> T:
+        """The first true value of ``condition()``; the test fails, showing the output, if the process ends before."""
+        return wait_until(condition, self.output, self.running)
+
+    def output(self) -> str:
+        """The command and the end of what it wrote, for a test that fails."""
+        return (
+            f"{' '.join(self.command)}\n"
+            f"--- stdout ends ---\n{self.stdout[-4000:]}\n--- stderr ends ---\n{self.stderr[-4000:]}"
+        )
 
     def kill(self) -> Finished:
         """SIGKILL the process and all its descendants at once, as a lost machine would, and wait until it is gone."""
@@ -168,12 +183,10 @@ def _environment(request: pytest.FixtureRequest, extra: Mapping[str, str] | None
 
 @pytest.fixture
 def run_command(start_command: Callable[..., Started]) -> Callable[..., Finished]:
-    """``run_command(args, timeout=120, cwd=None, env=None) -> (returncode, stdout, stderr)``; see ``start_command``."""
+    """``run_command(args, cwd=None, env=None) -> (returncode, stdout, stderr)``; see ``start_command``."""
 
-    def run(
-        args: Sequence[str | Path], timeout: float = 120, cwd: Path | None = None, env: Mapping[str, str] | None = None
-    ) -> Finished:
-        return start_command(args, cwd, env).wait(timeout)
+    def run(args: Sequence[str | Path], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Finished:
+        return start_command(args, cwd, env).wait()
 
     return run
 
@@ -196,15 +209,11 @@ def start_torchrun(start_command: Callable[..., Started]) -> Callable[..., Start
 
 @pytest.fixture
 def torchrun(start_torchrun: Callable[..., Started]) -> Callable[..., Finished]:
-    """``torchrun(args, processes=2, timeout=180, cwd=None, env=None) -> (returncode, stdout, stderr)``."""
+    """``torchrun(args, processes=2, cwd=None, env=None) -> (returncode, stdout, stderr)``."""
 
     def run(
-        args: Sequence[str | Path],
-        processes: int = 2,
-        timeout: float = 180,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
+        args: Sequence[str | Path], processes: int = 2, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> Finished:
-        return start_torchrun(args, processes, cwd, env).wait(timeout)
+        return start_torchrun(args, processes, cwd, env).wait()
 
     return run

@@ -72,7 +72,7 @@ def test_commands_of_training_and_after_run_in_their_order(run_command, place):
     for command in ours:
         words = adapted(command, place)
         words = [str(ROOT / word) if word.startswith("engine/") and words[0] != "-m" else word for word in words]
-        done = run_command(words, timeout=300, cwd=place)
+        done = run_command(words, cwd=place)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (place / "sheet.png").is_file()
     assert (place / "inception_v3.onnx").is_file()

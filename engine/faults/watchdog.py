@@ -95,11 +95,12 @@ class Watchdog:
         answers: dict[int, tuple[int, str]] = {}
         give_up = time.monotonic() + self._reports_patience
         while len(answers) < ranks and time.monotonic() < give_up:
+            if self._ended.wait(0.05):
+                break  # a rank that did not answer is gone, and this one is on its way out
             for rank in set(range(ranks)) - set(answers):
                 if self._store.check([f"stuck/{rank}"]):
                     number, words = self._store.get(f"stuck/{rank}").decode().split(" ", 1)
                     answers[rank] = (int(number), words)
-            time.sleep(0.05)
         return describe_hang(answers, ranks)
 
 

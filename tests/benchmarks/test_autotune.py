@@ -53,7 +53,7 @@ def search(seconds=600.0):
     return autotune.Search(lambda settings: Sleeper(rate(settings)), seconds, windows=3, window_seconds=0.0)
 
 
-def test_the_best_is_found_and_what_does_not_help_is_left_alone():
+def test_the_best_is_found_and_what_does_not_help_is_left_alone(clock):
     found = search()
     found.run(STEPS, lambda _: None)
     assert found.best == {"data.workers": 4}
@@ -69,7 +69,7 @@ def test_no_more_is_tried_than_there_is_time_for():
     assert found.trials == []
 
 
-def test_nothing_is_compiled_when_there_is_no_time_for_it():
+def test_nothing_is_compiled_when_there_is_no_time_for_it(clock):
     found = search(seconds=30.0)
     found.run(STEPS, lambda _: None)
     assert found.best == {"data.workers": 4}

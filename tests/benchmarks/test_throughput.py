@@ -79,13 +79,13 @@ def test_two_ranks_measure_together(torchrun, tmp_path):
     rows = {(row.case["part"], row.metric): row for row in result["rows"]}
     assert rows["without exchange", "images/s"].value > 0
     assert "torchrun --nproc_per_node=2" in result["command"]
-    # 32 images a step: a window's rate is over both ranks.
+    # 32 images a step: a window's rate is over both ranks, as the window shows that other work disturbed least.
     step = rows["step", "images/s"]
-    assert step.value == pytest.approx(32 / step.details["step_seconds"], rel=0.5)
+    assert max(step.values) == pytest.approx(32 / step.details["step_seconds"], rel=0.5)
 
 
 def test_bad_input_is_one_line_and_status_2(run_command):
-    finished = run_command(["benchmarks/throughput.py", "--batch-sizes", "0"], timeout=100)
+    finished = run_command(["benchmarks/throughput.py", "--batch-sizes", "0"])
     assert finished.returncode == 2
     assert finished.stderr == "error: argument --batch-sizes: 0 is below 1 (--help lists the options)\n"
 

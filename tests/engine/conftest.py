@@ -61,6 +61,6 @@ def real_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with (folder / "stdout").open("w") as stdout:
         subprocess.run(
             [sys.executable, str(ROOT / "engine" / "train.py"), *arguments],
-            stdout=stdout, stderr=subprocess.STDOUT, env=environment, cwd=folder, timeout=300, check=True,
+            stdout=stdout, stderr=subprocess.STDOUT, env=environment, cwd=folder, check=True,
         )  # fmt: skip
     return folder / "run"

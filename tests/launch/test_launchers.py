@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def reference() -> dict[str, Path]:
 @pytest.mark.parametrize("launcher", ["torchrun", "mpirun", "deepspeed"])
 def test_every_launcher_trains_the_same(launch, data, reference, tmp_path, launcher):
     run = tmp_path / "run"
-    done = launch(launcher, "--", *tiny_options(data, run)).wait(timeout=240)
+    done = launch(launcher, "--", *tiny_options(data, run)).wait()
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in rows(run)] == list(range(1, 19))
     assert_same_run(reference.setdefault("run", run), run)
@@ -54,34 +53,32 @@ def test_every_launcher_trains_the_same(launch, data, reference, tmp_path, launc
 
 @pytest.mark.parametrize("launcher", ["mpirun", "deepspeed"])
 def test_bad_input_is_status_2_and_one_line_of_ours(launch, launcher):
-    started = time.monotonic()
-    done = launch(launcher, "--", "--recipe", "imagenet_inception_v9").wait(timeout=120)
+    done = launch(launcher, "--", "--recipe", "imagenet_inception_v9").wait()
     assert done.returncode == 2, done.stderr
     assert sum("imagenet_inception_v9' does not exist" in line for line in done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
     assert "frame #" not in done.stderr
-    assert time.monotonic() - started < 100
 
 
 def test_a_signal_to_torchrun_sh_is_a_checkpoint_and_status_75(launch, data, tmp_path):
     run = tmp_path / "run"
     job = launch("torchrun", "--max-restarts", "3", "--", *tiny_options(data, run, schedule__epochs=300))
-    deadline = time.monotonic() + 120
-    while not rows(run):
-        assert job.running(), job.stderr
-        assert time.monotonic() < deadline, job.stderr
-        time.sleep(0.1)
+    job.wait_until(lambda: rows(run))
     os.kill(job.pid, signal.SIGUSR1)
-    done = job.wait(timeout=60)
+    done = job.wait()
     assert done.returncode == 75, done.stderr
     assert list((run / "checkpoints").glob("step-*.pt"))
 
 
+# Neither rank ends before both have started: torchrun ends the others at once when one has failed.
 CRASH_ONCE = """
-import os, sys, pathlib
-place = pathlib.Path(sys.argv[1]) / f"{os.environ['RANK']}-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
-place.write_text("")
-os._exit(int(sys.argv[2]) if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" else 0)
+import os, sys, pathlib, time
+start = os.environ["TORCHELASTIC_RESTART_COUNT"]
+both = [pathlib.Path(sys.argv[1]) / f"{rank}-{start}" for rank in (0, 1)]
+both[int(os.environ["RANK"])].write_text("")
+while not all(place.exists() for place in both):
+    time.sleep(0.01)
+os._exit(int(sys.argv[2]) if start == "0" else 0)
 """
 
 
@@ -89,7 +86,7 @@ os._exit(int(sys.argv[2]) if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" els
 def test_torchrun_restarts_what_crashed_and_nothing_else(launch, tmp_path, status, starts, ends):
     script = tmp_path / "crash.py"
     script.write_text(CRASH_ONCE)
-    done = launch("torchrun", "--max-restarts", "3", script, tmp_path, str(status)).wait(timeout=120)
+    done = launch("torchrun", "--max-restarts", "3", script, tmp_path, str(status)).wait()
     assert done.returncode == ends, done.stderr
     assert len(list(tmp_path.glob("0-*"))) == starts
 
@@ -110,7 +107,7 @@ def test_two_nodes_of_torchrun_sh_meet_and_train_the_same(start_command, data, r
         for node in (0, 1)
     ]
     for job in both:
-        done = job.wait(timeout=240)
+        done = job.wait()
         assert done.returncode == 0, done.stderr
     assert len(rows(run)) == 18
     assert_same_run(reference.setdefault("run", run), run)

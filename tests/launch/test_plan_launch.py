@@ -200,9 +200,7 @@ def test_a_machine_that_is_not_in_the_hostfile_is_told_so(tmp_path, capsys):
 
 
 def test_bad_usage_is_one_line(run_command):
-    done = run_command(
-        ["bash", str(Path(__file__).parents[2] / "launch" / "torchrun.sh"), "--proceses", "2"], timeout=60
-    )
+    done = run_command(["bash", str(Path(__file__).parents[2] / "launch" / "torchrun.sh"), "--proceses", "2"])
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "--proceses" in done.stderr

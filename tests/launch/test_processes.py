@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
+import signal
 from pathlib import Path
 
 import pytest
+
+from processes import alive
+from waiting import wait_until
 
 MEET = """
 import sys, torch, torch.distributed as dist
@@ -19,25 +22,24 @@ sys.stdout.flush()
 dist.destroy_process_group()
 """
 
+# Rank 0 tells the test's process, once both ranks are there, that its limit is over.
 SLEEP = """
-import os, pathlib, sys, time
-pathlib.Path(sys.argv[1], os.environ["RANK"]).write_text(str(os.getpid()))
-time.sleep(600)
+import os, pathlib, signal, sys, time
+place = pathlib.Path(sys.argv[1])
+place.joinpath(os.environ["RANK"]).write_text(str(os.getpid()))
+while not all((place / rank).exists() and (place / rank).read_text() for rank in "01"):
+    time.sleep(0.01)
+if os.environ["RANK"] == "0":
+    os.kill(int(sys.argv[2]), signal.SIGUSR1)
+time.sleep(100_000)
 """
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_run_command_returns_status_and_both_streams(run_command):
-    done = run_command(["-m", "this_module_does_not_exist"], timeout=60)
+    done = run_command(["-m", "this_module_does_not_exist"])
     assert done.returncode == 1
     assert "this_module_does_not_exist" in done.stderr
-    done = run_command(["bash", "-c", "echo $GREETING; pwd >&2; exit 7"], timeout=60, env={"GREETING": "hello"})
+    done = run_command(["bash", "-c", "echo $GREETING; pwd >&2; exit 7"], env={"GREETING": "hello"})
     assert (done.returncode, done.stdout) == (7, "hello\n")
     assert list(Path(done.stderr.strip()).iterdir()) == []
 
@@ -45,28 +47,23 @@ def test_run_command_returns_status_and_both_streams(run_command):
 def test_ranks_meet_over_loopback_on_the_cpu(torchrun, tmp_path):
     script = tmp_path / "meet.py"
     script.write_text(MEET)
-    done = torchrun([script], processes=2, timeout=120)
+    done = torchrun([script], processes=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["total 3.0 of 2 gpu False"] * 2
 
 
-def test_timeout_kills_every_rank(start_torchrun, tmp_path):
+def test_a_test_at_its_limit_kills_every_rank_and_shows_their_words(start_torchrun, tmp_path):
     script = tmp_path / "sleep.py"
     script.write_text(SLEEP)
-    job = start_torchrun([script, tmp_path], processes=2)
-    files = [tmp_path / "0", tmp_path / "1"]
-    deadline = time.monotonic() + 60
-    while not all(file.exists() and file.read_text() for file in files):
-        assert time.monotonic() < deadline, job.stderr
-        time.sleep(0.05)
-    ranks = [int(file.read_text()) for file in files]
-    assert all(alive(pid) for pid in ranks)
-    with pytest.raises(pytest.fail.Exception, match="still running after"):
-        job.wait(timeout=0.1)
-    deadline = time.monotonic() + 10  # the kernel may take a moment to take a killed process down
-    while any(alive(pid) for pid in ranks) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not [pid for pid in ranks if alive(pid)]
+    # As pytest-timeout ends a test, by a signal, but at a moment that the ranks choose.
+    before = signal.signal(signal.SIGUSR1, lambda *_: pytest.fail("at its limit"))
+    try:
+        with pytest.raises(pytest.fail.Exception, match=r"at its limit\nstill running: .*sleep\.py"):
+            start_torchrun([script, tmp_path, str(os.getpid())], processes=2).wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    ranks = [int((tmp_path / rank).read_text()) for rank in "01"]
+    wait_until(lambda: not any(alive(pid) for pid in ranks), lambda: f"of {ranks} some are alive")
 
 
 def test_launcher_variables_around_the_tests_do_not_reach_an_entry_point(run_command, monkeypatch):

@@ -19,7 +19,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     # Not below pytest's own folder: the name of munged's socket has a limit.
     directory = Path(f"/tmp/slurm-tests-{os.getpid()}")
     found = Cluster(directory, tmp_path_factory.mktemp("jobs"))
-    found.script("start", timeout=600)
+    found.script("start")
     yield found
     found.script("stop")
 

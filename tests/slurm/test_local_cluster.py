@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_cluster import LOCAL_CLUSTER, Cluster, wait_until
+from slurm_cluster import LOCAL_CLUSTER, Cluster
 
 pytestmark = pytest.mark.xdist_group("slurm")
 
@@ -84,8 +84,8 @@ def test_a_lost_node_comes_back(second):
 
 def test_stop_ends_jobs_and_leaves_nothing(cluster, second):
     assert {"munged", "slurmctld", "slurmd"} <= set(processes_of(second.directory))
-    job = second.sbatch("--wrap", "srun -N2 sleep 300", "--nodes=2")
-    wait_until(lambda: job.state == "RUNNING", 30, "the job does not start")
+    job = second.sbatch("--wrap", "srun -N2 sleep 100000", "--nodes=2")
+    job.wait_until(lambda: job.state == "RUNNING")
     second.script("stop")
     assert not second.directory.exists()
     assert processes_of(second.directory) == []

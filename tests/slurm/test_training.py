@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runs import assert_same_run, rows
-from slurm_cluster import ROOT, wait_until
+from slurm_cluster import ROOT
 
 pytestmark = pytest.mark.xdist_group("slurm")
 IMAGENET = ROOT / "slurm" / "imagenet.sbatch"
@@ -16,7 +16,7 @@ IMAGENET = ROOT / "slurm" / "imagenet.sbatch"
 
 def freeze_in_mid_epoch(job, run: Path, step: int) -> None:
     """Stops the ranks once the run has recorded `step`; fails if that was too late."""
-    wait_until(lambda: any(row["step"] >= step for row in rows(run)), 120, lambda: f"no step {step}:\n{job.log}")
+    job.wait_until(lambda: any(row["step"] >= step for row in rows(run)))
     assert len(job.freeze()) == 2
     assert rows(run)[-1]["step"] < 18
 
@@ -46,7 +46,7 @@ def test_the_signal_before_the_time_limit_requeues_and_ends_bit_identical(cluste
     freeze_in_mid_epoch(job, run, step=8)
     # The limit comes now, 30 to 90 s from here, so that a slow start does not matter. SLURM looks every half minute.
     job.cluster.run("scontrol", "update", f"JobId={job.number}", f"TimeLimit={(job.seconds + 30) // 60 + 1}")
-    wait_until(lambda: job.show("Restarts") == "1", 150, lambda: f"SLURM sent no signal: {job.log}")
+    job.wait_until(lambda: job.show("Restarts") == "1")
     job.cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
     assert job.wait() == "COMPLETED", job.log
     assert job.show("Restarts") == "1"

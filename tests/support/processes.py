@@ -1,4 +1,4 @@
-"""What the process that runs a test holds: its threads, files and children, and its memory."""
+"""What processes do and hold: whether they live; of the one that runs a test threads, files, children and memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+
+def alive(pid: int) -> bool:
+    """Whether this process runs; one that has ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 class Held(NamedTuple):

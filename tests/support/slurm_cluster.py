@@ -6,20 +6,14 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL_CLUSTER = ROOT / "slurm" / "local_cluster.sh"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
-
-
-def wait_until(condition: Callable[[], object], timeout: float, what: str | Callable[[], str]) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, what if isinstance(what, str) else what()
-        time.sleep(0.1)
 
 
 class Cluster:
@@ -40,27 +34,26 @@ class Cluster:
             "OMP_NUM_THREADS": "1",
         }
 
-    def run(self, *command: str | Path, timeout: float = 60, check: bool = True, **env: str) -> str:
+    def run(self, *command: str | Path, check: bool = True, **env: str) -> str:
         done = subprocess.run(
             [str(part) for part in command],
             env=self.env | env,
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=timeout,
         )
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
-    def script(self, command: str, *arguments: str, timeout: float = 120) -> str:
-        return self.run("bash", LOCAL_CLUSTER, command, *arguments, timeout=timeout)
+    def script(self, command: str, *arguments: str) -> str:
+        return self.run("bash", LOCAL_CLUSTER, command, *arguments)
 
     def sbatch(self, *arguments: str | Path, **env: str) -> Job:
         return Job(self, int(self.run("sbatch", "--parsable", *arguments, **env).split(";")[0]))
 
-    def wait_for_all(self, timeout: float = 180) -> None:
+    def wait_for_all(self) -> None:
         """Until the queue is empty."""
-        wait_until(lambda: not self.run("squeue", "--noheader").strip(), timeout, "jobs do not end")
+        wait_until(lambda: not self.run("squeue", "--noheader").strip(), lambda: self.run("squeue"))
 
     def lost(self, node: str) -> bool:
         pid = self.directory / f"slurmd-{node}.pid"
@@ -74,7 +67,7 @@ class Cluster:
         jobs = self.run("squeue", "--noheader", "--format=%A").split()
         if jobs:
             self.run("scancel", *jobs)
-            self.wait_for_all(60)
+            self.wait_for_all()
 
     @contextlib.contextmanager
     def other_environment(self, node: str, **variables: str) -> Iterator[None]:
@@ -119,10 +112,14 @@ class Job:
         path = Path(self.show("StdOut"))
         return path.read_text() if path.exists() else ""
 
-    def wait(self, timeout: float = 180) -> str:
+    def wait(self) -> str:
         """Its final state."""
-        wait_until(lambda: self.state in ENDED, timeout, lambda: f"{self.state} after {timeout} s:\n{self.log}")
+        self.wait_until(lambda: self.state in ENDED)
         return self.state
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Until `condition()`; a test that waits in vain shows the job's state and log."""
+        wait_until(condition, lambda: f"{self.state}:\n{self.log}")
 
     def ranks(self) -> list[int]:
         """The processes that train."""

@@ -45,9 +45,9 @@ def trainer(tmp_path: Path, top1: list[float], end: str, network: str = "incepti
 
 
 def test_it_is_stopped_at_the_target(tmp_path):
-    run = trainer(tmp_path, [20.0, 46.5], "time.sleep(60)").train(3, tmp_path / "run")
+    run = trainer(tmp_path, [20.0, 46.5], "time.sleep(100_000)").train(3, tmp_path / "run")
     assert [top1 for _, top1 in run.curve] == [20.0, 46.5]
-    assert run.to_target == run.curve[-1][0] < run.wall < 30
+    assert run.to_target == run.curve[-1][0] < run.wall
     assert (run.best, run.images_per_second) == (46.5, 80.0)
     given = json.loads((tmp_path / "run" / "arguments.json").read_text())
     named = {option: value for option, value in itertools.pairwise(given) if option.startswith("--")}

@@ -113,7 +113,7 @@ def measured_parts(step_seconds, load_seconds, link_seconds):
         ({"step_seconds": 0.01, "load_seconds": 0.005, "link_seconds": 0.03}, "communication"),
     ],
 )
-def test_what_is_really_slow_is_what_is_named(seconds, limiter):
+def test_what_is_really_slow_is_what_is_named(clock, seconds, limiter):
     assert judge(measured_parts(**seconds)).limiter == limiter
 
 

@@ -88,7 +88,6 @@ def build(run: Path, case: dict, environment) -> Trainer:
         "--data.workers=1",
         f"--monitor.every_steps={STEPS + 1}",
         "--precision=fp32",
-        "--strategy.timeout=120",
         *VARIANTS.get(case.get("variant"), []),
     ]
     trainer = Trainer(load_config(arguments), environment)
@@ -159,10 +158,7 @@ def write(path: Path, value: dict, trainer: Trainer) -> None:
 
 
 def wait_for(path: Path) -> None:
-    give_up = time.monotonic() + 3000
-    while not path.exists():
-        if time.monotonic() > give_up:
-            raise TimeoutError(path)
+    while not path.exists():  # the test ends this process when the other job fails
         time.sleep(0.1)
 
 

@@ -1,13 +1,25 @@
-"""engine/train.py with something going wrong: FAULT (a function here) happens on rank FAULT_RANK in step FAULT_STEP."""
+"""engine/train.py with something going wrong: FAULT (a function here) happens on rank FAULT_RANK in step FAULT_STEP.
+
+No second counts before the other ranks wait for that one: how long a loaded machine takes until then says nothing.
+"""
 
 import ctypes
+import faulthandler
 import os
 import sys
+import threading
 import time
+from pathlib import Path
 
+import engine.training.trainer
 from engine.faults.exit_status import run_entry_point
+from engine.faults.watchdog import Watchdog
 from engine.train import main
 from engine.training.trainer import Trainer
+
+TIMEOUT = 6.0  # of the watchdog; the ranks' own connections keep the run's, so that it is the first to give up
+AT_FAULT = os.environ["FAULT_RANK"] == os.environ.get("RANK", "0")
+STEP = int(os.environ["FAULT_STEP"])
 
 
 def raises() -> None:
@@ -22,18 +34,55 @@ def hangs_with_pythons_lock() -> None:
     ctypes.PyDLL(None).sleep(10_000)  # a C function that keeps the lock, as a bug in compiled code would
 
 
+class PatientWatchdog(Watchdog):
+    """Watches from the moment on at which the others wait for the rank at fault."""
+
+    def __init__(self, folder: Path, timeout: float, environment) -> None:
+        self.others_wait = folder.parent / "others-wait"
+        super().__init__(folder, TIMEOUT, environment)
+        self._reports_patience = timeout
+        self._steps, self._watching = 0, False
+
+    def begin(self, what: str) -> None:
+        super().begin(what)
+        self._steps += what == "computing a training step"
+        if not self._watching:
+            self._deadline = None
+        if self._steps == STEP + 1 and not AT_FAULT:
+            self.others_wait.touch()
+            self.watch()
+
+    def watch(self) -> None:
+        """Counts from now on; returns once the thread that ends a process which keeps Python's lock does so too."""
+        armed, arm = threading.Event(), faulthandler.dump_traceback_later
+
+        def dump_traceback_later(*args, **options) -> None:
+            arm(*args, **options)
+            armed.set()
+
+        faulthandler.dump_traceback_later = dump_traceback_later
+        self._watching = True
+        self._deadline = time.monotonic() + self._patience
+        armed.wait()
+
+
 def arm() -> None:
     """The fault strikes where the training loop asks the loader for its next batch."""
-    fault, step, original = globals()[os.environ["FAULT"]], int(os.environ["FAULT_STEP"]), Trainer._next_batch
+    fault, original = globals()[os.environ["FAULT"]], Trainer._next_batch
+    engine.training.trainer.Watchdog = PatientWatchdog
 
-    def struck(batches):
+    def struck(watchdog, batches):
+        if fault is not raises:
+            while not watchdog.others_wait.exists():
+                time.sleep(0.01)
+            watchdog.watch()
         fault()
         yield from batches
 
     def next_batch(self, batches):
-        return original(self, struck(batches) if self.state.step == step else batches)
+        return original(self, struck(self.watchdog, batches) if self.state.step == STEP else batches)
 
-    if os.environ["FAULT_RANK"] == os.environ.get("RANK", "0"):
+    if AT_FAULT:
         Trainer._next_batch = next_batch
 
 

@@ -76,7 +76,6 @@ def test_blocks_compile_in_place_under_their_own_names():
     assert network.stem._compiled_call_impl is not None
 
 
-@pytest.mark.timeout(1200)
 def test_a_compiled_progressive_run_computes_what_the_plain_one_does(run_command, tiny_run, tmp_path):
     """Two sizes and evaluation at a third: compiled before the first step, nothing compiled again, the same losses."""
     options = {

@@ -37,9 +37,10 @@ def test_rows_of_a_real_run_tell_time_phases_and_memory(real_run):
 
 
 def test_speed_over_the_epoch_is_that_of_its_rows_together(real_run):
+    """Between its rows are the seconds that recording them takes; the run's own clock began before the epoch."""
     epoch = rows(real_run)[:6]
     speed = 6 * 16 / sum(row["seconds"] for row in epoch)
-    assert epoch[-1]["images_per_second_epoch"] == pytest.approx(speed, rel=0.2)
+    assert 6 * 16 / epoch[-1]["time"] < epoch[-1]["images_per_second_epoch"] < 1.01 * speed + 0.1
 
 
 def test_tensorboard_holds_the_numbers_of_the_rows(real_run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import resource
@@ -22,6 +23,7 @@ from engine.faults.exit_status import TrainingFailed
 from engine.runs.checkpoint_file import CheckpointError, list_checkpoints, load_checkpoint, load_newest, save_checkpoint
 from engine.runs.checkpoint_writer import Checkpointer
 from engine.runs.run_directory import RunDirectory
+from waiting import wait_until
 
 
 def state(step: int, kilobytes: int = 64) -> dict:
@@ -96,20 +98,23 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
-def kill_while_writing(folder: Path, times: int) -> int:
-    """Has a process write checkpoints without a pause and kills it at a random moment, again and again. Returns how
-    often a half-written file was left."""
+def kill_while_writing(folder: Path, times: int) -> None:
+    """Has a process write checkpoints without a pause and kills it at a random moment, until so many kills have left a
+    half-written file."""
     states, left, step = [state(n, kilobytes=2048) for n in range(8)], 0, 0
     save_checkpoint(folder, 0, states[0], keep=2)
-    for _ in range(times):
+    while left < times:
         child = os.fork()
         if child == 0:
-            for number in range(step + 1, step + 1000):
+            for number in itertools.count(step + 1):
                 save_checkpoint(folder, number, states[number % 8] | {"step": number}, keep=2)
-            os._exit(1)
-        time.sleep(random.uniform(0.002, 0.06))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        known = list_checkpoints(folder)
+        try:
+            wait_until(lambda known=known: list_checkpoints(folder) != known, lambda: "it writes nothing")
+            time.sleep(random.uniform(0, 0.06))
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
         left += bool(list(folder.glob("*.tmp")))
         path, loaded, refused = load_newest(folder)
         assert refused == []
@@ -117,16 +122,15 @@ def kill_while_writing(folder: Path, times: int) -> int:
         assert path.name == f"step-{loaded['step']:09d}.pt"
         assert torch.equal(loaded["network"]["weight"], states[loaded["step"] % 8]["network"]["weight"])
         step = loaded["step"]
-    return left
 
 
 def test_killed_while_writing(tmp_path):
-    assert kill_while_writing(tmp_path, 10) > 0  # else no kill hit a write, and nothing was shown
+    kill_while_writing(tmp_path, 5)
 
 
 @pytest.mark.soak
 def test_killed_while_writing_many_times(tmp_path):
-    assert kill_while_writing(tmp_path, 50) > 10
+    kill_while_writing(tmp_path, 25)
 
 
 # ---- in the background ----------------------------------------------------------------------------------------------

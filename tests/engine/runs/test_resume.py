@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -21,11 +20,8 @@ def assert_same_run(left: Path, right: Path) -> None:
 
 
 def kill_after(job, run: Path, step: int) -> None:
-    """SIGKILL everything once the run has recorded `step`; at once if it ended before that."""
-    deadline = time.monotonic() + 120
-    while job.running() and not any(row["step"] >= step for row in rows(run)):
-        assert time.monotonic() < deadline, job.stderr
-        time.sleep(0.01)
+    """SIGKILL everything once the run has recorded `step`."""
+    job.wait_until(lambda: any(row["step"] >= step for row in rows(run)))
     job.kill()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 import yaml
 
 import inception
@@ -13,12 +12,13 @@ from runs import newest_state, rows
 
 def test_torchrun_without_options_trains_the_sample_from_any_directory(torchrun, tmp_path):
     """`torchrun --nproc_per_node=2 engine/train.py`, from an empty directory, to the recipe's target."""
-    done = torchrun(["engine/train.py"], processes=2, timeout=500, cwd=tmp_path)
+    done = torchrun(["engine/train.py"], processes=2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "the embedded sample" in done.stdout
     run = tmp_path / "runs" / "sample"
     end = rows(run, "end")[-1]
-    assert (end["reason"], end["seconds_to_target"]) == ("target", pytest.approx(end["time"], abs=5))
+    assert end["reason"] == "target"
+    assert rows(run, "eval")[-1]["time"] <= end["seconds_to_target"] <= end["time"]
     assert end["best_top1"] >= yaml.safe_load((run / "config.yaml").read_text())["run"]["target_top1"] >= 45
     assert {file.name for file in run.iterdir()} >= {
         "config.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints", "report.html",

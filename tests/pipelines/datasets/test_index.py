@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +16,7 @@ from pipelines.datasets.folders import Folders
 from pipelines.datasets.image_headers import Flag
 from pipelines.datasets.index import ENTRY, _load
 from pipelines.datasets.shards import Shards
+from waiting import IN_A_THREAD, in_a_thread, wait_until
 
 ROOT = __file__.rpartition("/tests/")[0]
 
@@ -85,7 +85,7 @@ def test_a_million_entries_cost_little_memory(tmp_path):
         "    dataset.short_name(int(indices[0]))\n"
         "print(resident() - before)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 64
 
@@ -107,51 +107,58 @@ def test_headers_are_read_in_parallel(make_folder, odd_images, monkeypatch):
     plain = Folders.opened
 
     def all_at_once(*arguments):
-        together.wait(20)  # passes only when four threads are here
+        together.wait(IN_A_THREAD)  # passes only when four threads are here
         return plain(*arguments)
 
     monkeypatch.setattr(Folders, "opened", all_at_once)
     assert len(opened(path)) == 8
 
 
-def test_one_builds_while_the_others_wait(make_folder, odd_images, monkeypatch, capfd):
+@pytest.fixture
+def builds(monkeypatch, capfd):
+    """``builds(others)``: a build from now on waits until so many others wait for it; the list of all builds."""
+
+    def arrange(others: int) -> list:
+        builds, build, said = [], pipelines.datasets.index._build, []
+
+        def all_are_waiting() -> bool:
+            said.append(capfd.readouterr().err)
+            return "".join(said).count("waiting for another process") == others
+
+        def slow(*arguments):
+            builds.append(arguments)
+            wait_until(all_are_waiting, lambda: "".join(said), in_a_thread())
+            build(*arguments)
+
+        monkeypatch.setattr(pipelines.datasets.index, "_build", slow)
+        return builds
+
+    return arrange
+
+
+def test_one_builds_while_the_others_wait(make_folder, odd_images, builds):
     path = make_folder({"train/a/1.jpg": odd_images["plain"]})
-    builds, build = [], pipelines.datasets.index._build
-
-    def slow(*arguments):
-        builds.append(arguments)
-        time.sleep(0.3)
-        build(*arguments)
-
-    monkeypatch.setattr(pipelines.datasets.index, "_build", slow)
+    built = builds(others=2)
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda _: open_dataset(path, "train"), range(3)))
     assert [len(dataset) for dataset in found] == [1, 1, 1]
-    assert len(builds) == 1
-    assert "waiting for another process" in capfd.readouterr().err
+    assert len(built) == 1
 
 
-def test_those_who_wait_fail_with_the_builders_reason(make_folder, monkeypatch):
+def test_those_who_wait_fail_with_the_builders_reason(make_folder, builds):
     path = make_folder({"train/a/notes.txt": b"", "train/b/notes.txt": b""})
-    builds, build = [], pipelines.datasets.index._build
-
-    def slow(*arguments):
-        builds.append(arguments)
-        time.sleep(0.3)
-        build(*arguments)
-
-    monkeypatch.setattr(pipelines.datasets.index, "_build", slow)
+    built = builds(others=1)
 
     def message(_):
         with pytest.raises(DataError) as raised:
-            opened(path)
+            open_dataset(path, "train")
         return str(raised.value)
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(message, range(2))
     assert first == second
     assert "class folder" in first
-    assert len(builds) == 1
+    assert len(built) == 1
 
 
 def test_a_killed_build_starts_again(make_folder, odd_images):
@@ -166,7 +173,7 @@ def test_a_killed_build_starts_again(make_folder, odd_images):
         "pipelines.datasets.index._Writer._write = killed\n"
         "open_dataset(sys.argv[1], 'train', progress=False)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True)
     assert killed.returncode == -9
     assert len(list((path / ".index").glob(".*.tmp"))) == 1
     assert len(opened(path)) == 600

@@ -6,9 +6,9 @@ FFCV's decoder is compiled once a process, which takes seconds: in the first tes
 import gc
 import io
 import itertools
+import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from pipelines.decoding import fast_decode
 from pipelines.loading.ffcv_decode import IS_JPEG, IS_RAW, JOB, Decoder, carry_out
 from pipelines.preparing.beton_writer import write_beton
 from processes import growth_over_epochs, open_files, own
+from waiting import IN_A_THREAD
 
 ROOT = __file__.rpartition("/tests/")[0]
 CACHES = ["os", "process"]
@@ -352,12 +353,12 @@ def test_a_loader_that_ends_in_mid_epoch_leaves_nothing_behind(val, cache, end: 
     del loader, batches
     gc.collect()
     for thread in workers():
-        thread.join(5)
+        thread.join(IN_A_THREAD)
     assert len(workers()) <= threads
     assert open_files() == before
 
 
-def test_ctrl_c_ends_the_process_at_once(val):
+def test_ctrl_c_ends_the_process_at_once(val, start_command):
     code = (
         "import sys, torch\n"
         "torch.set_num_threads(2)\n"
@@ -368,13 +369,12 @@ def test_ctrl_c_ends_the_process_at_once(val):
         "    for number, batch in enumerate(loader):\n"
         "        if epoch == number == 0: print('running,', torch.get_num_threads(), 'threads', flush=True)\n"
     )
-    command = [sys.executable, "-c", code, val.path]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "running, 2 threads\n"  # importing FFCV itself would leave one
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-    assert process.returncode in (1, -signal.SIGINT)
-    assert errors.strip().endswith("KeyboardInterrupt")
+    process = start_command([sys.executable, "-c", code, val.path], cwd=ROOT)
+    process.wait_until(lambda: process.stdout == "running, 2 threads\n")  # importing FFCV itself would leave one
+    os.kill(process.pid, signal.SIGINT)
+    done = process.wait()
+    assert done.returncode in (1, -signal.SIGINT)
+    assert done.stderr.strip().endswith("KeyboardInterrupt")
 
 
 @pytest.mark.parametrize("cache", CACHES)

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
+import os
 import signal
-import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -36,25 +35,19 @@ def homes(tmp_path_factory) -> dict[str, Path]:
     return {"native": Path(sample_path()), "dali": Path(sample_path()), "ffcv": beton}
 
 
-def stopped(home: Path, backend: str, after: int, how: signal.Signals, output: Path) -> tuple[int, str, list]:
+def stopped(start_command, home: Path, backend: str, after: int, how: signal.Signals) -> tuple[int, str, list]:
     """Status, stderr and lines of a process that was sent a signal once it had handed out so many batches."""
-    with output.open("wb") as lines:
-        process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, home, backend], cwd=ROOT, stdout=lines, stderr=subprocess.PIPE, text=True
-        )
-    with process:
-        deadline = time.monotonic() + 100
-        while output.read_bytes().count(b"\n") < after and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=60)
-    whole = output.read_bytes().rpartition(b"\n")[0].splitlines()  # the last line may have been cut off
-    return process.returncode, errors, [json.loads(line) for line in whole]
+    process = start_command([sys.executable, "-c", DRIVER, home, backend], cwd=ROOT)
+    process.wait_until(lambda: process.stdout.count("\n") >= after)
+    os.kill(process.pid, how)
+    done = process.wait()
+    whole = done.stdout.rpartition("\n")[0].splitlines()  # the last line may have been cut off
+    return done.returncode, done.stderr, [json.loads(line) for line in whole]
 
 
 @pytest.mark.parametrize("backend", ["native", "dali", "ffcv"])
-def test_a_killed_process_is_gone_on_from_with_the_pixels_of_one_that_was_not(homes, tmp_path, backend):
-    status, _, lines = stopped(homes[backend], backend, 5, signal.SIGKILL, tmp_path / "lines")
+def test_a_killed_process_is_gone_on_from_with_the_pixels_of_one_that_was_not(homes, start_command, backend):
+    status, _, lines = stopped(start_command, homes[backend], backend, 5, signal.SIGKILL)
     assert status == -signal.SIGKILL
     assert len(lines) >= 5
     dataset = open_dataset(homes[backend], "val", progress=False)
@@ -76,8 +69,8 @@ def test_a_killed_process_is_gone_on_from_with_the_pixels_of_one_that_was_not(ho
     assert [digest for _, digest in lines[:handed_out]] + rest == whole
 
 
-def test_ctrl_c_ends_a_process_that_loads_with_dali(homes, tmp_path):
-    status, errors, lines = stopped(homes["dali"], "dali", 3, signal.SIGINT, tmp_path / "lines")
+def test_ctrl_c_ends_a_process_that_loads_with_dali(homes, start_command):
+    status, errors, lines = stopped(start_command, homes["dali"], "dali", 3, signal.SIGINT)
     assert status in (1, -signal.SIGINT)
     assert len(lines) >= 3
     assert errors.strip().endswith("KeyboardInterrupt")

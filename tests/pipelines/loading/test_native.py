@@ -2,8 +2,8 @@
 
 import gc
 import itertools
+import os
 import signal
-import subprocess
 import sys
 import threading
 
@@ -12,6 +12,7 @@ import torch
 
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, sample_path
 from processes import growth_over_epochs, open_files
+from waiting import IN_A_THREAD
 
 ROOT = __file__.rpartition("/tests/")[0]
 
@@ -31,7 +32,7 @@ def test_several_threads_share_a_batch(sample_val, monkeypatch):
     def read(index):
         if threading.current_thread().name not in workers:
             workers.add(threading.current_thread().name)
-            together.wait(20)  # passes only when three threads are at work on the one batch
+            together.wait(IN_A_THREAD)  # passes only when three threads are at work on the one batch
         return plain(index)
 
     monkeypatch.setattr(sample_val, "read", read)
@@ -70,7 +71,7 @@ def test_an_error_in_a_thread_reaches_the_caller(sample_val, monkeypatch):
     assert not decoders()
 
 
-def test_ctrl_c_ends_the_process_at_once():
+def test_ctrl_c_ends_the_process_at_once(start_command):
     code = (
         "import sys\n"
         "from pipelines import TrainPlan, build_loader, open_dataset\n"
@@ -80,13 +81,12 @@ def test_ctrl_c_ends_the_process_at_once():
         "    for number, batch in enumerate(loader):\n"
         "        if epoch == number == 0: print('running', flush=True)\n"
     )
-    command = [sys.executable, "-c", code, sample_path()]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "running\n"
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode in (1, -signal.SIGINT)
-    assert errors.strip().endswith("KeyboardInterrupt")
+    process = start_command([sys.executable, "-c", code, sample_path()], cwd=ROOT)
+    process.wait_until(lambda: process.stdout == "running\n")
+    os.kill(process.pid, signal.SIGINT)
+    done = process.wait()
+    assert done.returncode in (1, -signal.SIGINT)
+    assert done.stderr.strip().endswith("KeyboardInterrupt")
 
 
 def test_a_bad_batch_ends_the_epoch_and_the_loader_still_closes(sample_val, monkeypatch):

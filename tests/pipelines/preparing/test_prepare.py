@@ -32,6 +32,8 @@ from archives import (
 )
 from pipelines import DataError, open_dataset
 from pipelines.prepare import main
+from processes import alive
+from waiting import wait_until
 
 SCRIPT = Path(__file__).resolve().parents[3] / "pipelines/prepare.py"
 
@@ -373,14 +375,14 @@ def test_a_failure_on_any_rank_ends_all_with_one_line(tmp_path: Path, run_comman
     (data / "train/cat/cat7.jpg").unlink()
     (data / "train/cat/cat7.jpg").symlink_to("nowhere.jpg")
     options = ["folder", data, "--to", "shards", "--shard-size", "5K", "--output"]
-    done = run_command([*mpirun(2, tmp_path), str(SCRIPT), *options, tmp_path / "out"], timeout=60)
+    done = run_command([*mpirun(2, tmp_path), str(SCRIPT), *options, tmp_path / "out"])
     assert done.returncode == 2
     assert done.stderr.count("error:") == 1
     assert "cat/cat7.jpg cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
-    done = run_command([str(SCRIPT), *options, tmp_path / "two", "--workers", "2"], timeout=60)
+    done = run_command([str(SCRIPT), *options, tmp_path / "two", "--workers", "2"])
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    done = run_command([*mpirun(2, tmp_path), str(SCRIPT), "folder", "--to", "nothing"], timeout=60)
+    done = run_command([*mpirun(2, tmp_path), str(SCRIPT), "folder", "--to", "nothing"])
     assert done.returncode == 2
     assert done.stderr.count("error:") == 1
 
@@ -393,11 +395,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, start_command, run_co
     start = [*mpirun(2, tmp_path), str(SCRIPT)] if launcher == "mpi" else [str(SCRIPT)]
     command = [*start, *options, str(tmp_path / "out"), *([] if launcher == "mpi" else ["--workers", "2"])]
     process = start_command(command)
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "out").glob("train-*.tar"))) < 3:
-        assert process.running(), process.stderr
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    process.wait_until(lambda: len(list((tmp_path / "out").glob("train-*.tar"))) >= 3)
     process.kill()
     journal = (tmp_path / "out/.prepare/journal.jsonl").read_text().splitlines(keepends=True)
     finished = [json.loads(line)["files"][0][0] for line in journal if line.endswith("\n")]
@@ -414,22 +412,9 @@ def test_worker_processes_do_not_outlive_a_killed_parent(tmp_path: Path, start_c
     data = write_folder(tmp_path / "in", each=40, size=(700, 700))
     command = [SCRIPT, "folder", data, "--to", "shards", "--shard-size", "100K", "--quality", "60"]
     process = start_command([*command, "--output", tmp_path / "out", "--workers", "2"])
-    deadline = time.monotonic() + 60
-    while not (children := Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()):
-        assert process.running(), process.stderr
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    children = process.wait_until(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text).split()
     os.kill(process.pid, signal.SIGKILL)
-    while any(_alive(int(child)) for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    wait_until(lambda: not any(alive(int(child)) for child in children), lambda: f"of {children} some are alive")
 
 
 def test_a_disk_that_refuses_is_one_line_and_the_run_goes_on_later(tmp_path: Path, run_command) -> None:
@@ -482,6 +467,6 @@ def test_any_number_of_kills_at_any_time(tmp_path: Path, start_command, launcher
         process = start_command(command)
         time.sleep(generator.uniform(0.3, 2.5))
         process.kill()
-    done = start_command(command).wait(120)
+    done = start_command(command).wait()
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "out") == contents(tmp_path / "quiet")
