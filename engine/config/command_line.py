@@ -97,7 +97,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
         known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
         raise ConfigError(f"recipe {recipe!r} does not exist; the recipes are {', '.join(known)}, or give a YAML file")
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"recipe {recipe} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

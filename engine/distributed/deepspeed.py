@@ -241,7 +241,7 @@ def deepspeed_config(config: Config, batching: Batching, bf16: bool) -> dict[str
 
 def _read(file: str) -> dict[str, Any]:
     try:
-        tree = json.loads(Path(file).read_text())
+        tree = json.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--strategy.deepspeed_config {file} cannot be read: {error.strerror}") from None
     except ValueError as error:

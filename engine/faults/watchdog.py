@@ -64,7 +64,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         interval = min(1.0, self._patience / 10)
-        with self._file.open("w") as file:
+        with self._file.open("w", encoding="utf-8", errors="backslashreplace") as file:
             while not self._ended.wait(interval):
                 deadline = self._deadline
                 if deadline is None:

@@ -62,7 +62,7 @@ def open_onnx(file: Path, device: torch.device) -> tuple[Function, dict[str, Any
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = onnxruntime.InferenceSession(file, options, providers)
+        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers)
     except Exception as error:  # onnxruntime has a class for every status, without a common base
         raise ConfigError(f"{file} is no ONNX file that can be run ({str(error).splitlines()[0]})") from None
     stored = session.get_modelmeta().custom_metadata_map.get(METADATA)
@@ -80,14 +80,16 @@ def export_program(network: Network, size: int, metadata: Mapping[str, Any], fil
         program = torch.export.export(
             network.eval(), (example(network, size),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
-        torch.export.save(program, file, extra_files={_EXTRA_FILE: json.dumps(dict(metadata))})
+        with file.open("wb") as opened:  # not by its name, which need not be UTF-8
+            torch.export.save(program, opened, extra_files={_EXTRA_FILE: json.dumps(dict(metadata))})
 
 
 def open_program(file: Path, device: torch.device) -> tuple[Function, dict[str, Any]]:
     """The function in a torch.export file, and its metadata. Opening it runs code that the file brings along."""
     extra = {_EXTRA_FILE: ""}
     try:
-        program = torch.export.load(file, extra_files=extra)
+        with file.open("rb") as opened:
+            program = torch.export.load(opened, extra_files=extra)
     except Exception as error:  # anything, for a file that is no archive or one of another version
         raise ConfigError(f"{file} is no torch.export file that can be run ({str(error).splitlines()[0]})") from None
     module = program.module().to(device)

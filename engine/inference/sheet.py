@@ -30,9 +30,11 @@ def draw_sheet(predictions: Sequence[Prediction], crop_fraction: float, file: Pa
             axes.text(0.5, 0.5, "could not be read", ha="center", va="center", color="darkred", fontsize=8)
         else:
             axes.imshow(read_image(prediction.image, PIXELS, crop_fraction).permute(1, 2, 0).numpy())
-        axes.set_title(textwrap.shorten(prediction.image.name, 26), fontsize=7, color="dimgray")
-        lines = [f"{g.percent:.1f}%  {textwrap.shorten(g.name, 22, placeholder=' ...')}" for g in prediction.guesses]
-        axes.set_xlabel("\n".join(lines[:_SHOWN]), fontsize=7, loc="left")
+        title = textwrap.shorten(_drawable(prediction.image.name), 26)
+        axes.set_title(title, fontsize=7, color="dimgray", parse_math=False)
+        names = [textwrap.shorten(_drawable(guess.name), 22, placeholder=" ...") for guess in prediction.guesses]
+        lines = [f"{guess.percent:.1f}%  {name}" for guess, name in zip(prediction.guesses, names)]
+        axes.set_xlabel("\n".join(lines[:_SHOWN]), fontsize=7, loc="left", parse_math=False)
     for axes in figure.axes:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -40,3 +42,8 @@ def draw_sheet(predictions: Sequence[Prediction], crop_fraction: float, file: Pa
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
     return f"{len(shown)} of {len(predictions)} images" if len(shown) < len(predictions) else f"{len(shown)} images"
+
+
+def _drawable(name: str) -> str:
+    """A name as a font can draw it: what is not UTF-8 becomes an escape."""
+    return name.encode("utf-8", "backslashreplace").decode()

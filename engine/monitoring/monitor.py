@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import FileWriter
 
 from engine.evaluation.findings import Findings
+from engine.monitoring.curves import KINDS, POSITION, Curves
 from engine.monitoring.progress_bar import StepBar, figures
 from engine.monitoring.report.writer import ReportWriter
 from engine.runs.metrics import MetricsFile
@@ -16,7 +15,6 @@ from pipelines import Dataset
 from pipelines.support.entry_point import discard_output
 
 _PLAIN_LINE_SECONDS = 10.0
-_POSITION = ("step", "epoch", "samples", "time")
 
 
 class _Output(Console):
@@ -36,12 +34,12 @@ class Monitor:
             return
         self._run_dir = run_dir
         self.file = MetricsFile(run_dir / "metrics.jsonl")
-        self._tensorboard = FileWriter(str(run_dir / "tensorboard"))
+        self._curves = Curves(run_dir / "tensorboard")
         self._report = ReportWriter(run_dir, self._report_trouble)
         self._console = _Output(highlight=False)
         self._bar: StepBar | None = None
         self._last_line = 0.0
-        self._position: dict[str, Any] = dict.fromkeys(_POSITION, 0)
+        self._position: dict[str, Any] = dict.fromkeys(POSITION, 0)
 
     def say(self, text: str) -> None:
         """One line for the person watching."""
@@ -68,9 +66,9 @@ class Monitor:
         if not self._is_main:
             return
         row = {"kind": kind, **values}
-        self._position = {name: row[name] for name in _POSITION}
+        self._position = {name: row[name] for name in POSITION}
         self.file.write(row)
-        if kind in ("train", "eval"):
+        if kind in KINDS:
             self._chart(row)
         if kind == "train":
             self._show_train(row)
@@ -81,13 +79,11 @@ class Monitor:
             )
 
     def _chart(self, row: dict[str, Any]) -> None:
-        """All curves of a row in one event: one each would hand Python's lock to TensorBoard's thread as often."""
-        curves = [
-            Summary.Value(tag=f"{row['kind']}/{name}", simple_value=value)
-            for name, value in row.items()
-            if name not in _POSITION and isinstance(value, (int, float))
-        ]
-        self._tensorboard.add_summary(Summary(value=curves), row["step"])
+        """Adds a row to the curves; the first one of a start with all that metrics.jsonl kept of earlier ones."""
+        if self._curves.opened:
+            self._curves.add(row)
+        else:
+            self._curves.begin(self.file.rows())
 
     def _show_train(self, row: dict[str, Any]) -> None:
         if self._bar is not None:
@@ -116,4 +112,4 @@ class Monitor:
             if self._bar is not None:
                 self._bar.close()
             self._report.close()
-            self._tensorboard.close()
+            self._curves.close()

@@ -103,7 +103,8 @@ def weights_of_run(folder: Path) -> Path:
 def read_safetensors(path: Path) -> Weights:
     """Read a safetensors file; metadata is what `save_weights` stored, {} in other people's files."""
     try:
-        with safe_open(path, framework="pt") as opened:
+        # By number: safetensors opens names in UTF-8 alone, and names of files need not be.
+        with path.open("rb") as file, safe_open(f"/proc/self/fd/{file.fileno()}", framework="pt") as opened:
             state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
             stored = (opened.metadata() or {}).get(METADATA_KEY)
     except (SafetensorError, ValueError, OSError) as error:

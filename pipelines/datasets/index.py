@@ -85,11 +85,13 @@ def open_index(source: Source, data: Path, progress: bool) -> Index:
         if found:
             return found
         if waited and failure.exists() and failure.stat().st_mtime >= waiting_since:
-            raise DataError(failure.read_text())  # the process waited for has met it: all say the same, at once
+            raise DataError(
+                failure.read_text(encoding="utf-8", errors="surrogateescape")
+            )  # the process waited for has met it: all say the same, at once
         try:
             _build(source, home, stem, progress)
         except DataError as error:
-            failure.write_text(str(error))
+            failure.write_text(str(error), encoding="utf-8", errors="surrogateescape")
             raise
         failure.unlink(missing_ok=True)
         found = _find([home], stem, source)

@@ -5,6 +5,7 @@ An error is one line. Under MPI rank 0 alone speaks, and its failure ends every 
 
 import argparse
 import errno
+import io
 import os
 import select
 import signal
@@ -32,7 +33,7 @@ def run_entry_point(main: Callable[[Sequence[str], Ranks | None], int]) -> NoRet
     """Runs `main(command line, MPI ranks or None)` on rank 0 and ends the process; the other ranks do its tasks."""
     ranks: Ranks | None = None
     status, message = DONE, ""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need not be UTF-8
+    accept_any_name()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd tags in images: what matters is reported
     try:
         ranks = mpi_ranks()
@@ -62,6 +63,14 @@ def run_entry_point(main: Callable[[Sequence[str], Ranks | None], int]) -> NoRet
             ranks.close()
         sys.exit(status)  # not _exit: MPI has to be finalised
     os._exit(status)  # worker processes end with this one, whatever they are doing
+
+
+def accept_any_name() -> None:
+    """Makes whatever is printed from now on printable: names of files need not be UTF-8, and a terminal may know ASCII or
+    Latin-1 alone. What it cannot show appears as an escape such as \\xe9."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # else somebody keeps the words in memory
+            stream.reconfigure(errors="backslashreplace")
 
 
 def unread(error: BaseException) -> bool:

@@ -38,7 +38,7 @@ def write_report(run_dir: Path) -> Path:
     """
     page = render(read_run(run_dir))
     path, temporary = run_dir / "report.html", run_dir / "report.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
+    temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files need not be UTF-8
     temporary.replace(path)
     return path
 

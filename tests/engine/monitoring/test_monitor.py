@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import shutil
 import types
 from pathlib import Path
 
@@ -11,11 +13,13 @@ import pytest
 import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from engine.distributed.strategy import Strategy
 from engine.monitoring.hardware import Gpus, Hardware, open_gpus
 from engine.monitoring.monitor import Monitor
 from engine.monitoring.progress_bar import StepBar
+from engine.runs.metrics import MetricsFile
 from launch.environment import Environment
 from runs import rows
 
@@ -49,6 +53,29 @@ def test_tensorboard_holds_the_numbers_of_the_rows(real_run):
         stored = [(event.step, event.value) for event in events.Scalars(f"{kind}/{name}")]
         expected = [(row["step"], pytest.approx(row[name], rel=1e-5)) for row in rows(real_run, kind)]
         assert stored == expected
+
+
+@pytest.mark.parametrize("name", [b"run", b"r\xfcn"], ids=["plain", "not UTF-8"])
+def test_tensorboard_shows_no_step_twice_after_a_resume(tmp_path, name):
+    run = tmp_path / os.fsdecode(name)
+    run.mkdir()
+    for steps, loss in ((range(1, 7), 1.0), (range(5, 9), 2.0), (range(8, 11), 3.0)):
+        MetricsFile(run / "metrics.jsonl").rewind(steps[0] - 1)
+        monitor = Monitor(run, is_main=True)
+        for step in steps:
+            place = {"step": step, "epoch": step / 4, "samples": step, "time": 10.0 * step}
+            measured = {"images_per_second": 1.0, "data_wait_fraction": 0.0}
+            monitor.record("train", **place, loss=loss, top1=1.0, lr=0.1, **measured)
+        monitor.close()
+    [file] = (run / "tensorboard").iterdir()
+    shutil.copy(file, tmp_path)  # TensorBoard's reader wants names in UTF-8
+    events = list(EventFileLoader(str(tmp_path / file.name)).Load())[1:]
+    assert [event.step for event in events] == list(range(1, 11))
+    losses = EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")
+    assert [event.value for event in losses] == [1.0] * 4 + [2.0] * 3 + [3.0] * 3
+    times = [event.wall_time for event in losses]
+    assert times == sorted(times)
+    assert times[7] - times[0] == pytest.approx(70, abs=0.1)
 
 
 def test_a_trace_of_the_steps_asked_for_is_written_and_announced(real_run):
