@@ -54,7 +54,7 @@ class CompileConfig:
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     """torch.compile's mode; reduce-overhead and max-autotune use CUDA graphs."""
     cache: str = ""
-    """Directory of compiled code, from which a restart starts sooner [path; empty: ~/.cache/inception/compile]."""
+    """Directory of compiled code, from which a restart starts sooner [path; empty: compile in the user's cache]."""
 
 
 @dataclass

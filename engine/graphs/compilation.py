@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from engine.config.options import CompileConfig
+from pipelines.support.cache import user_cache
 
 _RECOMPILES = "torch._dynamo.guards.__recompiles"  # where torch's compiler tells why a graph had to be compiled again
 
@@ -18,7 +19,7 @@ def prepare_compiler(options: CompileConfig, sizes: int) -> None:
     """Sets the process up to compile: the cache directory, and room for graphs of `sizes` image sizes."""
     if not options.enabled:
         return
-    cache = Path(options.cache).expanduser() if options.cache else Path.home() / ".cache" / "inception" / "compile"
+    cache = Path(options.cache).expanduser() if options.cache else user_cache() / "compile"
     chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
     # torch writes its own choice, a temporary directory, into the variable as soon as its compiler is imported.
     if options.cache or not chosen or Path(chosen).name.startswith("torchinductor_"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
+import platform
 import subprocess
 import tempfile
 from hashlib import sha256
@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from inception.speed.cache import user_cache
 
 _SOURCE = Path(__file__).with_suffix(".c")
 # OpenMP's library is the one that torch has loaded, so its threads are torch's.
@@ -33,8 +35,9 @@ def library() -> tuple[ctypes.CDLL | None, str]:
     """The compiled C, or nothing and why."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     processor = [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    name = sha256(_SOURCE.read_bytes() + repr((_COMMAND, processor)).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inception"
+    built_for = repr((_COMMAND, processor, platform.libc_ver()))
+    name = sha256(_SOURCE.read_bytes() + built_for.encode()).hexdigest()[:16]
+    cache = user_cache()
     file = cache / f"norm_cpu-{name}.so"
     try:
         if not file.exists():
