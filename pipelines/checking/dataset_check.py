@@ -71,7 +71,7 @@ class Checkup:
 
 def check_up(path: Path, splits: list[str], smallest: int, team: Team) -> Checkup:
     """Examine every image of the splits, in parallel; DataError when the dataset cannot be opened."""
-    datasets = {split: open_dataset(path, split) for split in splits}
+    datasets = {split: open_dataset(path, split, renew=True) for split in splits}
     total = sum(len(dataset) for dataset in datasets.values())
     tasks = [
         (path, split, start, min(start + _CHUNK, len(dataset)), smallest)

@@ -6,15 +6,14 @@ of the format; they are kept in a JSON file beside it. Needs neither FFCV nor nu
 """
 
 import json
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.datasets.image_headers import ReadAt
-from pipelines.datasets.source import Closer, Found, Source
+from pipelines.datasets.image_headers import Flag, Header
+from pipelines.datasets.source import Found, Piece, Source
 from pipelines.support.errors import DataError
 
 VERSION = 2
@@ -37,6 +36,7 @@ INT_FIELD, RGB_FIELD = 1, 2
 _BYTES = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 _FIELD_TYPES = {0: np.dtype("<f8"), INT_FIELD: np.dtype("<i8"), RGB_FIELD: IMAGE, 3: _BYTES}
 _CHUNK = 1 << 16  # samples listed at a time
+_TOGETHER = 256  # samples whose metadata is read at once
 
 
 def classes_file(file: Path) -> Path:
@@ -45,8 +45,8 @@ def classes_file(file: Path) -> Path:
 
 
 class Tables:
-    """A .beton's tables, memory-mapped. images: structured array (n,) of `IMAGE`; labels: int64 (n,); DataError when the
-    file is damaged, unfinished, or holds no images with labels."""
+    """A .beton's tables, read when they are wanted; DataError when the file is damaged, unfinished, or holds no images with
+    labels."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -72,14 +72,28 @@ class Tables:
         start = HEADER.itemsize + fields.nbytes
         if start + self._count * row.itemsize > self.size:
             raise DataError(f"{file} is cut off in its metadata; write it again")
-        rows = np.memmap(file, row, "r", start, (self._count,))
-        self.images, self.labels = rows[f"f{image}"], rows[f"f{label}"]
+        self._last: tuple[int, np.ndarray] = (-1, np.empty(0, IMAGE))
+        self._row, self._rows_at, self._image, self._label = row, start, f"f{image}", f"f{label}"
 
     def _read(self, kind: np.dtype, offset: int, count: int, what: str) -> np.ndarray:
         found = np.fromfile(self.file, kind, count, offset=offset)
         if len(found) < count:
             raise DataError(f"{self.file} is cut off in its {what}; write it again")
         return found
+
+    def rows(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of the samples from `start` on: structured array (count,) of `IMAGE`, and labels, int64 (count,)."""
+        rows = self._read(self._row, self._rows_at + start * self._row.itemsize, count, "metadata")
+        return rows[self._image], rows[self._label]
+
+    def image(self, sample: int) -> np.ndarray:
+        """A sample's `IMAGE`."""
+        start = sample // _TOGETHER * _TOGETHER
+        first, images = self._last
+        if first != start:
+            images = self.rows(start, min(_TOGETHER, self._count - start))[0]
+            self._last = start, images  # samples are asked for in order
+        return images[sample - start]
 
     def _find(self, fields: np.ndarray, kind: int, name: str) -> int:
         numbers = np.flatnonzero(fields["type_id"] == kind)
@@ -124,12 +138,12 @@ class Beton(Source):
     def __init__(self, path: Path, split: str) -> None:
         super().__init__(path, split)
         self.groups = [f"{split}.beton"]
-        self.file = path / self.groups[0]
-        self.tables = Tables(self.file)
+        self.path = path / self.groups[0]
+        self.tables = Tables(self.path)
         self._classes = self._read_classes()
 
     def _read_classes(self) -> list[str]:
-        file = classes_file(self.file)
+        file = classes_file(self.path)
         if not file.is_file():
             return []
         try:
@@ -141,69 +155,56 @@ class Beton(Source):
         return classes
 
     def state(self) -> list[list]:
-        stat = self.file.stat()
+        stat = self.path.stat()
         return [[self.groups[0], stat.st_size, stat.st_mtime_ns], self._classes]
 
     def check(self) -> None:
         """Nothing is left to find: the tables say that there are samples."""
 
+    def pieces(self) -> list[Piece]:
+        count = len(self.tables)
+        return [Piece(0, start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+
     def samples(self, group: int) -> Iterator[Found]:
-        for start in range(0, len(self.tables), _CHUNK):
-            images = self.tables.images[start : start + _CHUNK]
+        return self.listed(Piece(group, 0, len(self.tables)))
+
+    def listed(self, piece: Piece) -> Iterator[Found]:
+        assert piece.stop is not None
+        for start in range(piece.start, piece.stop, _CHUNK):
+            images, labels = self.tables.rows(start, min(_CHUNK, piece.stop - start))
             modes, places = images["mode"], images["data_ptr"]
             sizes = self.tables.sizes(places)
             wrong = np.flatnonzero(modes > RAW)
             if len(wrong):
                 raise DataError(
-                    f"{self.file}:{start + wrong[0]} is stored in FFCV's mode {modes[wrong[0]]}, not jpg or raw"
+                    f"{self.path}:{start + wrong[0]} is stored in FFCV's mode {modes[wrong[0]]}, not jpg or raw"
                 )
-            labels = self.tables.labels[start : start + _CHUNK].tolist()
-            for row, (label, mode, place, size) in enumerate(
-                zip(labels, modes.tolist(), places.tolist(), sizes.tolist())
-            ):
-                if mode == RAW:
-                    size += len(self._ppm_header(start + row))
-                yield Found(f"{start + row:08}", self._class(label), place, size)
-        self.tables.forget_sizes()
+            for row, (label, image, size) in enumerate(zip(labels.tolist(), images, sizes.tolist())):
+                name = f"{start + row:08}"
+                yield Found(name, self._class(label), int(image["data_ptr"]), size + len(_ppm_header(image)))
+        if piece.stop == len(self.tables):
+            self.tables.forget_sizes()
 
     def _class(self, label: int) -> str:
         if not self._classes:
             return str(label)
         if not 0 <= label < len(self._classes):
             raise DataError(
-                f"{self.file} holds label {label}, but {classes_file(self.file)} names {len(self._classes)} classes"
+                f"{self.path} holds label {label}, but {classes_file(self.path)} names {len(self._classes)} classes"
             )
         return self._classes[label]
 
-    def _ppm_header(self, row: int) -> bytes:
-        """What makes raw pixels a file that any decoder reads."""
-        image = self.tables.images[row]
-        return b"P6 %d %d 255\n" % (image["width"], image["height"])
+    def file(self, group: int, name: str) -> str:
+        return str(self.path)
 
-    def opened(self, group: int, name: str, place: int) -> tuple[ReadAt, Closer]:
-        descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
-        image = self.tables.images[int(name)]
-        if image["mode"] == JPEG:
-            if os.pread(descriptor, 2, place) != b"\xff\xd8":
-                os.close(descriptor)
-                raise DataError("it is no JPEG, as its file says")
-            return lambda offset, count: os.pread(descriptor, count, place + offset), Closer(descriptor)
-        header = self._ppm_header(int(name))
+    def prefix(self, name: str) -> bytes:
+        return _ppm_header(self.tables.image(int(name)))
 
-        def read_at(offset: int, count: int) -> bytes:
-            begin = header[offset : offset + count]
-            return begin + os.pread(descriptor, count - len(begin), place + max(offset - len(header), 0))
+    def confirm(self, name: str, header: Header) -> None:
+        if header.flags & Flag.NOT_JPEG and not self.prefix(name):
+            raise DataError("it is no JPEG, as its file says")
 
-        return read_at, Closer(descriptor)
 
-    def read(self, group: int, name: str, place: int, size: int) -> np.ndarray:
-        header = b"" if self.tables.images["mode"][int(name)] == JPEG else self._ppm_header(int(name))
-        size -= len(header)
-        if place + size > len(self._bytes):
-            raise DataError("its file is shorter than when it was indexed: it changed while in use")
-        stored = self._bytes[place : place + size]
-        return np.concatenate([np.frombuffer(header, np.uint8), stored]) if header else stored
-
-    @cached_property
-    def _bytes(self) -> np.ndarray:
-        return np.memmap(self.file, np.uint8, "r")
+def _ppm_header(image: np.ndarray) -> bytes:
+    """What makes raw pixels a file that any decoder reads; nothing for a JPEG."""
+    return b"" if image["mode"] == JPEG else b"P6 %d %d 255\n" % (image["width"], image["height"])

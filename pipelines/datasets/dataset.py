@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.datasets.files import Located, OpenFile, read_at, retried
 from pipelines.datasets.forms import find_source
-from pipelines.datasets.image_headers import Flag, probe_bytes
+from pipelines.datasets.image_headers import Flag, Header, probe_bytes
 from pipelines.datasets.index import Index, open_index
 from pipelines.datasets.source import Source
 from pipelines.support.errors import DataError, nearest
@@ -30,6 +32,7 @@ def open_dataset(
     quarantine: str | os.PathLike | None = None,
     shared: bool = False,
     progress: bool = True,
+    renew: bool = False,
 ) -> "Dataset":
     """Open one split ("train" or "val") of class folders, tar shards or an FFCV file, indexing it on first use.
 
@@ -37,13 +40,14 @@ def open_dataset(
     (FFCV's). classes: the class names that labels are positions in, such as the training split's; by default the split's
     own, sorted. quarantine: a file of sample names to leave out, one a line; a name may begin with its split ("val/..."), and
     names of another split are passed over. shared: the file serves both splits, so that names that do not tell their split are
-    the training split's. DataError says what is wrong with any of it.
+    the training split's. renew: read every image's header again, whatever an index says of it. DataError says what is wrong
+    with any of it.
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}{nearest(split, SPLITS)}; choose from {', '.join(SPLITS)}")
     root = Path(path).expanduser().resolve()
     source = find_source(root, split)
-    index = open_index(source, root, progress)
+    index = open_index(source, root, progress, renew)
     return Dataset(source, index, classes, quarantine, shared)
 
 
@@ -66,13 +70,14 @@ class Dataset:
         self._excluded = self._read_quarantine(Path(quarantine), shared) if quarantine else np.empty(0, np.int64)
         # Excluded entry k stands before position excluded[k] - k: what positions are moved by.
         self._shifts = self._excluded - np.arange(len(self._excluded))
+        self._unreadable = self._still_unreadable()
         if len(self) == 0:
             raise DataError(f"quarantine file {quarantine} leaves out every sample of {self.path}")
 
     @property
     def fingerprint(self) -> str:
         """Names the data as it is now: another when files come or go."""
-        return f"{self.path}:{self._index.directory.name}"
+        return f"{self.path}:{self._index.fingerprint}"
 
     def __len__(self) -> int:
         return len(self._index.entries) - len(self._excluded)
@@ -101,31 +106,85 @@ class Dataset:
         return self._index.entries[self._entries(indices)]
 
     def read(self, index: int) -> np.ndarray:
-        """uint8 (bytes,): the sample's encoded bytes, read-only where they are memory-mapped."""
-        entry = self._index.entries[self._entry(index)]
-        group, name = int(entry["group"]), ""
-        if self.source.kind != "shards":
-            name = self._index.name(self._entry(index))
+        """uint8 (bytes,): the sample's encoded bytes as they are now. Where its file is not as it was indexed, `entries` and
+        what they say of size, orientation and flags are those of the file from now on. DataError when it cannot be read, or a
+        shard changed so that something else lies in the sample's place."""
         try:
-            return self.source.read(group, name, int(entry["place"]), int(entry["size"]))
+            return retried(lambda: self._read(self._entry(index)))
         except OSError as error:
             raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from None
         except DataError as error:
             raise DataError(f"{self.name(index)}: {error}") from None
 
-    def encoded(self, indices: NDArray[np.integer]) -> list[bytes | np.ndarray | None]:
-        """For each sample its file's path, as bytes, when it has a file of its own, else its encoded bytes, uint8
-        (size,), as `read` gives them; None when they are not there."""
+    def _read(self, number: int) -> np.ndarray:
+        entry, source = self._index.entries[number], self.source
+        name = self._index.name(number)
+        file = source.opened(int(entry["group"]), name)
+        stat = file.stat()
+        same = stat.st_mtime_ns == entry["modified"]
+        if source.own_files:
+            same = same and stat.st_size == entry["size"]
+        size = stat.st_size if source.own_files else int(entry["size"])
+        data = read_at(file.descriptor, int(entry["place"]), size, source.prefix(name))
+        if not same or entry["flags"] & int(Flag.UNREADABLE):
+            self._renew(number, name, data, stat.st_mtime_ns)
+        return data
+
+    def _renew(self, number: int, name: str, data: np.ndarray, modified: int) -> None:
+        """Take over what a sample's bytes show now. DataError when they are not those that were indexed, of a shard."""
+        before = self._index.entries[number]
+        try:
+            header = probe_bytes(data.data)
+            self.source.confirm(name, header)
+        except DataError:
+            header = Header(0, 0, 1, Flag.UNREADABLE)  # whoever decodes it will say why
+        now = before.copy()
+        now["width"], now["height"] = header.width, header.height
+        now["flags"] = int(header.flags) | header.orientation << 8
+        known = not before["flags"] & int(Flag.UNREADABLE)
+        if not self.source.own_files and known and now != before:
+            raise DataError("its shard changed while in use; start again")
+        now["size"], now["modified"] = len(data), modified
+        self._index.entries[number] = now
+
+    def located(self, indices: NDArray[np.integer]) -> "Located":
+        """Where the samples' bytes lie, for a decoder that reads them itself. What cannot be opened has no place."""
         entries = self.entries(indices)
-        if self.source.kind == "folders":
-            root, groups = os.fsencode(self.path), self.source.groups
-            places = zip(entries["group"].tolist(), entries["name"].tolist())
-            return [b"%s/%s/%s" % (root, os.fsencode(groups[group]), self._index.name_at(at)) for group, at in places]
+        if self.source.own_files:
+            names = [
+                os.fsencode(self.source.file(group, os.fsdecode(self._index.name_at(at)))) + b"\0"
+                for group, at in zip(entries["group"].tolist(), entries["name"].tolist())
+            ]
+            lengths = np.array([len(name) for name in names], np.int64)
+            return Located(b"".join(names), np.cumsum(lengths) - lengths, np.full(len(names), -1, np.int32), [])
+        opened: dict[int, OpenFile] = {}
+        for group in np.unique(entries["group"]).tolist():
+            with suppress(OSError):  # who reads it without this says why
+                opened[group] = self.source.opened(group, "")
+        files = [opened[group].descriptor if group in opened else -1 for group in entries["group"].tolist()]
+        return Located(b"", None, np.array(files, np.int32), list(opened.values()))
+
+    def encoded(self, indices: NDArray[np.integer]) -> list[bytes | np.ndarray | None]:
+        """For each sample its file's path, as bytes, when it has a file of its own that is as it was indexed, else its encoded
+        bytes, uint8 (size,), as `read` gives them; None when they are not there, or not as they were."""
+        if self.source.own_files:
+            return self._paths(self.entries(indices))
         found: list[bytes | np.ndarray | None] = []
         for index in indices.tolist():
             try:
                 found.append(self.read(index))
             except DataError:
+                found.append(None)
+        return found
+
+    def _paths(self, entries: np.ndarray) -> list[bytes | np.ndarray | None]:
+        found: list[bytes | np.ndarray | None] = []
+        for group, at, size, modified in entries[["group", "name", "size", "modified"]].tolist():
+            path = os.fsencode(self.source.file(group, os.fsdecode(self._index.name_at(at))))
+            try:
+                stat = os.stat(path)  # noqa: PTH116  # pathlib takes twice as long
+                found.append(path if (stat.st_size, stat.st_mtime_ns) == (size, modified) else None)
+            except OSError:
                 found.append(None)
         return found
 
@@ -140,20 +199,25 @@ class Dataset:
         return f"{group}{self.source.separator}{self._index.name(entry)}"
 
     def unreadable(self) -> NDArray[np.int64]:
-        """int64 (n,): the samples that the index knows no decoder can read."""
+        """int64 (n,): the samples that could be read neither when they were indexed nor when the dataset was opened."""
+        return self._unreadable
+
+    def _still_unreadable(self) -> NDArray[np.int64]:
+        """The samples that the index marks as unreadable, without those that can be read by now."""
         if not self._index.unreadable:
             return np.empty(0, np.int64)
         entries = np.flatnonzero(self._index.entries["flags"] & int(Flag.UNREADABLE))
         entries = np.setdiff1d(entries, self._excluded)
-        return entries - np.searchsorted(self._excluded, entries)
+        indices = entries - np.searchsorted(self._excluded, entries)
+        return np.array([index for index in indices.tolist() if self.reason(index)], np.int64)
 
     def reason(self, index: int) -> str:
-        """Why an unreadable sample is one, in a few words."""
+        """Why a sample cannot be read, in a few words; empty when it can."""
         try:
             probe_bytes(self.read(index).data)
         except DataError as error:
-            return str(error).removeprefix(f"{self.name(index)}: ")
-        return "it was unreadable when indexed; delete the index " + str(self._index.directory)
+            return str(error).removeprefix(f"{self.name(index)}: ").removeprefix(f"{self.name(index)} ")
+        return ""
 
     def _entries(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
         wanted: NDArray[np.int64] = np.asarray(indices, np.int64)

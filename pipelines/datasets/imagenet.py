@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.datasets.image_headers import ReadAt
 from pipelines.datasets.image_names import suffix
-from pipelines.datasets.source import Closer, Found, Source
+from pipelines.datasets.source import Found, Source
 from pipelines.support.errors import DataError, nearest
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -33,7 +32,6 @@ class Archive(Source):
         if not file.is_file():
             raise DataError(f"{file} does not exist" if not file.exists() else f"{file} is no file")
         super().__init__(file, split)
-        self._descriptor = -1
 
     def state(self) -> list[list]:
         stat = self.root.stat()
@@ -43,29 +41,13 @@ class Archive(Source):
         if not self.groups:
             raise DataError(f"{self.root} holds no images")
 
-    def opened(self, group: int, name: str, place: int) -> tuple[ReadAt, Closer]:
-        descriptor = self._open()
-        return lambda offset, count: os.pread(descriptor, count, place + offset), Closer(-1)
-
-    def read(self, group: int, name: str, place: int, size: int) -> np.ndarray:
-        data = np.empty(size, np.uint8)
-        descriptor, got = self._open(), 0
-        while got < size:
-            more = os.preadv(descriptor, [data[got:].data], place + got)
-            if more == 0:
-                raise DataError(f"{self.root} became shorter while in use")
-            got += more
-        return data
+    def file(self, group: int, name: str) -> str:
+        return str(self.root)
 
     def will_read(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Tell the system which (offset, size) are read next, so that storage works ahead of a scattered order."""
         for place, size in sorted(ranges):
-            os.posix_fadvise(self._open(), place, size, os.POSIX_FADV_WILLNEED)
-
-    def _open(self) -> int:
-        if self._descriptor < 0:
-            self._descriptor = os.open(self.root, os.O_RDONLY | os.O_CLOEXEC)
-        return self._descriptor
+            os.posix_fadvise(self.opened(0, "").descriptor, place, size, os.POSIX_FADV_WILLNEED)
 
     def _members(self, start: int, end: int) -> Iterator[tarfile.TarInfo]:
         """The files of the tar that lies between two offsets of the file, with offsets in the whole file."""

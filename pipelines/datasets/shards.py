@@ -1,20 +1,13 @@
 """Samples in tar shards in WebDataset's layout."""
 
-import mmap
 import os
-import resource
 import tarfile
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
-
-from pipelines.datasets.image_headers import ReadAt
 from pipelines.datasets.image_names import IMAGES, suffix
-from pipelines.datasets.source import Closer, Found, Source
+from pipelines.datasets.source import Found, Source
 from pipelines.support.errors import DataError
 
 
@@ -26,10 +19,6 @@ class Shards(Source):
     def __init__(self, root: Path, split: str, names: list[str]) -> None:
         super().__init__(root, split)
         self.groups = names
-        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
-        self._lock = threading.Lock()
-        # Every map holds a file descriptor; stay well below the limit however many shards there are.
-        self._most_maps = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, 16)
 
     def state(self) -> list[list]:
         stats = [(name, (self.root / name).stat()) for name in self.groups]
@@ -81,28 +70,8 @@ class Shards(Source):
             )
         return folders[0]
 
-    def opened(self, group: int, name: str, place: int) -> tuple[ReadAt, Closer]:
-        descriptor = os.open(self.root / self.groups[group], os.O_RDONLY | os.O_CLOEXEC)
-        return lambda offset, count: os.pread(descriptor, count, place + offset), Closer(descriptor)
-
-    def read(self, group: int, name: str, place: int, size: int) -> np.ndarray:
-        mapped = self._map(group)
-        if place + size > len(mapped):  # beyond the end of a map lies a bus error
-            raise DataError("its shard is shorter than when it was indexed: it changed while in use")
-        return np.frombuffer(mapped, np.uint8, size, place)
-
-    def _map(self, group: int) -> mmap.mmap:
-        with self._lock:
-            mapped = self._maps.get(group)
-            if mapped is None:
-                with (self.root / self.groups[group]).open("rb") as shard:
-                    mapped = mmap.mmap(shard.fileno(), 0, access=mmap.ACCESS_READ)
-                self._maps[group] = mapped
-                if len(self._maps) > self._most_maps:
-                    self._maps.popitem(last=False)  # unmapped when the last array over it is gone
-            else:
-                self._maps.move_to_end(group)
-            return mapped
+    def file(self, group: int, name: str) -> str:
+        return f"{self.root}/{self.groups[group]}"
 
 
 def _split_key(name: str) -> tuple[str, str]:

@@ -15,7 +15,6 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from pipelines.datasets.image_headers import SLOW, Flag, pillow_orientation, probe_bytes
 from pipelines.decoding.colour import to_rgb
-from pipelines.loading.batch import empty_images
 from pipelines.support.errors import DataError
 
 Buffer = bytes | bytearray | memoryview | np.ndarray
@@ -71,6 +70,13 @@ def _decode_with_pillow(data: Buffer) -> Tensor:
     except Exception as error:  # Pillow's plugins raise anything on damaged files
         raise DataError(f"it cannot be decoded: {error}") from None
     return upright(torch.from_numpy(pixels).permute(2, 0, 1), orientation)
+
+
+def empty_images(count: int, size: int, *, pinned: bool = False) -> Tensor:
+    """An uninitialised uint8 (count, 3, size, size) batch on the host in channels_last memory format."""
+    # Allocated as NHWC and viewed as NCHW: a batch of one sample would otherwise lose the layout to stride ambiguity.
+    pixels = torch.empty((count, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
+    return pixels.permute(0, 3, 1, 2)
 
 
 def crop_resize(image: Tensor, box: tuple[int, int, int, int], size: int, flip: bool = False) -> Tensor:

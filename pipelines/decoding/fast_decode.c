@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <jpeglib.h>
@@ -29,18 +30,20 @@
 #define LEAST(jpeg) (jpeg)->min_DCT_scaled_size
 #endif
 
-enum { DONE = 0, UNREADABLE = 1, UNDECODABLE = 2, NO_MEMORY = 3 };
+enum { DONE = 1, UNREADABLE = 2, UNDECODABLE = 3, NO_MEMORY = 4 }; /* 0: never seen */
 enum { MARGIN = 2 }; /* pixels around the box that smooth chroma upsampling looks at */
 /* The state of a decompressor that hands out planes, libjpeg's DSTATE_RAW_OK (jpegint.h; the same since 1994). Only one that
  * hands out RGB can be told to leave out rows and columns, and it turns into the other by this number alone. */
 enum { HANDS_OUT_PLANES = 206 };
 
 /* One sample: the JPEG of `size` bytes at `bytes`, or else at `place` of an open `file`, or else (file below 0) in the file
- * `path`; a sample to leave out where that is NULL. The box is in pixels. */
+ * `path`; a sample to leave out where that is NULL. The file was `modified` at that time (ns since 1970; below 0: whenever), or
+ * is not the one that was indexed. The box is in pixels. */
 typedef struct {
     const char *path;
     const uint8_t *bytes;
     uint64_t place, size;
+    int64_t modified;
     int32_t file;
     int32_t left, top, width, height;
     int32_t flip;
@@ -89,15 +92,25 @@ static int read_all(int file, uint64_t place, uint64_t size, uint8_t *to) {
     return got == size;
 }
 
-static int read_file(const char *path, uint64_t size, uint8_t *to) {
-    uint8_t more;
-    int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1, whole;
-    if (file < 0)
+static int is_as_indexed(const item *it, const struct stat *now) {
+    uint64_t size = now->st_size;
+    int64_t modified = now->st_mtim.tv_sec * INT64_C(1000000000) + now->st_mtim.tv_nsec;
+    if (it->modified >= 0 && modified != it->modified)
         return 0;
-    /* A file that has grown is not the one that was indexed. */
-    whole = read_all(file, 0, size, to) && pread(file, &more, 1, size) == 0;
-    close(file);
-    return whole;
+    return it->file >= 0 ? it->place <= size && it->size <= size - it->place : it->size == size;
+}
+
+/* Reads an item's bytes from the file that was indexed. */
+static int read_item(const item *it, buffer *to) {
+    struct stat now;
+    int file = it->file >= 0 ? it->file : it->path ? open(it->path, O_RDONLY | O_CLOEXEC) : -1, status = UNREADABLE;
+    if (file < 0)
+        return UNREADABLE;
+    if (fstat(file, &now) == 0 && is_as_indexed(it, &now))
+        status = !grow(to, it->size) ? NO_MEMORY : read_all(file, it->place, it->size, to->data) ? DONE : UNREADABLE;
+    if (it->file < 0)
+        close(file);
+    return status;
 }
 
 /* The largest reduction by the decoder itself that leaves the antialiased resize at least `keep` pixels for each. */
@@ -221,15 +234,12 @@ static int decode_or_fail(struct jpeg_decompress_struct *jpeg, const uint8_t *by
 static int carry_out(struct jpeg_decompress_struct *jpeg, const item *it, int side, int keep, scratch *s, uint8_t *out) {
     const uint8_t *bytes = it->bytes;
     region part;
-    if (!bytes) {
-        if (!grow(&s->file, it->size))
-            return NO_MEMORY;
+    int status = bytes ? DONE : read_item(it, &s->file);
+    if (status != DONE)
+        return status;
+    if (!bytes)
         bytes = s->file.data;
-        if (!(it->file >= 0 ? read_all(it->file, it->place, it->size, s->file.data)
-                            : read_file(it->path, it->size, s->file.data)))
-            return UNREADABLE;
-    }
-    int status = decode_or_fail(jpeg, bytes, it, reduction(it, side, keep), side, &s->pixels, &part);
+    status = decode_or_fail(jpeg, bytes, it, reduction(it, side, keep), side, &s->pixels, &part);
     if (status == DONE && !grow(&s->tables, resize_needs(&part, side)))
         status = NO_MEMORY;
     if (status == DONE)

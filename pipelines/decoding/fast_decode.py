@@ -6,67 +6,61 @@ libjpeg-turbo is there to do so, `library` says why, and `pipelines.decoding.dec
 
 import ctypes
 import functools
-import subprocess
-import tempfile
+import io
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from pipelines.support.cache import user_cache
-from pipelines.support.locks import machine_lock
+from pipelines.decoding import build
+from pipelines.decoding.decode import empty_images
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _INCLUDED = _SOURCE.with_name("fast_resize.h")
 _COMMAND = ("cc", "-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
+_WIDTH, _HEIGHT, _LEFT, _TOP, _SIDE = 48, 40, 8, 9, 24  # of the test picture, and of the box in it
 # Reductions inside the decoder leave at least this many source pixels for each output pixel, so that the antialiased
 # resize still does most of the work: with 3 the median stays above 50 dB of a full decode, the worst above 40, at any
 # size; with 2 they do not. 0 would forbid them.
 _KEEP = 3
 
 
-# The C's `item`: address of the path, or of the bytes; place in an open file, size in bytes; the file, or -1; the box.
+# The C's `item`: address of the path, or of the bytes; place in an open file, size in bytes; when the file was modified (ns;
+# below 0: whenever); the file, or -1; the box.
 ITEM = np.dtype(
     [(name, "<u8") for name in ("path", "bytes", "place", "size")]
+    + [("modified", "<i8")]
     + [(name, "<i4") for name in ("file", "left", "top", "width", "height", "flip", "status")],
     align=True,
 )
+_DONE = 1  # the C's status of an item that it has carried out; 0 stands in one that it never saw
 
 
 @functools.cache
 def library() -> tuple[ctypes.CDLL | None, str]:
-    """The compiled C, or nothing and why."""
-    file = user_cache() / f"fast_decode-{_fingerprint()}.so"
-    try:
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with machine_lock(file.with_suffix(".lock"), announce=False):
-                if not file.exists():
-                    _compile(file)
-        found = ctypes.CDLL(str(file))
-    except subprocess.CalledProcessError as error:
-        return None, next((line for line in error.stderr.splitlines() if "error" in line), "the C compiler failed")
-    except OSError as error:
-        return None, f"{error.filename or file}: {error.strerror or error}"
-    found.carry_out_items.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
-    return found, ""
+    """The compiled C, which has decoded a picture rightly, or nothing and why."""
+    return build.loaded("fast_decode", (_SOURCE, _INCLUDED), _COMMAND, _wrong)
 
 
-def _fingerprint() -> str:
-    """What the compiled file depends on: the source, and what this processor can do."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    processor = [line for line in lines if line.startswith(("flags", "Features"))][:1]
-    return sha256(_SOURCE.read_bytes() + _INCLUDED.read_bytes() + repr((_COMMAND, processor)).encode()).hexdigest()[:16]
-
-
-def _compile(file: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        made = Path(folder) / file.name
-        subprocess.run([*_COMMAND, str(_SOURCE), "-o", str(made), "-ljpeg"], check=True, capture_output=True, text=True)
-        made.rename(file)
+def _wrong(compiled: ctypes.CDLL) -> str:
+    """What is wrong with how the C decodes a picture; nothing when it does it rightly."""
+    compiled.carry_out_items.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+    rows, columns = np.mgrid[0:_HEIGHT, 0:_WIDTH]
+    picture = np.stack([5 * columns, 6 * rows, 2 * (rows + columns)], axis=-1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=95)
+    with Image.open(file) as image:
+        wanted = np.asarray(image.convert("RGB"))[_TOP : _TOP + _SIDE, _LEFT : _LEFT + _SIDE]
+    pixels = empty_images(1, _SIDE)
+    encoded = np.frombuffer(file.getvalue(), np.uint8)
+    box = np.array([[_LEFT, _TOP, _SIDE, _SIDE]])
+    if not carry_out(compiled, [encoded], np.array([len(encoded)]), box, np.array([False]), pixels)[0]:
+        return "it does not decode a test picture: libjpeg's headers are not those of its library"
+    off = np.abs(pixels[0].permute(1, 2, 0).numpy().astype(int) - wanted)
+    return "it decodes a test picture wrongly: libjpeg's headers are not those of its library" if off.max() > 4 else ""
 
 
 def carry_out(
@@ -85,7 +79,7 @@ def carry_out(
     done; the others are not JPEGs that this can decode, or cannot be read, and their slots hold anything.
     """
     items = np.zeros(len(encoded), ITEM)
-    items["file"] = -1
+    items["file"] = items["modified"] = -1
     for slot, data in enumerate(encoded):
         if isinstance(data, bytes):
             items["path"][slot] = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value
@@ -100,4 +94,4 @@ def carry_out_items(compiled: ctypes.CDLL, items: np.ndarray, out: Tensor, keep:
     """`carry_out` for a structured array (n,) of `ITEM`, whose status it changes: bool (n,), which are done. An item of
     an open file is read at its place."""
     compiled.carry_out_items(items.ctypes.data, len(items), out.shape[-1], keep, out.data_ptr())
-    return items["status"] == 0
+    return items["status"] == _DONE

@@ -10,7 +10,8 @@ import torch
 
 from pipelines.datasets.dataset import Dataset
 from pipelines.loading.fastest import Make, choose
-from pipelines.loading.loader import Loader, Options
+from pipelines.loading.loader import Loader
+from pipelines.loading.task import Options
 from pipelines.plan.plan import Plan
 from pipelines.support.cores import usable_cores
 from pipelines.support.errors import DataError, nearest

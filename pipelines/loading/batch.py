@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -24,10 +23,3 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.indices)
-
-
-def empty_images(count: int, size: int, *, pinned: bool = False) -> Tensor:
-    """An uninitialised uint8 (count, 3, size, size) batch on the host in channels_last memory format."""
-    # Allocated as NHWC and viewed as NCHW: a batch of one sample would otherwise lose the layout to stride ambiguity.
-    pixels = torch.empty((count, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
-    return pixels.permute(0, 3, 1, 2)

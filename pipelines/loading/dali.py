@@ -21,9 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.datasets.dataset import Dataset
-from pipelines.datasets.image_headers import WHOLE
-from pipelines.loading.batch import Batch, empty_images
-from pipelines.loading.loader import Failure, Loader, Options, Task
+from pipelines.datasets.image_headers import WHOLE, Flag
+from pipelines.decoding.decode import empty_images
+from pipelines.loading.batch import Batch
+from pipelines.loading.loader import Loader
+from pipelines.loading.task import Failure, Options, Task
 from pipelines.plan.plan import Plan
 from pipelines.support.errors import DataError, nearest
 
@@ -148,7 +150,7 @@ class DaliLoader(Loader):
 
     def _submit(self, task: Task) -> _Handle:
         flags, orientations = self.dataset.flags(task.indices)
-        odd = (flags & int(WHOLE) != 0) | (orientations != 1)
+        odd = (flags & int(WHOLE | Flag.UNREADABLE) != 0) | (orientations != 1)
         odd[list(task.bad)] = True
         if self._avoided:
             odd |= np.isin(task.indices, list(self._avoided))
@@ -162,7 +164,7 @@ class DaliLoader(Loader):
     def _start_native(self, task: Task, handle: _Handle, slots: Sequence[int]) -> None:
         for slot in slots:
             out = empty_images(1, task.resolution)
-            work = self._pool.submit(self._execute, task, slot, out, handle.labels, handle.indices)
+            work = self._pool.submit(self._singly.carry_out, task, slot, out, handle.labels, handle.indices)
             handle.odd[slot] = (out, work)
 
     def _feed(self, task: Task, handle: _Handle) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from pipelines.datasets.dataset import Dataset
-from pipelines.loading.loader import Loader, Options
+from pipelines.loading.loader import Loader
+from pipelines.loading.task import Options
 from pipelines.plan.plan import Plan
 from pipelines.support.cache import user_cache
 from pipelines.support.cores import usable_cores

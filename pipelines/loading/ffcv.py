@@ -20,8 +20,8 @@ from pipelines.datasets.beton import Beton
 from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.image_headers import SLOW, Flag
 from pipelines.decoding import fast_decode
-from pipelines.loading.loader import Options, Task
 from pipelines.loading.native import NativeLoader
+from pipelines.loading.task import Options, Task
 from pipelines.plan.plan import Plan
 from pipelines.support.errors import DataError, nearest
 
@@ -65,7 +65,8 @@ class FfcvLoader(NativeLoader):
         self._ffcv = ffcv_decode
         cache = _wanted_cache(options)
         super().__init__(dataset, plan, options)
-        self._file = dataset.source.file.open("rb", buffering=0)
+        self._file = dataset.source.path.open("rb", buffering=0)
+        self._modified = int(dataset.entries(np.zeros(1, np.int64))["modified"][0])
         self._readers = ThreadPoolExecutor(_READERS, "read") if cache == "process" else None
         self._own = threading.local()
         self._decoders: list[ffcv_decode.Decoder] = []
@@ -110,7 +111,11 @@ class FfcvLoader(NativeLoader):
         assert prepared.bytes is not None
         for slot in slots:
             start, size = int(prepared.jobs["place"][slot]), int(prepared.jobs["size"][slot])
-            if os.preadv(self._file.fileno(), [prepared.bytes[start : start + size].data], int(places[slot])) != size:
+            try:
+                got = os.preadv(self._file.fileno(), [prepared.bytes[start : start + size].data], int(places[slot]))
+            except OSError:
+                got = -1
+            if got != size:
                 prepared.jobs["kind"][slot] = self._ffcv.IS_OTHER  # the native decoder says what is wrong
 
     def _unfilled(self, task: Task, draft: Any, slots: range) -> Sequence[int]:
@@ -118,11 +123,18 @@ class FfcvLoader(NativeLoader):
         prepared = draft.prepared
         for read in prepared.reads[slots.start // _TOGETHER : (slots.stop - 1) // _TOGETHER + 1]:
             read.result()
+        if os.fstat(self._file.fileno()).st_mtime_ns != self._modified:
+            return slots  # the native decoder sees what is left of the file that was indexed
         here = slice(slots.start, slots.stop)
         jobs, done = prepared.jobs[here], np.zeros(len(slots), np.bool_)
         if self._compiled is not None:
-            items = self._items(jobs, prepared.bytes)
+            items, located = self._items(task, here)
+            if prepared.bytes is not None:  # read already
+                items["bytes"] = np.where(
+                    jobs["kind"] == self._ffcv.IS_JPEG, prepared.bytes.ctypes.data + jobs["place"], 0
+                )
             done = fast_decode.carry_out_items(self._compiled, items, draft.images[here])
+            del located  # what kept the file open
             jobs = jobs.copy()
             jobs["kind"][jobs["kind"] == self._ffcv.IS_JPEG] = self._ffcv.IS_OTHER
         left: Sequence[int] = range(len(slots))
@@ -130,21 +142,6 @@ class FfcvLoader(NativeLoader):
             pixels = draft.images[here].permute(0, 2, 3, 1).numpy()
             left = self._decoder().run(self._file.fileno(), prepared.bytes, jobs, pixels)
         return [slots[number] for number in left if not done[number]]
-
-    def _items(self, jobs: np.ndarray, read: NDArray[np.uint8] | None) -> np.ndarray:
-        """The JPEGs among the jobs as `fast_decode.ITEM`, in the file or in the bytes read; the others left out."""
-        items = np.zeros(len(jobs), fast_decode.ITEM)
-        for name, its in (("left", "left"), ("top", "top"), ("width", "box_width"), ("height", "box_height")):
-            items[name] = jobs[its]
-        for name in ("place", "size", "flip"):
-            items[name] = jobs[name]
-        jpegs = jobs["kind"] == self._ffcv.IS_JPEG
-        items["file"] = -1
-        if read is None:
-            items["file"][jpegs] = self._file.fileno()
-        else:
-            items["bytes"][jpegs] = read.ctypes.data + jobs["place"][jpegs]
-        return items
 
     def _decoder(self) -> "ffcv_decode.Decoder":
         """This thread's."""

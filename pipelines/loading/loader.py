@@ -5,70 +5,24 @@ A backend is a subclass that starts work on a task (`_submit`) and later waits f
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pipelines.datasets.dataset import Dataset
-from pipelines.decoding.decode import crop_resize_into, decode_known
 from pipelines.loading.batch import Batch
+from pipelines.loading.singly import Singly
+from pipelines.loading.task import Failure, Options, Task
 from pipelines.plan.plan import EvalPlan, Plan
 from pipelines.support.errors import DataError
 
 # Samples whose place in the order is worked out at once: for a single batch, the calls cost more than the numbers.
 _AHEAD = 2048
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a loader was asked to work; see `pipelines.build_loader`. skip: bad samples are skipped, not raised;
-    settings: the backend's own."""
-
-    device: torch.device
-    batch_size: int
-    resolution: int
-    rank: int
-    world_size: int
-    workers: int
-    prefetch: int
-    skip: bool
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One micro-batch as the plan wants it: n samples by position, and what is to be done with each.
-
-    positions: places in the epoch's order; indices: samples; boxes: int32 (n, 4) left, top, width, height in displayed
-    pixels; flips: bool (n,); bad: slots whose samples the index knows to be unreadable, with names and reasons;
-    seen: the samples of the run that are complete once this micro-batch is handed out.
-    """
-
-    epoch: int
-    positions: NDArray[np.int64]
-    indices: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    boxes: NDArray[np.int32]
-    flips: NDArray[np.bool_]
-    resolution: int
-    seen: int
-    bad: dict[int, "Failure"]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-class Failure(NamedTuple):
-    """A sample that could not be read."""
-
-    name: str
-    reason: str
 
 
 class Loader(ABC):
@@ -100,6 +54,7 @@ class Loader(ABC):
         if not isinstance(plan, EvalPlan) and plan.augmentation.mixes:
             self._check_pairs()
         self._unreadable = dataset.unreadable()
+        self._singly = Singly(dataset, plan, options.skip)
         if len(self._unreadable) == len(dataset):
             raise DataError(
                 f"no image of {dataset.path} can be read; the first is {dataset.name(0)}: {dataset.reason(0)}"
@@ -309,44 +264,3 @@ class Loader(ABC):
 
     def _release(self) -> None:  # noqa: B027  # nor to free
         """Free what the backend holds; called once."""
-
-    def _execute(self, task: Task, slot: int, out: Tensor, labels: Tensor, indices: Tensor) -> Failure | None:
-        """Carry out one slot of a task by the native decoder, replacing a sample that cannot be read.
-
-        Writes out: uint8 (1, 3, size, size) channels_last, and the slot of labels and indices, int64 (n,). Called from
-        threads. Returns the failure that was met, if any.
-        """
-        failure = task.bad.get(slot)
-        if failure is None:
-            failure = self._load(int(task.indices[slot]), task.boxes[slot], bool(task.flips[slot]), out)
-            if failure is None:
-                return None
-        if not self._options.skip or isinstance(self.plan, EvalPlan):
-            labels[slot] = -1
-            out.zero_()
-        else:
-            self._substitute(task.epoch, int(task.positions[slot]), slot, out, labels, indices)
-        return failure
-
-    def _substitute(self, epoch: int, position: int, slot: int, out: Tensor, labels: Tensor, indices: Tensor) -> None:
-        """Fill a slot with the first readable sample that follows in the epoch's order, wherever that is."""
-        for step in range(1, self.plan.length):
-            index = self.plan.order(epoch, np.array([(position + step) % self.plan.length]))
-            if np.isin(index, self._unreadable)[0]:
-                continue
-            box = self.plan.boxes(epoch, index, self.dataset.sizes(index))[0]
-            if self._load(int(index[0]), box, bool(self.plan.flips(epoch, index)[0]), out) is None:
-                labels[slot], indices[slot] = int(self.dataset.labels(index)[0]), int(index[0])
-                return
-        raise DataError(f"no image of {self.dataset.path} can be read")
-
-    def _load(self, index: int, box: NDArray[np.int32], flip: bool, out: Tensor) -> Failure | None:
-        try:
-            flags, orientation = self.dataset.flags(np.array([index]))
-            image = decode_known(self.dataset.read(index), int(flags[0]), int(orientation[0]))
-            left, top, width, height = box.tolist()
-            crop_resize_into(out, image, (left, top, width, height), flip)
-        except DataError as error:
-            name = self.dataset.name(index)
-            return Failure(name, str(error).removeprefix(f"{name}: "))
-        return None

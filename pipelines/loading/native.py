@@ -12,14 +12,18 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipelines.datasets.dataset import Dataset
+from pipelines.datasets.files import Located
 from pipelines.datasets.image_headers import WHOLE, Flag
 from pipelines.decoding import fast_decode
-from pipelines.loading.batch import Batch, empty_images
-from pipelines.loading.loader import Failure, Loader, Options, Task
+from pipelines.decoding.decode import empty_images
+from pipelines.loading.batch import Batch
+from pipelines.loading.loader import Loader
+from pipelines.loading.task import Failure, Options, Task
 from pipelines.plan.plan import Plan
 
 _PIECE = 1 << 18  # output pixels: about two milliseconds of work
@@ -103,25 +107,34 @@ class NativeLoader(Loader):
         if self._compiled is None:
             return slots
         here = slice(slots.start, slots.stop)
+        items, located = self._items(task, here)
+        done = fast_decode.carry_out_items(self._compiled, items, draft.images[here])
+        del located  # what kept the files open
+        return [slot for slot, is_done in zip(slots, done.tolist()) if not is_done]
+
+    def _items(self, task: Task, here: slice) -> tuple[np.ndarray, Located]:
+        """What the compiled decoder is to do, structured array (n,) of `fast_decode.ITEM`, and what it reads from, which must
+        be there as long."""
         indices = task.indices[here]
-        flags, orientations = self.dataset.flags(indices)
-        plain = (flags & int(WHOLE | Flag.UNREADABLE) == 0) & (orientations == 1)
-        encoded = self.dataset.encoded(indices)
-        done = fast_decode.carry_out(
-            self._compiled,
-            [data if fits else None for data, fits in zip(encoded, plain.tolist())],
-            self.dataset.entries(indices)["size"],
-            task.boxes[here],
-            task.flips[here],
-            draft.images[here],
-        )
-        return [slot for slot, is_done in zip(slots, done) if not is_done]
+        entries, (flags, orientations) = self.dataset.entries(indices), self.dataset.flags(indices)
+        items = np.zeros(len(indices), fast_decode.ITEM)
+        for name in ("place", "size", "modified"):
+            items[name] = entries[name]
+        items["left"], items["top"], items["width"], items["height"] = task.boxes[here].T
+        items["flip"] = task.flips[here]
+        located = self.dataset.located(indices)
+        items["file"] = located.files
+        if located.starts is not None:
+            items["path"] = np.frombuffer(located.paths, np.uint8).ctypes.data + located.starts
+        odd = (flags & int(WHOLE | Flag.UNREADABLE) != 0) | (orientations != 1)
+        items["file"][odd], items["path"][odd] = -1, 0
+        return items, located
 
     def _carry_out_singly(self, task: Task, draft: _Draft, slots: Sequence[int]) -> None:
         for slot in slots:
             if draft.abandoned:
                 return
-            failure = self._execute(task, slot, draft.images[slot : slot + 1], draft.labels, draft.indices)
+            failure = self._singly.carry_out(task, slot, draft.images[slot : slot + 1], draft.labels, draft.indices)
             if failure is not None:
                 draft.failures[slot] = failure
 

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.loading.batch import Batch
-from pipelines.loading.loader import Failure, Loader, Task
+from pipelines.loading.loader import Loader
+from pipelines.loading.task import Failure, Task
 
 _NO_BOXES, _NO_FLIPS = np.zeros((0, 4), np.int32), np.zeros(0, np.bool_)
 

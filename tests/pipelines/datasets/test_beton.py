@@ -71,13 +71,13 @@ def test_what_ffcv_cannot_decode_is_stored_as_upright_pixels(make_folder, odd_im
     source = open_dataset(folder, "train", progress=False)
     beton = open_dataset(write(folder), "train", progress=False)
     names = [Path(source.name(index)).stem for index in range(len(source))]
-    modes = beton.source.tables.images["mode"]
+    modes = beton.source.tables.rows(0, len(beton))[0]["mode"]
     assert {name for name, mode in zip(names, modes) if mode == RAW} == {"cmyk", "png"}
     every = np.arange(len(source))
     assert (beton.sizes(every) == source.sizes(every)).all()
     for index, mode in enumerate(modes):
         assert (decode(beton.read(index)) == decode(source.read(index))).all(), names[index]
-        image = beton.source.tables.images[index]
+        image = beton.source.tables.image(index)
         if mode == JPEG:  # described as it is stored, which is what FFCV decodes by
             assert (image["width"], image["height"]) == Image.open(source.name(index)).size
 
@@ -94,7 +94,7 @@ def test_files_that_ffcv_wrote_are_read_with_numbers_for_names(tmp_path, photos)
     dataset = open_dataset(tmp_path, "train", progress=False)
     assert dataset.classes == ("9", "10", "11")
     assert dataset.labels(np.arange(7)).tolist() == [0, 1, 2, 0, 1, 2, 0]
-    modes = dataset.source.tables.images["mode"]
+    modes = dataset.source.tables.rows(0, len(dataset))[0]["mode"]
     assert set(modes) == {JPEG, RAW}
     for index, (pixels, _) in enumerate(samples):
         read = decode(dataset.read(index)).permute(1, 2, 0).numpy()

@@ -11,11 +11,10 @@ import pytest
 
 import pipelines.datasets.index
 from pipelines import DataError, TrainPlan, open_dataset
-from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.folders import Folders
 from pipelines.datasets.image_headers import Flag
-from pipelines.datasets.index import ENTRY, _load
-from pipelines.datasets.shards import Shards
+from pipelines.datasets.index_writing import VERSION
+from pipelines.datasets.indexing import ENTRY
 from waiting import IN_A_THREAD, in_a_thread, wait_until
 
 ROOT = __file__.rpartition("/tests/")[0]
@@ -49,7 +48,7 @@ def test_it_holds_label_place_size_shape_orientation_and_flags(make_folder, odd_
 def test_it_is_found_again_and_memory_mapped(make_folder, odd_images, monkeypatch):
     path = make_folder({f"train/a/{name}.jpg": data for name, data in odd_images.items()})
     opened(path)
-    monkeypatch.setattr(pipelines.datasets.index, "_build", lambda *_: pytest.fail("built twice"))
+    monkeypatch.setattr(pipelines.datasets.index, "write_index", lambda *_: pytest.fail("built twice"))
     assert isinstance(opened(path)._index.entries, np.memmap)
 
 
@@ -63,8 +62,8 @@ def test_a_million_entries_cost_little_memory(tmp_path):
     entries.tofile(tmp_path / "entries.bin")
     (tmp_path / "names.bin").write_bytes(name * count)
     classes = [f"n{number:08d}" for number in range(1000)]
-    meta = {"count": count, "names": len(name) * count, "classes": classes, "starts": [0, count], "unreadable": 0}
-    (tmp_path / "meta.json").write_text(json.dumps(meta | {"folders": {}}))
+    meta = {"version": VERSION, "count": count, "names": len(name) * count, "classes": classes, "starts": [0, count]}
+    (tmp_path / "meta.json").write_text(json.dumps(meta | {"unreadable": 0, "beside": {}, "state": [["n01440764", 0]]}))
     code = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
@@ -72,22 +71,22 @@ def test_a_million_entries_cost_little_memory(tmp_path):
         "from pipelines.datasets.dataset import Dataset\n"
         "from pipelines.datasets.index import _load\n"
         "from pipelines.datasets.folders import Folders\n"
-        "def resident():\n"
+        "def its_own():\n"
         "    lines = Path('/proc/self/status').read_text().splitlines()\n"
-        "    return int(next(line for line in lines if line.startswith('VmRSS')).split()[1]) / 1024\n"
+        "    return int(next(line for line in lines if line.startswith('RssAnon')).split()[1]) / 1024\n"
         "root = Path(sys.argv[1]); source = Folders(root / 'train', 'train', ['n01440764'])\n"
-        "before = resident()\n"
-        "dataset = Dataset(source, _load(root, source))\n"
+        "before = its_own()\n"
+        "dataset = Dataset(source, _load(root))\n"
         "plan = TrainPlan(len(dataset), 1024)\n"
         "for batch in range(plan.batches):\n"
         "    indices = plan.indices(0, batch)\n"
         "    plan.boxes(0, indices, dataset.sizes(indices)); dataset.labels(indices); plan.flips(0, indices)\n"
         "    dataset.short_name(int(indices[0]))\n"
-        "print(resident() - before)\n"
+        "print(its_own() - before)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 64
+    assert float(done.stdout) < 16  # the entries are mapped: all processes of a machine share them
 
 
 def test_a_changed_dataset_gets_a_new_index_and_readers_keep_theirs(make_folder, odd_images):
@@ -102,7 +101,7 @@ def test_a_changed_dataset_gets_a_new_index_and_readers_keep_theirs(make_folder,
 
 def test_headers_are_read_in_parallel(make_folder, odd_images, monkeypatch):
     path = make_folder({f"train/a/{number}.jpg": odd_images["plain"] for number in range(8)})
-    monkeypatch.setattr(pipelines.datasets.index, "_CHUNK", 1)
+    monkeypatch.setattr(pipelines.datasets.indexing, "_CHUNK", 1)
     together = threading.Barrier(4)
     plain = Folders.opened
 
@@ -119,7 +118,7 @@ def builds(monkeypatch, capfd):
     """``builds(others)``: a build from now on waits until so many others wait for it; the list of all builds."""
 
     def arrange(others: int) -> list:
-        builds, build, said = [], pipelines.datasets.index._build, []
+        builds, build, said = [], pipelines.datasets.index.write_index, []
 
         def all_are_waiting() -> bool:
             said.append(capfd.readouterr().err)
@@ -130,7 +129,7 @@ def builds(monkeypatch, capfd):
             wait_until(all_are_waiting, lambda: "".join(said), in_a_thread())
             build(*arguments)
 
-        monkeypatch.setattr(pipelines.datasets.index, "_build", slow)
+        monkeypatch.setattr(pipelines.datasets.index, "write_index", slow)
         return builds
 
     return arrange
@@ -164,13 +163,13 @@ def test_those_who_wait_fail_with_the_builders_reason(make_folder, builds):
 def test_a_killed_build_starts_again(make_folder, odd_images):
     path = make_folder({f"train/a/{number}.jpg": odd_images["plain"] for number in range(600)})
     code = (
-        "import os, signal, sys, pipelines.datasets.index\n"
+        "import os, signal, sys, pipelines.datasets.index_writing\n"
         "from pipelines import open_dataset\n"
-        "write, calls = pipelines.datasets.index._Writer._write, []\n"
+        "write, calls = pipelines.datasets.index_writing._Writer._write, []\n"
         "def killed(*arguments):\n"
         "    write(*arguments); calls.append(1)\n"
         "    if len(calls) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "pipelines.datasets.index._Writer._write = killed\n"
+        "pipelines.datasets.index_writing._Writer._write = killed\n"
         "open_dataset(sys.argv[1], 'train', progress=False)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True)
@@ -184,7 +183,7 @@ def test_beside_read_only_data_the_users_cache_holds_it(make_folder, odd_images,
     path = make_folder({"train/a/1.jpg": odd_images["plain"], ".index": b"in the way, so that no folder can be made"})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert opened(path)._index.directory.is_relative_to(tmp_path / "cache")
-    monkeypatch.setattr(pipelines.datasets.index, "_build", lambda *_: pytest.fail("built twice"))
+    monkeypatch.setattr(pipelines.datasets.index, "write_index", lambda *_: pytest.fail("built twice"))
     assert len(opened(path)) == 1
 
 
@@ -229,16 +228,6 @@ def test_a_cls_member_names_the_class_of_a_sample(tmp_path, odd_images):
     assert dataset.name(1) == f"{tmp_path}/train-0.tar:x2.jpg"
 
 
-def test_many_shards_share_a_bounded_number_of_maps(sample_val, monkeypatch):
-    source = Shards(sample_val.source.root, "train", [f"train-{number:03d}.tar" for number in range(4)])
-    monkeypatch.setattr(source, "_most_maps", 2)
-    first = source.read(0, "", 512, 16).tobytes()
-    for group in (1, 2, 3):
-        source.read(group, "", 512, 16)
-    assert len(source._maps) == 2
-    assert source.read(0, "", 512, 16).tobytes() == first
-
-
 def test_the_index_survives_positions_with_a_quarantine(make_folder, odd_images):
     names = [f"a/{number}.jpg" for number in range(9)]
     path = make_folder(
@@ -249,10 +238,9 @@ def test_the_index_survives_positions_with_a_quarantine(make_folder, odd_images)
     assert TrainPlan(len(dataset), 2).batches == 3
 
 
-def test_loading_refuses_an_index_when_a_nested_folder_changed(make_folder, odd_images):
+def test_an_index_of_a_changed_nested_folder_is_not_taken(make_folder, odd_images):
     path = make_folder({"train/a/deep/1.jpg": odd_images["plain"]})
-    dataset = opened(path)
-    source = Folders(path / "train", "train", ["a"])
-    assert isinstance(Dataset(source, _load(dataset._index.directory, source)), Dataset)
+    before = opened(path)
     make_folder({"train/a/deep/2.jpg": odd_images["plain"]})
-    assert _load(dataset._index.directory, source) is None
+    assert len(opened(path)) == 2
+    assert before.fingerprint != opened(path).fingerprint

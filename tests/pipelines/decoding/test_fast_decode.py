@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from pipelines import TrainPlan, build_loader, open_dataset
-from pipelines.decoding import fast_decode
-from pipelines.decoding.decode import crop_resize, decode
-from pipelines.loading.batch import empty_images
+from pipelines.decoding import build, fast_decode
+from pipelines.decoding.decode import crop_resize, decode, empty_images
 
 
 @pytest.fixture(scope="module")
@@ -134,15 +133,62 @@ def test_without_a_compiler_the_native_backend_gives_nearly_the_same_pixels(phot
     assert reasons == ["asked for", "asked for; without the compiled decoder, which is faster (no C compiler)"]
 
 
-def test_a_compiler_that_fails_says_why(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+@pytest.fixture
+def built(monkeypatch, tmp_path):
+    """Builds and loads the decoder, in a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return fast_decode.library.__wrapped__
+
+
+def test_a_compiler_that_fails_says_why(monkeypatch, tmp_path, built):
     monkeypatch.setattr(fast_decode, "_COMMAND", ("cc", "-DMAX=", "-include", "no_such_header.h", "-shared"))
-    found, reason = fast_decode.library.__wrapped__()
+    found, reason = built()
     assert found is None
     assert "no_such_header.h" in reason
     monkeypatch.setattr(fast_decode, "_COMMAND", ("no-such-compiler",))
-    assert fast_decode.library.__wrapped__() == (None, "no-such-compiler: No such file or directory")
+    assert built() == (None, "no-such-compiler: No such file or directory")
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_what_does_not_decode_rightly_is_never_used(monkeypatch, tmp_path, built):
+    """Headers of another libjpeg than the library's, and a library that only says that it is done."""
+    (tmp_path / "include").mkdir()
+    for name in ("jpeglib.h", "jconfig.h", "jmorecfg.h", "jerror.h"):
+        (file,) = [file for file in build._headers() if file.name == name][:1]
+        (tmp_path / "include" / name).write_text(file.read_text())
+    header = tmp_path / "include/jpeglib.h"
+    text = header.read_text()
+    assert text.count("JDIMENSION image_width;") == 2
+    header.write_text(text.replace("JDIMENSION image_width;", "JDIMENSION image_width; long other;"))
+    monkeypatch.setenv("CPATH", str(tmp_path / "include"))
+    assert built() == (None, "it does not decode a test picture: libjpeg's headers are not those of its library")
+    compiles = []
+    monkeypatch.setattr(build, "_compile", lambda *_: compiles.append(1))
+    assert built()[0] is None  # known by now
+    assert compiles == []
+    monkeypatch.delenv("CPATH")
+    built()
+    assert compiles == [1]  # of other headers
+
+
+def test_a_kept_library_that_does_not_work_is_made_again(tmp_path, built):
+    found, reason = built()
+    assert found is not None, reason
+    (file,) = (tmp_path / "cache").rglob("*.so")
+    inert = (
+        "typedef struct { char before[68]; int status; } item; /* as long as the real one */"
+        "int carry_out_items(item *items, int n) { for (; n--; items++) items->status = 1; return 0; }"
+    )
+    for content in (b"of another machine", inert):
+        if isinstance(content, str):
+            command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(tmp_path / "inert.so")]
+            subprocess.run(command, input=content.encode(), check=True)
+            content = (tmp_path / "inert.so").read_bytes()
+        file.unlink()
+        file.write_bytes(content)
+        found, reason = built()
+        assert found is not None, reason
+        assert fast_decode._wrong(found) == ""
 
 
 @pytest.mark.soak

@@ -9,7 +9,7 @@ from pipelines import DataError, TrainPlan, build_loader, open_dataset
 from pipelines.loading import backends
 from pipelines.loading import fastest as choice
 from pipelines.loading.backends import load_backend
-from pipelines.loading.loader import Options
+from pipelines.loading.task import Options
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,15 +28,15 @@ def decoders() -> list[threading.Thread]:
 
 def test_several_threads_share_a_batch(sample_val, monkeypatch):
     together = threading.Barrier(3)
-    plain, workers = sample_val.read, set()
+    plain, workers = sample_val.located, set()
 
-    def read(index):
+    def located(indices):
         if threading.current_thread().name not in workers:
             workers.add(threading.current_thread().name)
             together.wait(IN_A_THREAD)  # passes only when three threads are at work on the one batch
-        return plain(index)
+        return plain(indices)
 
-    monkeypatch.setattr(sample_val, "read", read)
+    monkeypatch.setattr(sample_val, "located", located)
     with load(sample_val, TrainPlan(1000, 16), prefetch=1) as loader:
         next(iter(loader))
     assert len(workers) == 3
@@ -65,7 +66,7 @@ def test_a_loader_that_ends_in_mid_epoch_leaves_nothing_behind(sample_val, how):
 
 
 def test_an_error_in_a_thread_reaches_the_caller(sample_val, monkeypatch):
-    monkeypatch.setattr(sample_val, "read", lambda index: 1 // 0)
+    monkeypatch.setattr(sample_val, "located", lambda indices: 1 // 0)
     with load(sample_val, TrainPlan(1000, 64)) as loader, pytest.raises(ZeroDivisionError):
         next(iter(loader))
     assert not decoders()
@@ -90,14 +91,19 @@ def test_ctrl_c_ends_the_process_at_once(start_command):
 
 
 def test_a_bad_batch_ends_the_epoch_and_the_loader_still_closes(sample_val, monkeypatch):
-    plain = sample_val.read
+    plain, located = sample_val.read, sample_val.located
 
     def read(index):
         if index == 777:
             raise DataError("sample 777 is gone")
         return plain(index)
 
+    def all_but_one(indices):
+        found = located(indices)
+        return found._replace(files=np.where(indices == 777, -1, found.files))
+
     monkeypatch.setattr(sample_val, "read", read)
+    monkeypatch.setattr(sample_val, "located", all_but_one)
     with load(sample_val, EvalPlan(1000, 100)) as loader, pytest.raises(DataError, match=r"777.*is gone"):
         list(loader)
     assert not decoders()

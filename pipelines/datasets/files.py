@@ -1,0 +1,121 @@
+"""The files that samples lie in: read by position, kept open within the system's limit, tried again when the system fails.
+
+Nothing is mapped into memory. Of a mapped file that shrinks, or whose network mount fails, the next look ends the process
+by a signal (SIGBUS); a read says what is wrong, and which sample it was.
+"""
+
+import errno
+import os
+import resource
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.support.errors import DataError
+
+T = TypeVar("T")
+_PAUSES = (0.05, 0.2, 1.0)  # seconds before each further try
+# What another try will not change: the name is wrong, or not to be read by this user.
+FINAL = frozenset(
+    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+)
+
+
+def retried(attempt: Callable[[], T]) -> T:
+    """What `attempt` returns, tried again where a network or a disk fails for a moment; OSError when it goes on failing."""
+    for pause in _PAUSES:
+        try:
+            return attempt()
+        except OSError as error:
+            if error.errno in FINAL:
+                raise
+            OPEN.forget()  # a handle that went stale is no better the next time
+            time.sleep(pause)
+    return attempt()
+
+
+class OpenFile:
+    """A file open for reading, closed when nobody holds it any more. descriptor: its number."""
+
+    descriptor = -1
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # modules are gone when a process ends
+        if self.descriptor >= 0:
+            close(self.descriptor)
+
+    def stat(self) -> os.stat_result:
+        """Its state now, which may not be what it was when opened."""
+        return os.fstat(self.descriptor)
+
+
+class OpenFiles:
+    """The files used last, of all datasets of this process; whoever holds one keeps it open. Safe to use from several threads."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._files, self._lock = most, OrderedDict[str, OpenFile](), threading.Lock()
+
+    def get(self, path: str) -> OpenFile:
+        """The open file; OSError when it cannot be opened."""
+        with self._lock:
+            if path in self._files:
+                self._files.move_to_end(path)
+                return self._files[path]
+            try:
+                file = OpenFile(path)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._files:
+                    raise
+                self._shrink(len(self._files) // 2)  # others of this process need many files too
+                file = OpenFile(path)
+            self._files[path] = file
+            self._shrink(self._most)
+            return file
+
+    def _shrink(self, most: int) -> None:
+        while len(self._files) > most:
+            self._files.popitem(last=False)
+
+    def forget(self, beginning: str = "") -> None:
+        """Open files anew when they are next wanted: those whose path begins so."""
+        with self._lock:
+            for path in [path for path in self._files if path.startswith(beginning)]:
+                del self._files[path]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+# Three quarters of the files that a process may open: opening is dear on network file systems.
+OPEN = OpenFiles(max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4, 16))
+
+
+def read_at(descriptor: int, place: int, size: int, prefix: bytes = b"") -> np.ndarray:
+    """uint8 (size,): `prefix`, then the bytes at an offset of an open file; DataError when it ends before."""
+    data = np.empty(size, np.uint8)
+    got = len(prefix)
+    data[:got] = np.frombuffer(prefix, np.uint8)
+    while got < size:
+        more = os.preadv(descriptor, [data[got:].data], place + got - len(prefix))
+        if more == 0:
+            raise DataError("its file is shorter than when it was indexed: it changed while in use")
+        got += more
+    return data
+
+
+class Located(NamedTuple):
+    """Where the bytes of n samples lie. paths: of files of their own, each with a zero byte behind it, where sample k's begins at
+    starts[k]; or files: int32 (n,), descriptors of open files in which they lie at their entry's place, -1 for none.
+    kept: what keeps those open as long as this is there."""
+
+    paths: bytes
+    starts: NDArray[np.int64] | None
+    files: NDArray[np.int32]
+    kept: list[OpenFile]
