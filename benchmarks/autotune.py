@@ -34,7 +34,8 @@ from benchmarks.measuring.workload import Workload
 from benchmarks.reporting.results import RESULTS, Result, number
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
-from engine.distributed.strategy import create_strategy, usable_cores
+from engine.distributed.device import usable_cores
+from engine.distributed.strategies import join
 from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import Environment
 from pipelines import list_backends, open_dataset
@@ -127,7 +128,7 @@ class Search:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    strategy = create_strategy(Environment(), StrategyConfig())
+    communicator = join(Environment(), StrategyConfig())
     console = Console(highlight=False, soft_wrap=True)
     result = Result("autotune", vars(options))
     with tempfile.TemporaryDirectory(prefix="photos-") as made:
@@ -141,12 +142,12 @@ def main(arguments: Sequence[str]) -> int:
             config = load_config(
                 [*fixed, *(text for key, value in changed.items() for text in (f"--{key}", str(value)))]
             )
-            return Workload(config, strategy, dataset, num_classes=1000)
+            return Workload(config, communicator, dataset, num_classes=1000)
 
         build({}).close()  # bad input ends here, in one line
         search = Search(build, 60 * options.minutes, options.windows, options.seconds)
         console.print(f"searching for {options.minutes:g} minutes ...")
-        search.run(_steps(options.batch_size, strategy.device.type == "cuda"), console.print)
+        search.run(_steps(options.batch_size, communicator.device.type == "cuda"), console.print)
         console.print("proving the best settings against the defaults ...")
         _prove(search, result, options)
     recipe = _recipe_text(search, result, options)

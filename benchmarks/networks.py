@@ -29,7 +29,7 @@ from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output
 from benchmarks.measuring.measure import Measurement, Window, alternate, repeated
 from benchmarks.peers.networks import SETTING, build_peer, peer_step, peers_of
 from benchmarks.reporting.results import RESULTS, Result
-from engine.distributed.strategy import choose_device
+from engine.distributed.device import choose_device
 from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import detect
 

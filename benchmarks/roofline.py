@@ -27,7 +27,7 @@ from benchmarks.measuring.limits import Limits, measure_limits
 from benchmarks.measuring.measure import Measurement, Subject, alternate, repeated
 from benchmarks.reporting.drawing import draw_roofline
 from benchmarks.reporting.results import RESULTS, Result, number
-from engine.distributed.strategy import use_bf16
+from engine.distributed.device import use_bf16
 from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 

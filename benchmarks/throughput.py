@@ -39,7 +39,9 @@ from benchmarks.reporting.drawing import draw_bars
 from benchmarks.reporting.results import RESULTS, Result, number
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
-from engine.distributed.strategy import Strategy, create_strategy, usable_cores
+from engine.distributed.communicator import Communicator
+from engine.distributed.device import usable_cores
+from engine.distributed.strategies import join
 from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 from launch.environment import detect
@@ -75,22 +77,22 @@ class Case:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    strategy = create_strategy(detect(), StrategyConfig())
-    say = Console(highlight=False, quiet=not strategy.is_main, soft_wrap=True).print
+    communicator = join(detect(), StrategyConfig())
+    say = Console(highlight=False, quiet=not communicator.is_main, soft_wrap=True).print
     result = Result("throughput", vars(options))
-    with _photos(options, strategy) as folder, tempfile.TemporaryDirectory(prefix="peers-") as work:
+    with _photos(options, communicator) as folder, tempfile.TemporaryDirectory(prefix="peers-") as work:
         options.folder, options.work = folder, Path(work)
         dataset = open_dataset(folder, "train", progress=False)
         for network in options.networks:
             with torch.device("meta"):
                 create_model(network)  # a wrong name ends here
         say("measuring the limits of this machine ...")
-        bounds = Bounds.measure(strategy, min(0.3, options.seconds))
+        bounds = Bounds.measure(communicator, min(0.3, options.seconds))
         for network in options.networks:
-            _measure_network(network, options, strategy, dataset, bounds, result, say)
-    if strategy.is_main:
-        _finish(result, options, strategy)
-    strategy.close()
+            _measure_network(network, options, communicator, dataset, bounds, result, say)
+    if communicator.is_main:
+        _finish(result, options, communicator)
+    communicator.close()
     return DONE
 
 
@@ -128,23 +130,23 @@ def _parser() -> Parser:
 
 
 @contextlib.contextmanager
-def _photos(options: Any, strategy: Strategy) -> Iterator[Path]:
+def _photos(options: Any, communicator: Communicator) -> Iterator[Path]:
     """The folder to read: the one given, or made photos that go away again."""
     if options.data is not None:
         yield options.data
         return
     with tempfile.TemporaryDirectory(prefix="photos-") as mine:
-        folder = Path(strategy.gather(mine)[0])
-        if strategy.is_main:
-            count = max(_PHOTOS, 4 * max(options.batch_sizes) * strategy.world_size)
+        folder = Path(communicator.gather(mine)[0])
+        if communicator.is_main:
+            count = max(_PHOTOS, 4 * max(options.batch_sizes) * communicator.world_size)
             write_photos(folder, count, quality=options.quality)
-        strategy.barrier()
+        communicator.barrier()
         yield folder
-        strategy.barrier()
+        communicator.barrier()
 
 
 def _measure_network(
-    network: str, options: Any, strategy: Strategy, dataset: Dataset, bounds: Bounds, result: Result, say: Any
+    network: str, options: Any, communicator: Communicator, dataset: Dataset, bounds: Bounds, result: Result, say: Any
 ) -> None:
     """Measures all cases of one network, and the peers, in turns."""
     cases = [
@@ -156,31 +158,31 @@ def _measure_network(
     for case in cases:
         say(f"preparing {network}: {case.setting}, {case.backend} loader ...")
         try:
-            workloads[case] = _workload(case, options, strategy, dataset)
+            workloads[case] = _workload(case, options, communicator, dataset)
             subjects |= _subjects(case, workloads[case], options)
         except Exception as error:
-            if strategy.world_size > 1 or len(cases) == 1:
+            if communicator.world_size > 1 or len(cases) == 1:
                 raise
             result.add_failure(_row(case, "step"), "images/s", one_line(error))
     if not workloads:
         return
     first = next(iter(workloads))
     reference = workloads[first]
-    if options.peers and strategy.world_size == 1:
+    if options.peers and communicator.world_size == 1:
         say("preparing the peers, and checking that they do equal work ...")
         subjects |= network_subjects(network, reference, options, result)
         subjects |= data_subjects(reference, options, options.work / network, result)
     say(f"measuring {len(subjects)} subjects in turns, {options.windows} windows each after one of warm-up ...")
-    measured = alternate(subjects, windows=options.windows, tolerant=strategy.world_size == 1)
+    measured = alternate(subjects, windows=options.windows, tolerant=communicator.world_size == 1)
     for case, workload in workloads.items():
         # Clocks differ from rank to rank, and all must try the same change: the first one's verdict holds.
-        verdict = strategy.gather(_report(case, workload, measured, bounds, result))[0]
+        verdict = communicator.gather(_report(case, workload, measured, bounds, result))[0]
         if verdict is None or case != first or not options.trial or not verdict.change:
             continue
         if "compile.enabled" in verdict.change and workload.device.type == "cpu":
             result.note("Not tried, since compiling takes minutes on a CPU: --compile eager default measures both.")
         else:
-            _try(case, verdict, workload, options, strategy, dataset, result, say)
+            _try(case, verdict, workload, options, communicator, dataset, result, say)
     for name, measurement in measured.items():
         if not name.startswith("ours"):
             part, of, setting = name.split(" | ")
@@ -190,9 +192,9 @@ def _measure_network(
         workload.close()
 
 
-def _workload(case: Case, options: Any, strategy: Strategy, dataset: Dataset, *extra: str) -> Workload:
+def _workload(case: Case, options: Any, communicator: Communicator, dataset: Dataset, *extra: str) -> Workload:
     config = load_config([*case.arguments(options), *extra])
-    return Workload(config, strategy, dataset, num_classes=1000)
+    return Workload(config, communicator, dataset, num_classes=1000)
 
 
 def _subjects(case: Case, workload: Workload, options: Any) -> dict[str, Subject]:
@@ -202,7 +204,7 @@ def _subjects(case: Case, workload: Workload, options: Any) -> dict[str, Subject
         _key(case, "data"): workload.timed_data(options.seconds),
         _key(case, "end to end"): workload.timed_end_to_end(steps),
     }
-    if workload.strategy.world_size > 1:
+    if workload.communicator.world_size > 1:
         subjects[_key(case, "without exchange")] = workload.timed_step_without_exchange(steps)
     return subjects
 
@@ -230,7 +232,7 @@ def _report(
 ) -> Verdict | None:
     """Adds a case's rows and its verdict. Every rank must call it: rates of loaders are added up over the ranks."""
     parts = {part: measured[_key(case, part)] for part in ("step", "data", "end to end")}
-    data = _summed(parts["data"], workload.strategy)
+    data = _summed(parts["data"], workload.communicator)
     memory = _memory(workload)
     extra = _extra(case, measured)
     rates = {}
@@ -254,8 +256,8 @@ def _report(
             without_exchange=rates.get("without exchange"),
             host_share=workload.host_share(),
             on_cpu=workload.device.type == "cpu",
-            workers=workload.config.data.workers or usable_cores() // workload.strategy.local_world_size,
-            cores=usable_cores() // workload.strategy.local_world_size,
+            workers=workload.config.data.workers or usable_cores() // workload.communicator.local_world_size,
+            cores=usable_cores() // workload.communicator.local_world_size,
             batch_size=case.batch_size,
             compiled=workload.config.compile.enabled,
             bf16=workload.bf16,
@@ -279,12 +281,12 @@ def _extra(case: Case, measured: dict[str, Measurement]) -> dict[str, Measuremen
     return {"without exchange": measured[key]} if key in measured else {}
 
 
-def _summed(measurement: Measurement, strategy: Strategy) -> Measurement:
+def _summed(measurement: Measurement, communicator: Communicator) -> Measurement:
     """The loaders of all ranks together: their rates add up, window by window."""
-    if strategy.world_size == 1:
+    if communicator.world_size == 1:
         return measurement
     together = Measurement(measurement.name, warmup_seconds=measurement.warmup_seconds)
-    for windows in zip(*strategy.gather(measurement.windows)):
+    for windows in zip(*communicator.gather(measurement.windows)):
         longest = max(window.seconds for window in windows)
         cores = sum(window.cores for window in windows)
         together.windows.append(Window(sum(w.rate for w in windows) * longest, longest, windows[0].steps, cores))
@@ -304,12 +306,12 @@ def _memory(workload: Workload) -> dict[str, float | None]:
     return {
         "gpu_gib": torch.cuda.max_memory_allocated() / 2**30,
         "watts": joules / window.seconds if joules else None,
-        "images_per_joule": window.units / workload.strategy.world_size / joules if joules else None,
+        "images_per_joule": window.units / workload.communicator.world_size / joules if joules else None,
     }
 
 
 def _try(
-    case: Case, verdict: Verdict, before: Workload, options: Any, strategy: Strategy, dataset: Dataset, result: Result,
+    case: Case, verdict: Verdict, before: Workload, options: Any, communicator: Communicator, dataset: Dataset, result: Result,
     say: Any,
 ) -> None:  # fmt: skip
     """Measures what the verdict proposes beside what it was proposed for, and says what it brought."""
@@ -317,14 +319,14 @@ def _try(
     say(f"trying {' '.join(change)} ...")
     after = None
     try:
-        after = _workload(case, options, strategy, dataset, *change)
+        after = _workload(case, options, communicator, dataset, *change)
         subjects = {
             "before": before.timed_end_to_end(before.steps_in(options.seconds)),
             "after": after.timed_end_to_end(after.steps_in(options.seconds)),
         }
-        measured = alternate(subjects, windows=max(3, options.windows // 2 + 1), tolerant=strategy.world_size == 1)
+        measured = alternate(subjects, windows=max(3, options.windows // 2 + 1), tolerant=communicator.world_size == 1)
     except Exception as error:
-        if strategy.world_size > 1:
+        if communicator.world_size > 1:
             raise
         result.note(f"Tried {' '.join(change)}: {one_line(error)}")
         return
@@ -341,14 +343,14 @@ def _try(
         result.note(f"Tried {' '.join(change)}: {number(row.value)} images/s end to end, {ratio} of what it was.")
 
 
-def _finish(result: Result, options: Any, strategy: Strategy) -> None:
+def _finish(result: Result, options: Any, communicator: Communicator) -> None:
     result.note(
         "Medians with 95% intervals over windows measured in turns; the first window of each subject (compilation, start of "
-        f"workers, caches) and the first batches of every window are excluded. Ranks: {strategy.world_size}."
+        f"workers, caches) and the first batches of every window are excluded. Ranks: {communicator.world_size}."
     )
-    if strategy.device.type == "cpu":
+    if communicator.device.type == "cpu":
         result.note("No GPU here: power, GPU memory and GPU decoding are not measured.")
-    if strategy.world_size > 1:
+    if communicator.world_size > 1:
         result.note("Peers are measured on one rank only: run this without torchrun.")
     shown = [row for row in result.rows if row.metric == "images/s"]
     loading = [row for row in shown if row.case["part"] == "data"]

@@ -16,10 +16,11 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 import torch
 
 from engine.config.options import ConfigError, DataConfig, StrategyConfig
-from engine.distributed.strategy import create_strategy, use_bf16
+from engine.distributed.device import use_bf16
+from engine.distributed.strategies import join
 from engine.evaluation.evaluator import evaluate
 from engine.faults.exit_status import run_entry_point
-from engine.graphs.step import Scorer
+from engine.graphs.scorer import Scorer
 from engine.training.loaders import evaluation_loader
 from inception import network_from_weights
 from launch.environment import detect
@@ -77,15 +78,15 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(
             f"{options.weights} tells {network.num_classes} classes apart and {dataset.path} has {len(dataset.classes)}"
         )
-    strategy = create_strategy(environment, StrategyConfig())
-    network.to(strategy.device).to(memory_format=torch.channels_last).eval()
+    communicator = join(environment, StrategyConfig())
+    network.to(communicator.device).to(memory_format=torch.channels_last).eval()
     data = DataConfig(
         backend=options.backend, workers=options.workers, resolution=options.resolution, on_error=options.on_error
     )
-    scorer = Scorer(network, use_bf16(options.precision, strategy.device), options.flip).to(strategy.device)
-    with evaluation_loader(data, dataset, network, options.batch_size, strategy) as loader:
-        result = evaluate(scorer, loader, options.batch_size, strategy)
-    if strategy.is_main:
+    scorer = Scorer(network, use_bf16(options.precision, communicator.device), options.flip).to(communicator.device)
+    with evaluation_loader(data, dataset, network, options.batch_size, communicator) as loader:
+        result = evaluate(scorer, loader, options.batch_size, communicator)
+    if communicator.is_main:
         unreadable = f", {result['unreadable']} could not be read" if result["unreadable"] else ""
         unreadable += f", {dataset.quarantined} left out by quarantine" if dataset.quarantined else ""
         print(
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
             options.json.write_text(
                 json.dumps({"weights": options.weights, "split": options.split, **result}, indent=2) + "\n"
             )
-    strategy.close()
+    communicator.close()
     return 0
 
 

@@ -18,7 +18,8 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 import torch
 
 from engine.config.options import ConfigError
-from engine.faults.exit_status import DONE, TrainingFailed, run_entry_point
+from engine.faults.errors import TrainingFailed
+from engine.faults.exit_status import DONE, run_entry_point
 from engine.inference.exported_files import SUFFIXES, difference, export_onnx, export_program, written_whole
 from inception import Network, NetworkError, export_state, network_from_weights, save_weights
 from inception.speed.folding import fold_batch_norm

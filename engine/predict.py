@@ -17,7 +17,7 @@ _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
 from engine.config.options import ConfigError
-from engine.distributed.strategy import choose_device, use_bf16
+from engine.distributed.device import choose_device, use_bf16
 from engine.faults.exit_status import BAD_INPUT, DONE, run_entry_point
 from engine.inference.classify import Prediction, find_images, predict
 from engine.inference.models import open_model

@@ -13,13 +13,13 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 
 from engine.config.command_line import load_config
 from engine.faults.exit_status import run_entry_point
+from engine.training.assembly import assemble
 from engine.training.trainer import Trainer
-from launch.environment import detect
 
 
 def main(arguments: Sequence[str]) -> int:
     """Trains as the command line says; returns the exit status."""
-    return Trainer(load_config(arguments), detect()).run()
+    return Trainer(assemble(load_config(arguments))).fit().status
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             "steps and a checkpoint": lambda: _window(trainer, options, standing),
         }
         measured = alternate(subjects, windows=options.windows, warmup=1, tolerant=False)
-        size = sum(path.stat().st_size for path in trainer.directory.checkpoints.glob("step-*.pt")) / 2
+        size = sum(path.stat().st_size for path in trainer.run.directory.checkpoints.glob("step-*.pt")) / 2
     case = {"network": options.network, "batch": options.batch_size}
     for name, measurement in measured.items():
         result.add(case | {"what": name}, "steps/s", measurement)
@@ -74,10 +74,10 @@ def _window(trainer: Trainer, options: Any, standing: list[float] | None) -> Win
     """A window of steps; with a list to take note in, a checkpoint is begun before them and waited for after them."""
     started = time.perf_counter()
     if standing is not None:
-        trainer._save()
+        trainer.save()
         standing.append(time.perf_counter() - started)
     run_steps(trainer, options.steps)
-    trainer.checkpointer.wait()
+    trainer.run.writer.wait()
     return Window(options.steps, time.perf_counter() - started)
 
 

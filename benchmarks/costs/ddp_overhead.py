@@ -10,6 +10,7 @@ out and leaves the loop alone.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import sys
@@ -18,7 +19,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
@@ -36,6 +36,8 @@ from benchmarks.reporting.results import RESULTS, Result
 from engine.config.command_line import load_config
 from engine.distributed.ddp import SYNC_BUFFERS
 from engine.faults.exit_status import DONE, run_entry_point
+from engine.monitoring.hooks import Hook
+from engine.training.assembly import Run, assemble
 from engine.training.optimizers import create_optimizer
 from engine.training.trainer import Trainer
 from launch.environment import Environment, detect
@@ -106,12 +108,11 @@ def _work(options: Any) -> int:
             measured = alternate(subjects, windows=options.windows, warmup=2, tolerant=False)
             found = {name: measurement.rates for name, measurement in measured.items()}
         found["empty"] = _empty_loop(trainer, 40 * options.steps, options.windows)
-        if trainer.strategy.is_main:
+        if trainer.run.communicator.is_main:
             options.worker.write_text(json.dumps(found))
-        trainer.strategy.barrier()
-        trainer.watchdog.close()
-        trainer.loader.close()
-        trainer.strategy.close()
+        trainer.run.communicator.barrier()
+        with trainer.run.closing():
+            pass
     return DONE
 
 
@@ -120,7 +121,7 @@ def build_trainer(folder: str, network: str, batch_size: int, environment: Envir
     data = {"backend": "synthetic", "batch_size": batch_size, "global_batch_size": batch_size * environment.world_size}
     arguments = [f"--data.{name}={value}" for name, value in data.items()]
     arguments += [f"--run.dir={folder}", f"--network.name={network}", "--precision=fp32", "--schedule.epochs=100000"]
-    return Trainer(load_config([*arguments, "--checkpoint.every_seconds=1e9", *options]), environment)
+    return Trainer(assemble(load_config([*arguments, "--checkpoint.every_seconds=1e9", *options]), environment))
 
 
 def _window(work: Callable[[], None], options: Any) -> Window:
@@ -133,13 +134,13 @@ class MinimalLoop:
     """A training loop as torch's tutorial on DistributedDataParallel has it, and nothing more."""
 
     def __init__(self, trainer: Trainer):
-        config = trainer.config
-        network = copy.deepcopy(trainer.network)
+        config = trainer.run.config
+        network = copy.deepcopy(trainer.run.network)
         self.optimizer = create_optimizer(network, config.optimizer)
         self.weights, self.smoothing = network.auxiliary_weights, config.loss.label_smoothing
-        self.scale = trainer.objective.normalise.scale
-        self.shift = trainer.objective.normalise.shift
-        device_ids = [trainer.strategy.device.index] if trainer.strategy.device.type == "cuda" else None
+        self.scale = trainer.run.objective.normalise.scale
+        self.shift = trainer.run.objective.normalise.shift
+        device_ids = [trainer.run.communicator.device.index] if trainer.run.communicator.device.type == "cuda" else None
         self.network = DistributedDataParallel(
             network.train(),
             device_ids,
@@ -147,8 +148,8 @@ class MinimalLoop:
             static_graph=True,
             **{SYNC_BUFFERS: False},  # type: ignore[arg-type]
         )
-        self.batch = next(iter(trainer.loader))
-        trainer.loader.load_state_dict({"samples_seen": 0})
+        self.batch = next(iter(trainer.run.loader))
+        trainer.run.loader.load_state_dict({"samples_seen": 0})
 
     def run(self, steps: int) -> None:
         """So many steps on the same batch."""
@@ -171,30 +172,32 @@ class _WindowEnds(Exception):
     """The trainer has made the steps of a window."""
 
 
-def run_steps(trainer: Trainer, steps: int) -> None:
-    """So many steps of the trainer's own loop, over epochs as they come."""
-    last, advance = trainer.state.step + steps, trainer.monitor.advance
-    trainer._last_save = time.monotonic()
+class StopAt(Hook):
+    """Leaves the training loop after step number `step`."""
 
-    def advance_until(*arguments: Any) -> None:
-        advance(*arguments)
-        if trainer.state.step == last:
+    def __init__(self, step: int):
+        self._step = step
+
+    def on_step(self, run: Run) -> None:
+        if run.progress.step == self._step:
             raise _WindowEnds
 
-    with mock.patch.object(trainer.monitor, "advance", advance_until):
-        try:
-            while True:
-                trainer._train_epoch(trainer.state.samples_seen // trainer.loader.plan.samples)
-        except _WindowEnds:
-            trainer.loader.load_state_dict({"samples_seen": trainer.state.samples_seen})
-            trainer.recent.clear()
+
+def run_steps(trainer: Trainer, steps: int) -> None:
+    """So many steps of the trainer's own loop, over epochs as they come."""
+    run = trainer.run
+    with run.hooks.added(StopAt(run.progress.step + steps)), contextlib.suppress(_WindowEnds):
+        while True:
+            trainer.train_epoch(run.progress.epoch)
+    run.loader.load_state_dict({"samples_seen": run.progress.samples_seen})
+    run.recent.clear()
 
 
 def _empty_loop(trainer: Trainer, steps: int, windows: int) -> list[float]:
     """Seconds a step of the loop with forward, backward and update left out."""
-    values = torch.zeros(2, device=trainer.strategy.device)
-    trainer.train_step.accumulate = lambda *batch: None  # type: ignore[method-assign]
-    trainer.train_step.update = lambda measure=False: (values, None)  # type: ignore[method-assign]
+    values = torch.zeros(2, device=trainer.run.communicator.device)
+    trainer.run.train_step.accumulate = lambda *batch: None  # type: ignore[method-assign]
+    trainer.run.train_step.update = lambda measure=False: (values, None)  # type: ignore[method-assign]
     found = []
     for _ in range(windows + 1):
         started = time.perf_counter()

@@ -30,12 +30,13 @@ from benchmarks.reporting.results import RESULTS, Result
 from engine.config.command_line import load_config
 from engine.evaluation.findings import Findings
 from engine.faults.exit_status import run_entry_point
-from engine.graphs.step import TrainStep
 from engine.monitoring.monitor import Monitor
-from engine.monitoring.profiling import PhaseClock, StepProfiler
-from engine.runs.metrics import RecentSteps
+from engine.monitoring.phase_clock import PhaseClock
+from engine.monitoring.recorder import Recorder
+from engine.training.assembly import assemble
+from engine.training.progress import RecentSteps
+from engine.training.train_step import TrainStep
 from engine.training.trainer import Trainer
-from launch.environment import detect
 
 _clock = time.perf_counter if torch.cuda.is_available() else time.thread_time
 
@@ -45,8 +46,8 @@ _PAGE = "the page, in the background"
 PARTS: dict[str, list[tuple[type, str]]] = {
     "a step's loss and accuracy": [(RecentSteps, "add")],
     "progress bar": [(Monitor, "advance")],
-    "phase clock and profiler": [(PhaseClock, "begin"), (PhaseClock, "phase"), (StepProfiler, "step")],
-    "rows": [(Trainer, "_record_row")],
+    "phase clock": [(PhaseClock, "begin"), (PhaseClock, "phase")],
+    "rows": [(Recorder, "train_row"), (RecentSteps, "means")],
     "confusion and pictures": [(Findings, "add"), (Findings, "sum")],
     "handing over to the report": [(Monitor, "keep_findings"), (Monitor, "report")],
 }
@@ -133,12 +134,12 @@ def main(arguments: Sequence[str]) -> int:
              "--schedule.epochs", str(max(2, round(options.steps * options.batch_size / 4000))), *options.set]
         )  # fmt: skip
         config.run.target_top1 = None
-        trainer = Trainer(config, detect())
+        trainer = Trainer(assemble(config))
         with meter.attached():
             started = _clock()
-            trainer.run()
+            trainer.fit()
             seconds = _clock() - started
-        _add_rows(result, meter, trainer.state.step, seconds, options.network)
+        _add_rows(result, meter, trainer.run.progress.step, seconds, options.network)
     result.print(("microseconds_a_step",))
     result.save(options.output)
     return 0

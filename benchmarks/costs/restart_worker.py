@@ -7,42 +7,46 @@ FILE gets the seconds by part as JSON; BEGAN is the time at which the process wa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from engine.config.command_line import load_config
+from engine.monitoring.hooks import Hook
+from engine.training.assembly import Run, assemble
 from engine.training.trainer import Trainer
-from launch.environment import detect
 
 
 class FirstStep(Exception):
     """The first step is done."""
 
 
-def main(file: Path, began: float, arguments: list[str]) -> None:
-    marks = [began, time.time()]
-    trainer = Trainer(load_config(arguments), detect())
-    compile_all = trainer._compile
+class Marks(Hook):
+    """Notes when compiling began and ended, and when the first step was done, with which it ends the run."""
 
-    def timed_compile() -> None:
-        marks.append(time.time())
-        compile_all()
-        marks.append(time.time())
+    def __init__(self, marks: list[float]):
+        self._marks = marks
 
-    def advance(epoch: int) -> None:
+    def on_row(self, run: Run, row: dict[str, Any]) -> None:
+        if row.get("event") == "compiled":
+            self._marks += [time.time() - row["seconds"], time.time()]
+
+    def on_step(self, run: Run) -> None:
+        self._marks.append(time.time())
         raise FirstStep
 
-    trainer._compile = timed_compile  # type: ignore[method-assign]
-    trainer.monitor.advance = advance  # type: ignore[method-assign]
-    try:
-        trainer.run()
-    except FirstStep:
-        marks.append(time.time())
+
+def main(file: Path, began: float, arguments: list[str]) -> None:
+    marks = [began, time.time()]
+    trainer = Trainer(assemble(load_config(arguments), hooks=[Marks(marks)]))
+    with contextlib.suppress(FirstStep):
+        trainer.fit()
     names = ("imports", "network and data", "compiling", "first step")
     seconds = {name: end - begin for name, begin, end in zip(names, marks, marks[1:])}
     file.write_text(json.dumps(seconds | {"to the first step": marks[-1] - began}))

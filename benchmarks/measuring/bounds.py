@@ -10,7 +10,7 @@ import torch
 from benchmarks.measuring.counting import Kernel, count
 from benchmarks.measuring.limits import Limits, measure_limits
 from benchmarks.measuring.workload import Workload
-from engine.distributed.strategy import Strategy
+from engine.distributed.communicator import Communicator
 from inception import create_model
 
 # SGD with momentum reads weight, gradient and momentum, and writes weight and momentum, all in fp32.
@@ -55,12 +55,12 @@ class Bounds:
     """The limits of this rank, measured while every other rank of the machine measured its own."""
 
     limits: Limits
-    strategy: Strategy
+    communicator: Communicator
 
     @classmethod
-    def measure(cls, strategy: Strategy, seconds: float) -> Bounds:
-        strategy.barrier()
-        return cls(measure_limits(strategy.device, seconds), strategy)
+    def measure(cls, communicator: Communicator, seconds: float) -> Bounds:
+        communicator.barrier()
+        return cls(measure_limits(communicator.device, seconds), communicator)
 
     @property
     def bf16_is_faster(self) -> bool:
@@ -76,5 +76,5 @@ class Bounds:
         kernels = [kernel for block in blocks for kernel in block.kernels] * workload.batching.micro_batches
         parameters = sum(block.parameters for block in blocks)
         least = step_bound(parameters, kernels, self.limits, "bf16" if workload.bf16 else "fp32")
-        slowest = max(self.strategy.gather(least.seconds))
+        slowest = max(self.communicator.gather(least.seconds))
         return workload.images / slowest, least.by

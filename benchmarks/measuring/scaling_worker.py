@@ -25,7 +25,8 @@ from benchmarks.measuring.summaries import summarise
 from benchmarks.measuring.workload import Workload
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
-from engine.distributed.strategy import Strategy, create_strategy
+from engine.distributed.communicator import Communicator
+from engine.distributed.strategies import join
 from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import detect
 from pipelines import open_dataset, sample_path
@@ -44,23 +45,27 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    strategy = create_strategy(detect(), StrategyConfig(name="ddp"))
+    communicator = join(detect(), StrategyConfig(name="ddp"))
     torch.set_num_threads(options.threads)  # a rank is as large alone as beside others
-    steps = {batch: _time_steps(batch, options, strategy) for batch in options.batches}
-    found = {"ranks": strategy.world_size, "steps": steps, "all_reduce": _time_all_reduce(strategy, options.seconds)}
-    if strategy.is_main:
+    steps = {batch: _time_steps(batch, options, communicator) for batch in options.batches}
+    found = {
+        "ranks": communicator.world_size,
+        "steps": steps,
+        "all_reduce": _time_all_reduce(communicator, options.seconds),
+    }
+    if communicator.is_main:
         options.output.write_text(json.dumps(found))
-    strategy.close()
+    communicator.close()
     return DONE
 
 
-def _time_steps(batch: int, options: Any, strategy: Strategy) -> dict[str, Any]:
+def _time_steps(batch: int, options: Any, communicator: Communicator) -> dict[str, Any]:
     config = load_config(
         ["--network.name", options.network, "--data.backend", "synthetic", "--data.batch_size", str(batch),
          "--precision", options.precision, "--data.resolution", str(options.resolution),
          "--data.path", sample_path()]
     )  # fmt: skip
-    workload = Workload(config, strategy, open_dataset(sample_path(), "train", progress=False), num_classes=1000)
+    workload = Workload(config, communicator, open_dataset(sample_path(), "train", progress=False), num_classes=1000)
     steps = workload.steps_in(options.seconds)
     subjects = {"step": workload.timed_step(steps), "alone": workload.timed_step_without_exchange(steps)}
     measured = alternate(subjects, windows=options.windows, tolerant=False)
@@ -72,27 +77,28 @@ def _time_steps(batch: int, options: Any, strategy: Strategy) -> dict[str, Any]:
         "rates": measured["step"].rates,
         "step_seconds": workload.images / measured["step"].rate.median,
         # Compute is what ranks do beside each other: the mean over them, and how much their steps vary.
-        "alone_seconds": sum(strategy.gather(alone.median)) / strategy.world_size,
-        "jitter": sum(strategy.gather((alone.p95 - alone.median) / (1.645 * alone.median))) / strategy.world_size,
+        "alone_seconds": sum(communicator.gather(alone.median)) / communicator.world_size,
+        "jitter": sum(communicator.gather((alone.p95 - alone.median) / (1.645 * alone.median)))
+        / communicator.world_size,
         "gradients": gradients,
     }
 
 
-def _time_all_reduce(strategy: Strategy, seconds: float) -> list[tuple[int, float]]:
+def _time_all_reduce(communicator: Communicator, seconds: float) -> list[tuple[int, float]]:
     """(bytes, median seconds) of all-reduces, on the slowest rank."""
     found = []
-    for size in SIZES if strategy.world_size > 1 else ():
-        values = torch.ones(size // 4, device=strategy.device)
+    for size in SIZES if communicator.world_size > 1 else ():
+        values = torch.ones(size // 4, device=communicator.device)
         durations: list[float] = []
         for number in range(max(5, min(50, int(seconds * 2**24 / size) * 10))):
-            strategy.barrier()
+            communicator.barrier()
             started = time.perf_counter()
             dist.all_reduce(values)
-            if strategy.device.type == "cuda":
+            if communicator.device.type == "cuda":
                 torch.cuda.synchronize()
             if number > 1:
                 durations.append(time.perf_counter() - started)
-        found.append((size, max(strategy.gather(summarise(durations).median))))
+        found.append((size, max(communicator.gather(summarise(durations).median))))
     return found
 
 

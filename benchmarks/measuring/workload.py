@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Generator, Iterator
 
@@ -11,12 +10,10 @@ from torch import Tensor
 
 from benchmarks.measuring.measure import Subject, Window, drained, repeated
 from engine.config.options import Config
-from engine.distributed.strategy import Strategy, use_bf16
+from engine.distributed.communicator import Communicator
 from engine.graphs.compilation import prepare_compiler
-from engine.graphs.step import Objective, TrainStep
-from engine.training.loaders import share_batch, training_loader
-from engine.training.network import build_network
-from engine.training.optimizers import create_optimizer
+from engine.training.assembly import assemble_step
+from engine.training.loaders import training_loader
 from pipelines import Batch, Dataset
 
 # Labels and images are arbitrary here; a rate that moves the weights by almost nothing keeps all numbers finite.
@@ -30,25 +27,16 @@ DISCARD = 2
 class Workload:
     """What `config` would train with, on this rank. `images` is a step's number of images over all ranks."""
 
-    def __init__(self, config: Config, strategy: Strategy, dataset: Dataset, num_classes: int):
-        # A strategy knows one network; each workload gets its own, over the process group that all share.
-        self.strategy = copy.copy(strategy)
-        self.config, self.device = config, strategy.device
-        self.bf16 = use_bf16(config.precision, self.device)
+    def __init__(self, config: Config, communicator: Communicator, dataset: Dataset, num_classes: int):
+        self.config, self.communicator, self.device = config, communicator, communicator.device
         prepare_compiler(config.compile, _COMPILED)
-        self.batching = share_batch(config.data, strategy.world_size)
+        step = assemble_step(config, communicator, num_classes)
+        self.network, self.batching, self.bf16 = step.network.train(), step.batching, step.bf16
         self.images = self.batching.global_batch
-        self.network = build_network(config, num_classes)
-        self.network.to(self.device).to(memory_format=torch.channels_last).train()
-        objective = Objective(self.network, self.network.auxiliary_weights, config.loss.label_smoothing, self.bf16).to(
-            self.device
-        )
-        optimizer = create_optimizer(self.network, config.optimizer)
-        prepared = self.strategy.prepare(objective, optimizer, config, self.batching)
-        self.strategy.set_learning_rate(_LEARNING_RATE)
-        self._step = TrainStep(prepared, self.strategy, self.batching.micro_batches, config.optimizer.clip_norm)
+        self._parallelism, self._step = step.parallelism, step.train_step
+        self._parallelism.set_learning_rate(_LEARNING_RATE)
         self.resolution = config.data.resolution or self.network.input_size
-        self.loader = training_loader(config, dataset, self.network, self.batching, self.strategy)
+        self.loader = training_loader(config, dataset, self.network, self.batching, communicator)
         shape = (self.batching.batch_size, self.resolution, self.resolution, 3)
         self._images = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device).permute(0, 3, 1, 2)
         self._labels = torch.randint(0, num_classes, shape[:1], device=self.device)
@@ -69,7 +57,7 @@ class Workload:
 
     def step_without_exchange(self) -> None:
         """The same without the gradients' exchange among the ranks; the weights of the ranks drift apart."""
-        with self.strategy.without_exchange():
+        with self._parallelism.without_exchange():
             self.step()
 
     def _run(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
@@ -91,7 +79,7 @@ class Workload:
         started = time.perf_counter()
         self.step()
         self._wait()
-        elapsed = max(self.strategy.gather(time.perf_counter() - started))
+        elapsed = max(self.communicator.gather(time.perf_counter() - started))
         return max(least, round(seconds / max(elapsed, 1e-6)))
 
     def timed_step(self, steps: int) -> Subject:

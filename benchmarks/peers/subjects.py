@@ -15,7 +15,7 @@ from benchmarks.measuring.workload import DISCARD, Workload
 from benchmarks.peers import DataJob, data_peer
 from benchmarks.peers import networks as network_peers
 from benchmarks.reporting.results import Result
-from engine.distributed.strategy import usable_cores
+from engine.distributed.device import usable_cores
 from inception import create_model
 
 _GRADIENTS = 192

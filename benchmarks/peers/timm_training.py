@@ -21,7 +21,7 @@ from benchmarks.measuring.command_line import BenchmarkError
 from benchmarks.peers.networks import NETWORK_PEERS
 from benchmarks.peers.whole_runs import Run, own_environment
 from engine.config.options import Config
-from engine.distributed.strategy import use_bf16
+from engine.distributed.device import use_bf16
 
 _SPEED = re.compile(r"Train: .*?([\d.]+)/s")
 

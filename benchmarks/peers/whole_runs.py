@@ -17,7 +17,7 @@ import torch
 from benchmarks.measuring.command_line import BenchmarkError
 from benchmarks.measuring.machine import ROOT
 from engine.config.options import Config
-from engine.distributed.strategy import use_bf16
+from engine.distributed.device import use_bf16
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from benchmarks.measuring.command_line import Parser, add_output_options, add_tr
 from benchmarks.reporting.results import RESULTS, Result
 from engine.config.command_line import load_config
 from engine.faults.exit_status import DONE, run_entry_point
+from engine.training.assembly import assemble
 from engine.training.trainer import Trainer
-from launch.environment import detect
 
 # By epoch, of every seed: top-1 in percent with averaged and with new statistics.
 Found = dict[int, list[tuple[float, float]]]
@@ -57,12 +57,12 @@ def _train(options: Any, decay: float, seed: int, found: Found) -> None:
         told = [f"--recipe={options.recipe}", f"--run.dir={folder}", f"--run.seed={seed}", f"--ema.decay={decay}"]
         config = load_config([*told, f"--schedule.epochs={options.epochs}", *options.set])
         config.run.target_top1 = None
-        trainer = Trainer(config, detect())
-        evaluate = trainer._evaluate
+        trainer = Trainer(assemble(config))
+        evaluate = trainer.evaluate
         wanted = {1, max(1, options.epochs // 2), options.epochs}
 
         def evaluate_twice() -> float:
-            epoch = round(trainer.state.position()["epoch"])
+            epoch = round(trainer.run.progress.position()["epoch"])
             if epoch in wanted:
                 config.ema.recalibrate = 0
                 averaged = evaluate()
@@ -70,8 +70,8 @@ def _train(options: Any, decay: float, seed: int, found: Found) -> None:
                 found[epoch].append((averaged, evaluate()))
             return 0.0
 
-        trainer._evaluate = evaluate_twice  # type: ignore[method-assign]
-        trainer.run()
+        trainer.evaluate = evaluate_twice  # type: ignore[method-assign]
+        trainer.fit()
 
 
 def _add_rows(result: Result, decay: float, found: Found) -> None:

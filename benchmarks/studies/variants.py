@@ -27,7 +27,7 @@ from benchmarks.measuring.workload import Workload
 from benchmarks.reporting.results import RESULTS, Result
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
-from engine.distributed.strategy import create_strategy
+from engine.distributed.strategies import join
 from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import Environment
 from pipelines import open_dataset, sample_path
@@ -38,7 +38,7 @@ MODES = ("eager", "default", "reduce-overhead", "max-autotune", "max-autotune-no
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    strategy = create_strategy(Environment(), StrategyConfig())
+    communicator = join(Environment(), StrategyConfig())
     dataset = open_dataset(sample_path(), "train", progress=False)  # never read: batches are synthetic
     result = Result("variants", vars(options))
     say = Console(highlight=False, soft_wrap=True).print
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             say(f"preparing {options.network}, {mode}: {variant} ...")
             try:
                 config = load_config(_arguments(variant, mode, options))
-                workloads[variant] = workload = Workload(config, strategy, dataset, num_classes=1000)
+                workloads[variant] = workload = Workload(config, communicator, dataset, num_classes=1000)
                 details[variant], steps = _first_steps(workload, options.seconds)
                 subjects[variant] = workload.timed_step(steps)
             except Exception as error:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
                 result.add(case, "times the plain step", ratio.value, interval=(ratio.low, ratio.high))
         for workload in workloads.values():
             workload.close()
-    if strategy.device.type == "cpu":
+    if communicator.device.type == "cpu":
         result.note("No GPU here: launches and GPU memory are not measured, and no Triton kernel runs.")
     result.print(("spread", "graphs", "breaks", "launches", "gpu_gib", "first_step_seconds"))
     print(f"Written: {result.save(options.output)}")

@@ -119,6 +119,8 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass; auto: bf16 where the device computes it natively, else fp32."""
+    hooks: str = ""
+    """Hooks of your own that act during the run [module:Class, several separated by commas]."""
     compile: CompileConfig = field(default_factory=CompileConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -3,50 +3,36 @@
 Stage 0 is plain data parallelism; stage 1 cuts the optimizer's state into one part a rank; stage 2 the gradients too.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine.config.batching import Batching
 from engine.config.options import Config, ConfigError, StrategyConfig
-from engine.distributed.ddp import DdpStrategy
+from engine.distributed.communicator import Communicator
+from engine.distributed.deepspeed_settings import deepspeed_config
+from engine.distributed.parallelism import Parallelism
 from engine.distributed.sync_batchnorm import synchronise_batchnorm
 from engine.graphs.compilation import compiled
-from engine.training.loaders import Batching
-from launch.environment import Environment
 
-# What the plan and the recipe decide; another value in a JSON file would make the run differ from its config.yaml.
-_OURS = {
-    "train_batch_size": "data.global_batch_size",
-    "train_micro_batch_size_per_gpu": "data.batch_size",
-    "gradient_accumulation_steps": "data.global_batch_size",
-    "managed_gradient_accumulation": "data.global_batch_size",
-    "gradient_clipping": "optimizer.clip_norm",
-    "optimizer": "optimizer.name",
-    "scheduler": "schedule.kind",
-    "fp16": "precision",
-    "bf16": "precision",
-    "torch_autocast": "precision",
-}
 _NORM_BY_LAYER = ("lars", "lamb")
 
 
-class DeepSpeedStrategy(DdpStrategy):
+class DeepSpeedParallelism(Parallelism):
     """A DeepSpeed engine over the same process group, the same batch normalisation and the same files as DDP."""
 
     name = "deepspeed"
 
-    def __init__(self, environment: Environment, device: torch.device, options: StrategyConfig):
-        self._deepspeed = _import_deepspeed(device)
-        super().__init__(environment, device, options)
-        self._exchanges = ExchangeTimer() if self.world_size > 1 else None
+    def __init__(self, communicator: Communicator, options: StrategyConfig):
+        self._deepspeed = _import_deepspeed(communicator.device)
+        super().__init__(communicator, options)
+        self._exchanges = ExchangeTimer() if communicator.world_size > 1 else None
 
     def prepare(
         self, objective: nn.Module, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
@@ -111,9 +97,9 @@ class DeepSpeedStrategy(DdpStrategy):
     def exchange_seconds(self) -> dict[str, float]:
         return {} if self._exchanges is None else self._exchanges.read()
 
-    def optimizer_state(self) -> dict[str, dict[str, Any]]:
+    def state_dict(self) -> dict[str, dict[str, Any]]:
         if self._zero is None:
-            return super().optimizer_state()
+            return super().state_dict()
         result: dict[str, dict[str, Any]] = {}
         for flat, part, places in self._groups():
             for key, value in self._optimizer.state[part].items():
@@ -126,9 +112,9 @@ class DeepSpeedStrategy(DdpStrategy):
         # The order of the network, as the other strategies have it.
         return {name: result[name] for name in self._names if name in result}
 
-    def load_optimizer_state(self, state: dict[str, dict[str, Any]]) -> None:
+    def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
         if self._zero is None:
-            super().load_optimizer_state(state)
+            super().load_state_dict(state)
             return
         self._zero.refresh_fp32_params()  # the parts to update, from the weights that were loaded
         for flat, part, places in self._groups():
@@ -167,7 +153,7 @@ class DeepSpeedStrategy(DdpStrategy):
         whole = torch.zeros(flat.numel(), dtype=first.dtype, device=part.device)
         for name, value in values.items():
             _piece(whole, places[name], self._names[name]).copy_(value)
-        return whole[self.rank * part.numel() : (self.rank + 1) * part.numel()].clone()
+        return whole[self.communicator.rank * part.numel() : (self.communicator.rank + 1) * part.numel()].clone()
 
 
 class ExchangeTimer:
@@ -209,59 +195,6 @@ class ExchangeTimer:
         """Seconds by phase of the step timed last."""
         self._active = False
         return self._seconds
-
-
-def deepspeed_config(config: Config, batching: Batching, bf16: bool) -> dict[str, Any]:
-    """DeepSpeed's settings for a run, with the user's own JSON file (`strategy.deepspeed_config`) merged over them.
-
-    Raises ConfigError for a file that cannot be read, or that sets what the run's own options decide.
-    """
-    strategy = config.strategy
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": batching.batch_size,
-        "gradient_accumulation_steps": batching.micro_batches,
-        "gradient_clipping": config.optimizer.clip_norm or 0.0,
-        "zero_optimization": {"stage": strategy.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "communication_data_type": "bf16" if strategy.compress_gradients else "fp32",
-        "steps_per_print": None,
-    }
-    if bf16:
-        # Weights and batch statistics stay in fp32; casting the whole network, as "bf16" does, would round both.
-        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-    if strategy.deepspeed_config:
-        _merge(settings, _read(strategy.deepspeed_config))
-    if settings["zero_optimization"].get("stage", 0) not in (0, 1, 2):
-        raise ConfigError(
-            "ZeRO 3 is not supported: it cuts the weights apart, which averaging, evaluation and checkpoints need whole, "
-            "and the largest Inception network has only 0.2 GB of them; use --strategy.zero_stage 2"
-        )
-    return settings
-
-
-def _read(file: str) -> dict[str, Any]:
-    try:
-        tree = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--strategy.deepspeed_config {file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"--strategy.deepspeed_config {file} is not JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"--strategy.deepspeed_config {file} is not a JSON object")
-    for key, option in _OURS.items():
-        if key in tree:
-            raise ConfigError(
-                f"--strategy.deepspeed_config {file} sets {key}, which --{option} decides: remove it there"
-            )
-    return tree
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = value
 
 
 def _piece(whole: Tensor, start: int, parameter: nn.Parameter) -> Tensor:

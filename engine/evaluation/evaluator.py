@@ -1,28 +1,81 @@
 """Accuracy of a network on a split, counting every image exactly once on any number of ranks."""
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.config.options import ConfigError
-from engine.distributed.strategy import Strategy
+from engine.distributed.communicator import Communicator
 from engine.evaluation.findings import Findings
-from pipelines import Loader
+from engine.evaluation.recalibration import recalibrate
+from engine.graphs.scorer import Scorer
+from pipelines import Batch, Loader
+
+
+class Average(Protocol):
+    """Averaged weights that can stand in for a network's own."""
+
+    def applied(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, the network holds the averaged weights."""
+
+    def buffers(self, network: nn.Module) -> list[Tensor]:
+        """The averages of `network`'s buffers."""
+
+
+class Evaluator:
+    """Scores a run's network on its validation split, as often as it is asked to.
+
+    scorer: the graph of an evaluation step, and score: the same, perhaps compiled. Every rank must call each method.
+    """
+
+    def __init__(
+        self, scorer: Scorer, score: Callable[..., Any], loader: Loader, batch_size: int, communicator: Communicator
+    ):
+        self.scorer, self.score, self.loader, self.batch_size = scorer, score, loader, batch_size
+        self._communicator = communicator
+
+    @contextlib.contextmanager
+    def standing_in(self, network: nn.Module, average: Average | None) -> Iterator[None]:
+        """Within it, `network` is in evaluation mode, with its averaged weights where there are any, and every rank has
+        the first rank's batch statistics."""
+        self._communicator.share(average.buffers(network) if average else list(network.buffers()))
+        network.eval()
+        with average.applied() if average else torch.no_grad():
+            yield
+
+    def recalibrate(self, network: nn.Module, batches: Iterable[Batch], count: int) -> None:
+        """Measures the batch statistics of the weights that stand in on the first `count` of `batches`."""
+        recalibrate(network, self.scorer.probabilities, batches, count, self._communicator)
+
+    def evaluate(self, classes: int, begin_batch: Callable[[], None]) -> tuple[dict[str, Any], Findings]:
+        """What `evaluate` returns, and what was taken for what; `begin_batch` is called before each batch."""
+
+        def score(images: Tensor, labels: Tensor) -> Any:
+            begin_batch()
+            return self.score(images, labels)
+
+        findings = Findings(classes, self._communicator)
+        return evaluate(score, self.loader, self.batch_size, self._communicator, findings), findings
 
 
 def evaluate(
-    score: Callable[..., Any], loader: Loader, batch_size: int, strategy: Strategy, findings: Findings | None = None
+    score: Callable[..., Any],
+    loader: Loader,
+    batch_size: int,
+    communicator: Communicator,
+    findings: Findings | None = None,
 ) -> dict[str, Any]:
-    """Runs `score` (an engine.graphs.step.Scorer, perhaps compiled) over the loader's split.
+    """Runs `score` (an engine.graphs.scorer.Scorer, perhaps compiled) over the loader's split.
 
     Every rank must call it. Returns top1 and top5 in percent, the mean cross-entropy `loss`, the number of images
     counted, and `unreadable`, those that could not be decoded and therefore do not count. `findings` collects what was
     taken for what.
     """
-    totals = torch.zeros(4, dtype=torch.float64, device=strategy.device)
+    totals = torch.zeros(4, dtype=torch.float64, device=communicator.device)
     loader.set_epoch(0)
     with torch.no_grad():
         for batch in loader:
@@ -33,7 +86,7 @@ def evaluate(
                 findings.add(images, labels, guesses, confidence, batch.indices)
     if findings is not None:
         findings.sum()
-    count, top1, top5, loss = strategy.sum(totals).tolist()
+    count, top1, top5, loss = communicator.sum(totals).tolist()
     expected = len(loader.dataset)
     if count == 0:
         raise ConfigError(f"none of the {expected} evaluation images could be read")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from engine.distributed.strategy import Strategy
+from engine.distributed.communicator import Communicator
 from pipelines import Dataset
 
 MOST_CLASSES = 1000
@@ -26,13 +26,13 @@ class Findings:
     most confident wrong answers, and right answers chosen by a hash of their place, the same ones every time.
     """
 
-    def __init__(self, classes: int, strategy: Strategy):
+    def __init__(self, classes: int, communicator: Communicator):
         self.classes = classes
-        self._strategy = strategy
+        self._communicator = communicator
         self._rows = classes if classes <= MOST_CLASSES else 0
         # Above MOST_CLASSES the matrix would be too large: only its diagonal and the sums of its rows are kept.
         size = classes * classes if self._rows else 2 * classes
-        self._counts = torch.zeros(size, dtype=torch.int64, device=strategy.device)
+        self._counts = torch.zeros(size, dtype=torch.int64, device=communicator.device)
         self._wrong, self._right = Gallery(), Gallery()
         self._seen = 0
         self._indices: list[Tensor] = []
@@ -47,7 +47,7 @@ class Findings:
         else:
             self._counts.index_add_(0, truth, counts.long())
             self._counts.index_add_(0, truth + self.classes, (counts & right).long())
-        if self._strategy.is_main:
+        if self._communicator.is_main:
             place = torch.arange(self._seen, self._seen + len(labels), device=labels.device)
             answers = torch.stack([labels, guesses, place], dim=1)
             never = torch.full_like(confidence, -1.0)
@@ -60,7 +60,7 @@ class Findings:
 
     def sum(self) -> None:
         """Adds the ranks' counts up; every rank must call it, at the end."""
-        self._counts = self._strategy.sum(self._counts)
+        self._counts = self._communicator.sum(self._counts)
 
     @property
     def matrix(self) -> Tensor | None:

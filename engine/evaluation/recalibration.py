@@ -11,12 +11,16 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from engine.distributed.strategy import Strategy
+from engine.distributed.communicator import Communicator
 from pipelines import Batch
 
 
 def recalibrate(
-    network: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Batch], count: int, strategy: Strategy
+    network: nn.Module,
+    forward: Callable[[Tensor], object],
+    batches: Iterable[Batch],
+    count: int,
+    communicator: Communicator,
 ) -> None:
     """Replaces the running statistics of `network` by the mean over `count` of this rank's batches, and over the ranks.
 
@@ -41,4 +45,4 @@ def recalibrate(
             layer.eval()
             for statistic in (layer.running_mean, layer.running_var):
                 assert statistic is not None  # the networks' normalisations all track them
-                strategy.sum(statistic).div_(strategy.world_size)
+                communicator.sum(statistic).div_(communicator.world_size)

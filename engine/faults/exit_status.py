@@ -18,7 +18,7 @@ from typing import NoReturn
 from torch.distributed import DistError, DistStoreError, PrefixStore, Store, TCPStore
 
 from engine.config.options import ConfigError
-from engine.runs.checkpoint_file import CheckpointError
+from engine.faults.errors import CheckpointError, TrainingFailed
 from inception import NetworkError
 from launch.environment import Environment, LaunchError, detect
 from pipelines import DataError
@@ -30,13 +30,6 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _STORE_PATIENCE = timedelta(seconds=3)
 _OTHER_RANKS_PATIENCE = 1.0
 _FIRST_RANK_PATIENCE = 30.0  # its imports may take that much longer on a busy machine
-
-
-class TrainingFailed(RuntimeError):
-    """Training cannot go on for a reason that is no programming error (a loss that is not finite, a full disk).
-
-    The message is one line; the exit status is 1.
-    """
 
 
 def run_entry_point(main: Callable[[Sequence[str]], int]) -> NoReturn:

@@ -27,7 +27,7 @@ def prepare_compiler(options: CompileConfig, sizes: int) -> None:
     os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
     os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
     # Beyond this limit torch runs a function uncompiled, without a word: leave room for every size, twice.
-    torch._dynamo.config.recompile_limit = max(8, 2 * sizes)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * sizes)
 
 
 def compiled(module: nn.Module, options: CompileConfig) -> Callable[..., Any]:

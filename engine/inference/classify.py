@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.config.options import ConfigError
-from engine.distributed.strategy import usable_cores
+from engine.distributed.device import usable_cores
 from engine.inference.models import Model
 from pipelines import DataError, EvalPlan
 from pipelines.decoding.decode import crop_resize, decode

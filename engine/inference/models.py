@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from engine.config.options import ConfigError
-from engine.graphs.step import Normalise, Scorer
+from engine.graphs.normalisation import Normalise
+from engine.graphs.scorer import Scorer
 from engine.inference.exported_files import SUFFIXES, open_exported
 from inception import NetworkError, network_from_weights
 

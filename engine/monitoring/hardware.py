@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from engine.distributed.strategy import Strategy
+from engine.distributed.communicator import Communicator
 
 _SAMPLE_SECONDS = 0.5
 _GIB = 2**30
@@ -20,12 +20,14 @@ class Hardware:
     """Measures between the rows of a run. Only the first rank measures: its own process, and the GPUs that the ranks of
     its machine compute on, so that energy is counted once; images per joule assumes that other machines are alike."""
 
-    def __init__(self, strategy: Strategy):
-        self._device = strategy.device
-        self._share = strategy.local_world_size / strategy.world_size
+    def __init__(self, communicator: Communicator):
+        self._device = communicator.device
+        self._share = communicator.local_world_size / communicator.world_size
         self._process = psutil.Process()
         self._gpus = (
-            open_gpus(strategy.local_world_size) if strategy.is_main and strategy.device.type == "cuda" else None
+            open_gpus(communicator.local_world_size)
+            if communicator.is_main and communicator.device.type == "cuda"
+            else None
         )
         self._begin()
 

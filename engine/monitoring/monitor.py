@@ -1,16 +1,17 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, metrics.jsonl, TensorBoard, a report."""
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, metrics.jsonl, a report."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from engine.evaluation.findings import Findings
-from engine.monitoring.curves import KINDS, POSITION, Curves
+from engine.monitoring.curves import POSITION
 from engine.monitoring.progress_bar import StepBar, figures
 from engine.monitoring.report.writer import ReportWriter
-from engine.runs.metrics import MetricsFile
+from engine.runs.metrics_file import MetricsFile
 from pipelines import Dataset
 from pipelines.support.entry_point import discard_output
 
@@ -26,15 +27,17 @@ class _Output(Console):
 
 
 class Monitor:
-    """Records and shows rows. Only the first rank speaks and writes; on the others every method does nothing."""
+    """Records and shows rows. Only the first rank speaks and writes; on the others every method does nothing.
 
-    def __init__(self, run_dir: Path, is_main: bool):
-        self._is_main = is_main
+    `on_row` is called with every row once it is written.
+    """
+
+    def __init__(self, run_dir: Path, is_main: bool, on_row: Callable[[dict[str, Any]], None] = lambda row: None):
+        self._is_main, self._on_row = is_main, on_row
         if not is_main:
             return
         self._run_dir = run_dir
         self.file = MetricsFile(run_dir / "metrics.jsonl")
-        self._curves = Curves(run_dir / "tensorboard")
         self._report = ReportWriter(run_dir, self._report_trouble)
         self._console = _Output(highlight=False)
         self._bar: StepBar | None = None
@@ -62,14 +65,13 @@ class Monitor:
             self._bar.show(doing=doing)
 
     def record(self, kind: str, **values: Any) -> None:
-        """Writes a row of `kind` (train, eval, event, end) everywhere it belongs and shows it."""
+        """Writes a row of `kind` (train, eval, event, end) and shows it."""
         if not self._is_main:
             return
         row = {"kind": kind, **values}
         self._position = {name: row[name] for name in POSITION}
         self.file.write(row)
-        if kind in KINDS:
-            self._chart(row)
+        self._on_row(row)
         if kind == "train":
             self._show_train(row)
         elif kind == "eval":
@@ -77,13 +79,6 @@ class Monitor:
                 f"epoch {row['epoch']:.0f}  val top-1 {row['top1']:.2f}%  top-5 {row['top5']:.2f}%  loss {row['loss']:.3f}"
                 f"  over {row['count']} images, {row['time']:.0f} s since the start"
             )
-
-    def _chart(self, row: dict[str, Any]) -> None:
-        """Adds a row to the curves; the first one of a start with all that metrics.jsonl kept of earlier ones."""
-        if self._curves.opened:
-            self._curves.add(row)
-        else:
-            self._curves.begin(self.file.rows())
 
     def _show_train(self, row: dict[str, Any]) -> None:
         if self._bar is not None:
@@ -112,4 +107,3 @@ class Monitor:
             if self._bar is not None:
                 self._bar.close()
             self._report.close()
-            self._curves.close()

@@ -15,11 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FORMAT = "inception-checkpoint-1"
+from engine.faults.errors import CheckpointError
+
+FORMAT = "inception-checkpoint-2"
+_FIRST_FORMAT = "inception-checkpoint-1"
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of another format; the message is one line."""
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lies."""
+    return folder / f"step-{step:09d}.pt"
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -32,7 +36,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     for interrupted in folder.glob("*.tmp"):  # of the best weights too
         interrupted.unlink(missing_ok=True)
     _require_room(folder, state)
-    path = folder / f"step-{step:09d}.pt"
+    path = checkpoint_path(folder, step)
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as file:
@@ -94,9 +98,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") not in (FORMAT, _FIRST_FORMAT):
         raise CheckpointError(f"{path} is not a checkpoint of this project's training ({FORMAT})")
-    return state
+    return _from_first_format(state) if state["format"] == _FIRST_FORMAT else state
+
+
+def _from_first_format(state: dict[str, Any]) -> dict[str, Any]:
+    """The first format kept the run's progress beside its parts instead of as one of them."""
+    progress = {name: state.pop(name) for name in ("step", "samples_seen", "best_top1", "seconds")}
+    return state | {"format": FORMAT, "progress": progress, "recent": {"means": state["recent"]}}
 
 
 def load_newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:

@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.faults.exit_status import TrainingFailed
-from engine.runs.checkpoint_file import save_checkpoint
+from engine.faults.errors import TrainingFailed
+from engine.runs.checkpoint_file import checkpoint_path, save_checkpoint
 from inception import save_weights
 
 # How long training stands still for the disk before it says so, and again with every repetition [seconds].
 PATIENCE = 30.0
 
 
-class Checkpointer:
+class CheckpointWriter:
     """Writes one file at a time; the training loop waits only when the disk is slower than the interval between saves,
     and says so when the wait is long.
 
@@ -31,9 +31,11 @@ class Checkpointer:
         self._pending: Future[Any] | None = None
         self._failures = 0
 
-    def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Saves `state` as it is now as the checkpoint of `step`; what the caller changes later does not reach it."""
+    def save(self, step: int, state: Mapping[str, Any]) -> Path:
+        """Saves `state` as it is now as the checkpoint of `step`, whose path it returns; what the caller changes later
+        does not reach it."""
         self._write(save_checkpoint, self._folder, step, snapshot(state), self._keep)
+        return checkpoint_path(self._folder, step)
 
     def save_best(self, file: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Replaces the best weights of the run."""

@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from engine.config.batching import Batching, share_batch
 from engine.config.options import Config, ConfigError
-from engine.distributed.strategy import Strategy
-from engine.graphs.step import Objective
-from engine.training.loaders import Batching, share_batch
+from engine.distributed.communicator import Communicator
+from engine.graphs.objective import Objective
 
 # Beside the activations: gradients, the optimizer's state, averaged weights, the exchange's buffers [times the weights].
 _STATE_COPIES = 5
@@ -36,7 +36,7 @@ def shares(total: int, most: int | None = None) -> list[int]:
     return [size for size in range(1, min(total, most or total) + 1) if total % size == 0]
 
 
-def find_batch_size(objective: Objective, total: int, resolution: int, strategy: Strategy) -> int | None:
+def find_batch_size(objective: Objective, total: int, resolution: int, communicator: Communicator) -> int | None:
     """The largest equal part of `total` images that trains within the memory of every rank's device; None: not even one.
 
     Runs `objective`, not yet wrapped for gradient exchange, forward and backward on gray images
@@ -47,15 +47,15 @@ def find_batch_size(objective: Objective, total: int, resolution: int, strategy:
 
     def fits(size: int) -> bool:
         def attempt() -> None:
-            state = torch.empty(_STATE_COPIES * weights, dtype=torch.uint8, device=strategy.device)
-            loss, _ = objective(*_gray(size, resolution, strategy.device))
+            state = torch.empty(_STATE_COPIES * weights, dtype=torch.uint8, device=communicator.device)
+            loss, _ = objective(*_gray(size, resolution, communicator.device))
             loss.backward()
             del state
 
-        possible = _possible(attempt, strategy.device)
+        possible = _possible(attempt, communicator.device)
         for parameter in objective.parameters():
             parameter.grad = None
-        return all(strategy.gather(possible))
+        return all(communicator.gather(possible))
 
     found = largest_fitting(shares(total), fits)
     with torch.no_grad():
@@ -64,20 +64,20 @@ def find_batch_size(objective: Objective, total: int, resolution: int, strategy:
     return found
 
 
-def settle_batching(config: Config, objective: Objective, strategy: Strategy) -> Batching:
+def settle_batching(config: Config, objective: Objective, communicator: Communicator) -> Batching:
     """How the global batch is shared out, with "auto" found by trying; both numbers are written into `config.data`.
 
     Every rank must call it. Raises ConfigError when the ranks cannot have equal shares, or nothing fits.
     """
     data = config.data
     if data.batch_size == "auto":
-        share = share_batch(replace(data, batch_size=1), strategy.world_size).micro_batches
+        share = share_batch(replace(data, batch_size=1), communicator.world_size).micro_batches
         resolution = data.resolution or objective.network.input_size
-        found = find_batch_size(objective, share, resolution, strategy)
+        found = find_batch_size(objective, share, resolution, communicator)
         if found is None:
             raise ConfigError(f"not even one image of {resolution} pixels fits into the memory: use a smaller network")
         data.batch_size = found
-    batching = share_batch(data, strategy.world_size)
+    batching = share_batch(data, communicator.world_size)
     data.global_batch_size = batching.global_batch
     return batching
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from inception.vocabulary.errors import NetworkError
 
-CHECKPOINT_FORMAT = "inception-checkpoint-1"
+CHECKPOINT_FORMATS = ("inception-checkpoint-1", "inception-checkpoint-2")
 METADATA_KEY = "inception"
 # Where training scripts keep weights, the averaged ones first: they are the ones to use when both are there.
 AVERAGED_KEYS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema")
@@ -140,7 +140,7 @@ def read_torch(path: Path) -> Weights:
         raise NetworkError(f"{path} is truncated or damaged; copy or download it again") from None
     if not isinstance(content, dict):
         raise NetworkError(f"{path} holds a {type(content).__name__}, not a dict of tensors; save a state dict")
-    if content.get("format") == CHECKPOINT_FORMAT:
+    if content.get("format") in CHECKPOINT_FORMATS:
         return checkpoint_weights(path, content)
     for keys, kind in ((AVERAGED_KEYS, "averaged weights"), (PLAIN_KEYS, "weights")):
         for key in keys:

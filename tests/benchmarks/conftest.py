@@ -28,7 +28,7 @@ def one_thread(monkeypatch):
     """Threads that wait for each other keep whole cores busy when other tests want them too."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr("engine.distributed.strategy.usable_cores", lambda: 1)
+    monkeypatch.setattr("engine.distributed.device.usable_cores", lambda: 1)
     yield
     torch.set_num_threads(before)
 

@@ -18,7 +18,7 @@ QUICK = ["--networks", "debug", "--batch-sizes", "16", "--windows", "2", "--seco
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.distributed.strategy.usable_cores", lambda: 1)  # as `one_thread` has it
+        patch.setattr("engine.distributed.device.usable_cores", lambda: 1)  # as `one_thread` has it
         patch.setattr(
             throughput, "write_photos", lambda folder, count, **options: write_photos(folder, count, distinct=4)
         )

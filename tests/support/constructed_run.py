@@ -11,7 +11,7 @@ import yaml
 
 from engine.config.options import Config
 from engine.evaluation.findings import thumbnail
-from engine.runs.metrics import MetricsFile
+from engine.runs.metrics_file import MetricsFile
 
 
 def construct_run(

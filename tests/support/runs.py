@@ -23,9 +23,10 @@ def computed(run: Path) -> list[dict[str, Any]]:
 
 
 def newest_state(run: Path) -> dict[str, Any]:
-    """The run's newest checkpoint."""
+    """The run's newest checkpoint, its progress among its parts."""
     path = max((run / "checkpoints").glob("step-*.pt"))
-    return torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True)
+    return {**state, **state["progress"]}
 
 
 def assert_same_tensors(left: Any, right: Any, where: str = "") -> None:

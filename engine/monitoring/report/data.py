@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from engine.config.options import Config, ConfigError, leaves
-from engine.runs.metrics import MetricsFile
+from engine.runs.metrics_file import MetricsFile
 
 Row = dict[str, Any]
 

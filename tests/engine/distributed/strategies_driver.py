@@ -20,7 +20,9 @@ import torch
 import torch.distributed as dist
 
 from engine.config.command_line import load_config
+from engine.monitoring.hooks import Hook
 from engine.runs.checkpoint_file import list_checkpoints, load_checkpoint
+from engine.training.assembly import Run, assemble
 from engine.training.trainer import Trainer
 from launch.environment import detect
 
@@ -53,14 +55,14 @@ def main() -> None:
         name = "-".join([*filter(None, marks), str(world)])
         trainer = build(folder / name, case, environment)
         run_to(trainer, STEPS)
-        losses = [loss for loss, _ in trainer.recent.means()]
-        exchange = trainer.strategy.exchange_seconds()
+        losses = [loss for loss, _ in trainer.run.recent.means()]
+        exchange = trainer.run.parallelism.exchange_seconds()
         if "variant" in case:
             write(folder / f"{name}.variant.json", {"losses": losses}, trainer)
             continue
         trainers[name] = trainer
-        trainer._save()
-        trainer.checkpointer.wait()
+        trainer.save()
+        trainer.run.writer.wait()
         run_to(trainer, STEPS + MORE)
         write(folder / f"{name}.json", {"losses": losses, "exchange": exchange, "later": fingerprint(trainer)}, trainer)
     (folder / f"saved-{world}-{environment.rank}").touch()
@@ -90,43 +92,45 @@ def build(run: Path, case: dict, environment) -> Trainer:
         "--precision=fp32",
         *VARIANTS.get(case.get("variant"), []),
     ]
-    trainer = Trainer(load_config(arguments), environment)
-    trainer.directory.describe(trainer.config)
-    trainer._last_save = time.monotonic()
-    trainer.watchdog.close()  # a trainer that has had its turn makes no progress
-    return trainer
+    run = assemble(load_config(arguments), environment)
+    run.directory.describe(run.config)
+    run.watchdog.close()  # a trainer that has had its turn makes no progress
+    return Trainer(run)
 
 
 def run_to(trainer: Trainer, step: int) -> None:
-    def advance(*_) -> None:
-        if trainer.state.step == step:
-            raise Reached
+    class StopThere(Hook):
+        def on_step(self, run: Run) -> None:
+            if run.progress.step == step:
+                raise Reached
 
-    trainer.monitor.advance = advance
-    try:
-        trainer._train_epoch(0)
-    except Reached:
-        return
+    with trainer.run.hooks.added(StopThere()):
+        try:
+            trainer.train_epoch(0)
+        except Reached:
+            return
     raise AssertionError(f"the epoch ended before step {step}")
 
 
 def load(trainer: Trainer, path: Path) -> dict:
     """What differs after loading, what is read next, and the weights a few steps later."""
     expected = load_checkpoint(path)
-    trainer.state.load(path)
-    trainer.loader.load_state_dict({"samples_seen": trainer.state.samples_seen})
+    run = trainer.run
+    run.state.load_state_dict(load_checkpoint(path), path)
+    run.loader.load_state_dict({"samples_seen": run.progress.samples_seen})
     differences = []
-    differences += unequal("network", trainer.network.state_dict(), expected["network"])
-    differences += unequal("ema", trainer.ema.state_dict(), expected["ema"])
-    state = trainer.strategy.optimizer_state()
+    differences += unequal("network", run.network.state_dict(), expected["network"])
+    differences += unequal("ema", run.average.state_dict(), expected["ema"])
+    state = run.parallelism.state_dict()
     if set(state) != set(expected["optimizer"]):
         differences.append(f"optimizer names {sorted(set(state) ^ set(expected['optimizer']))[:3]}")
     for name, values in expected["optimizer"].items():
         differences += unequal(f"optimizer {name}", state.get(name, {}), values)
-    if (trainer.state.step, trainer.state.samples_seen) != (expected["step"], expected["samples_seen"]):
-        differences.append(f"position {trainer.state.step}, {trainer.state.samples_seen}")
-    indices = [index for part in trainer.strategy.gather(next(iter(trainer.loader)).indices.tolist()) for index in part]
-    trainer.loader.load_state_dict({"samples_seen": trainer.state.samples_seen})
+    progress = expected["progress"]
+    if (run.progress.step, run.progress.samples_seen) != (progress["step"], progress["samples_seen"]):
+        differences.append(f"position {run.progress.step}, {run.progress.samples_seen}")
+    indices = [index for part in run.communicator.gather(next(iter(run.loader)).indices.tolist()) for index in part]
+    run.loader.load_state_dict({"samples_seen": run.progress.samples_seen})
     run_to(trainer, STEPS + MORE)
     return {"differences": differences, "indices": indices, "later": fingerprint(trainer)}
 
@@ -138,13 +142,13 @@ def unequal(what: str, found: dict, expected: dict) -> list[str]:
 
 
 def fingerprint(trainer: Trainer) -> dict:
-    state = trainer.network.state_dict()
+    state = trainer.run.network.state_dict()
     digest = hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in state.values())).hexdigest()
     norm = float(torch.stack([tensor.double().norm() for tensor in state.values()]).norm())
     return {
         "digest": digest,
         "norm": norm,
-        "ema": float(sum(t.double().sum() for t in trainer.ema.state_dict().values())),
+        "ema": float(sum(t.double().sum() for t in trainer.run.average.state_dict().values())),
     }
 
 
@@ -153,7 +157,7 @@ def saved(folder: Path) -> list[Path]:
 
 
 def write(path: Path, value: dict, trainer: Trainer) -> None:
-    if trainer.strategy.is_main:
+    if trainer.run.communicator.is_main:
         path.write_text(json.dumps(value))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.config.options import Config, ConfigError, DataConfig
-from engine.distributed.strategy import Strategy
+from engine.distributed.communicator import Communicator
 from engine.training.loaders import share_batch, training_loader
 from inception import create_model
 from launch.environment import Environment
@@ -23,8 +23,10 @@ def global_batches(dataset, network, ranks: int, batch_size: int) -> list[np.nda
     batching = share_batch(config.data, ranks)
     shares = []
     for rank in range(ranks):
-        strategy = Strategy(Environment(rank=rank, world_size=ranks, local_world_size=ranks), torch.device("cpu"))
-        with training_loader(config, dataset, network, batching, strategy) as loader:
+        communicator = Communicator(
+            Environment(rank=rank, world_size=ranks, local_world_size=ranks), torch.device("cpu")
+        )
+        with training_loader(config, dataset, network, batching, communicator) as loader:
             shares.append([batch.indices.numpy() for batch in loader])
     steps = len(shares[0]) // batching.micro_batches
     parts = batching.micro_batches

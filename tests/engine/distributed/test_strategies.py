@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.config.batching import Batching
 from engine.config.options import Config, ConfigError, OptimizerConfig, StrategyConfig
 from engine.distributed.deepspeed import deepspeed_config
-from engine.training.loaders import Batching
 from pipelines import TrainPlan
 
 DRIVER = "tests/engine/distributed/strategies_driver.py"

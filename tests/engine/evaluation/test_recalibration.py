@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from engine.distributed.strategy import Strategy
+from engine.distributed.communicator import Communicator
 from engine.evaluation.recalibration import recalibrate
-from engine.graphs.step import Scorer
+from engine.graphs.scorer import Scorer
 from inception import create_model
 from launch.environment import Environment
 from pipelines import Batch
@@ -28,7 +28,7 @@ def test_statistics_are_the_mean_over_the_batches_and_weights_stay():
     seen = []
     hook = first.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.mean((0, 2, 3))))
     batches = [batch_of(seed) for seed in range(5)]
-    recalibrate(network, scorer.probabilities, batches, 3, Strategy(Environment(), torch.device("cpu")))
+    recalibrate(network, scorer.probabilities, batches, 3, Communicator(Environment(), torch.device("cpu")))
     hook.remove()
     assert len(seen) == 3
     torch.testing.assert_close(first.bn.running_mean, torch.stack(seen).mean(0), rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-import engine.training.trainer
+import engine.training.assembly
 from engine.faults.exit_status import run_entry_point
 from engine.faults.watchdog import Watchdog
 from engine.train import main
@@ -69,7 +69,7 @@ class PatientWatchdog(Watchdog):
 def arm() -> None:
     """The fault strikes where the training loop asks the loader for its next batch."""
     fault, original = globals()[os.environ["FAULT"]], Trainer._next_batch
-    engine.training.trainer.Watchdog = PatientWatchdog
+    engine.training.assembly.Watchdog = PatientWatchdog
 
     def struck(watchdog, batches):
         if fault is not raises:
@@ -80,7 +80,7 @@ def arm() -> None:
         yield from batches
 
     def next_batch(self, batches):
-        return original(self, struck(self.watchdog, batches) if self.state.step == STEP else batches)
+        return original(self, struck(self.run.watchdog, batches) if self.run.progress.step == STEP else batches)
 
     if AT_FAULT:
         Trainer._next_batch = next_batch

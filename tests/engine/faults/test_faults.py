@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-import engine.distributed.ddp
+import engine.distributed.process_group
 from disks import mount
 from engine.faults import stop_request
 from engine.faults.stop_request import StopRequest
@@ -220,17 +220,17 @@ def test_the_first_request_waits_for_the_step_and_the_second_does_not():
 def test_ranks_vote_no_more_often_than_is_worth_it_and_grant_a_wish_once(monkeypatch):
     """Steps of 5 ms: a vote is answered at the next, 20 ms later, and what it granted is not wished for meanwhile."""
     now = [0.0]
-    monkeypatch.setattr(engine.distributed.ddp.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(engine.distributed.process_group.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(
-        engine.distributed.ddp.dist, "all_reduce", lambda *votes, **options: types.SimpleNamespace(wait=int)
+        engine.distributed.process_group.dist, "all_reduce", lambda *votes, **options: types.SimpleNamespace(wait=int)
     )
-    strategy = object.__new__(engine.distributed.ddp.DdpStrategy)
-    strategy._pending, strategy._voted, strategy._host_group = None, 0.0, None
-    strategy._calls_to_vote = strategy._calls_between = 1
+    group = object.__new__(engine.distributed.process_group.ProcessGroup)
+    group._pending, group._voted, group._host_group = None, 0.0, None
+    group._calls_to_vote = group._calls_between = 1
     answers = []
     for _ in range(12):
         now[0] += 0.005
-        answers.append(strategy.any((False, True)))
+        answers.append(group.vote((False, True)))
     granted = [call for call, answer in enumerate(answers, start=1) if answer == (False, True)]
     assert granted == [2, 10]  # votes at 1, 2, 6 and 10
     assert set(answers) == {(False, False), (False, True)}

@@ -9,10 +9,9 @@ import torch
 
 from engine.config.command_line import load_config
 from engine.config.options import CompileConfig, ConfigError, ProgressiveConfig
-from engine.distributed.strategy import compiled
-from engine.graphs.compilation import RecompileWatch, compile_ahead
-from engine.training.optimizers import resolution_at
-from engine.training.trainer import Trainer
+from engine.graphs.compilation import RecompileWatch, compile_ahead, compiled
+from engine.training.compiling_ahead import report_recompiles
+from engine.training.schedules import resolution_at
 from runs import computed, rows
 
 
@@ -42,17 +41,15 @@ def test_a_recompilation_is_counted_with_its_cause():
 
 
 def test_an_epochs_recompilations_are_reported_once_with_their_causes():
-    trainer = object.__new__(Trainer)
-    trainer.recompiles = types.SimpleNamespace(causes=["forward: size mismatch at index 0", "forward: grad mode"])
-    trainer.state = types.SimpleNamespace(position=lambda: {"step": 7})
-    rows, lines = [], []
-    trainer.monitor = types.SimpleNamespace(record=lambda kind, **row: rows.append(row), say=lines.append)
-    trainer._report_recompiles()
-    trainer._report_recompiles()
-    assert [(row["event"], row["reason"]) for row in rows] == [
-        ("recompiled", "forward: size mismatch at index 0"),
-        ("recompiled", "forward: grad mode"),
-    ]
+    watch = types.SimpleNamespace(causes=["forward: size mismatch at index 0", "forward: grad mode"])
+    events, lines = [], []
+    run = types.SimpleNamespace(
+        recorder=types.SimpleNamespace(event=lambda name, reason: events.append((name, reason))),
+        monitor=types.SimpleNamespace(say=lines.append),
+    )
+    report_recompiles(watch, run)
+    report_recompiles(watch, run)
+    assert events == [("recompiled", "forward: size mismatch at index 0"), ("recompiled", "forward: grad mode")]
     assert lines == ["torch.compile had to compile 2 graphs again in this epoch: forward: size mismatch at index 0"]
 
 

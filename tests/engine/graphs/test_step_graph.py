@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.config.options import LossConfig, OptimizerConfig
 from engine.distributed.sync_batchnorm import synchronise_batchnorm
-from engine.graphs.step import Objective, build_objective
+from engine.graphs.objective import Objective, build_objective
 from engine.training.optimizers import create_optimizer
 from engine.training.weight_averaging import Ema
 from inception import create_model

@@ -11,7 +11,7 @@ from PIL import Image
 
 import inception
 from engine.config.options import ConfigError
-from engine.graphs.step import Scorer
+from engine.graphs.scorer import Scorer
 from engine.inference.classify import find_images, predict, read_image
 from engine.inference.models import class_names, open_model
 from engine.predict import main

@@ -15,7 +15,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from engine.distributed.strategy import Strategy
+from engine.distributed.communicator import Communicator
 from engine.monitoring.hardware import Gpus, Hardware, open_gpus
 from engine.monitoring.monitor import Monitor
 from engine.monitoring.progress_bar import StepBar
@@ -26,8 +26,8 @@ from runs import rows
 PHASES = ("data_wait_fraction", "forward_fraction", "backward_fraction", "optimizer_fraction")
 
 
-def single() -> Strategy:
-    return Strategy(Environment(), torch.device("cpu"))
+def single() -> Communicator:
+    return Communicator(Environment(), torch.device("cpu"))
 
 
 def test_rows_of_a_real_run_tell_time_phases_and_memory(real_run):
@@ -233,8 +233,8 @@ def test_a_cpu_run_measures_its_process_alone():
 
 @pytest.mark.gpu
 def test_a_gpu_run_tells_utilization_power_and_images_per_joule():
-    strategy = Strategy(Environment(), torch.device("cuda", 0))
-    hardware = Hardware(strategy)
+    communicator = Communicator(Environment(), torch.device("cuda", 0))
+    hardware = Hardware(communicator)
     values = torch.randn(4096, 4096, device="cuda")
     for _ in range(200):
         values = values @ values / 64

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.distributed.strategy import Strategy
+from engine.distributed.communicator import Communicator
 from engine.evaluation.findings import Findings, Gallery, thumbnail
-from engine.monitoring.profiling import PhaseClock, phase_fractions
+from engine.monitoring.phase_clock import PhaseClock, phase_fractions
 from launch.environment import Environment
 
 
@@ -105,7 +105,7 @@ def random_batches(classes: int, sizes: tuple[int, ...], filled_to: int):
 
 
 def test_confusion_counts_every_image_once_and_pictures_are_the_surest_mistakes(tmp_path):
-    findings = Findings(3, Strategy(Environment(), torch.device("cpu")))
+    findings = Findings(3, Communicator(Environment(), torch.device("cpu")))
     expected, mistakes = np.zeros((3, 3), int), []
     for images, labels, guesses, confidence, indices in random_batches(3, (16, 16, 5), filled_to=16):
         findings.add(images, labels, guesses, confidence, indices)
@@ -128,7 +128,7 @@ def test_confusion_counts_every_image_once_and_pictures_are_the_surest_mistakes(
 
 
 def test_more_classes_than_a_matrix_can_hold_are_counted_one_by_one():
-    findings = Findings(1500, Strategy(Environment(), torch.device("cpu")))
+    findings = Findings(1500, Communicator(Environment(), torch.device("cpu")))
     total = right = 0
     for images, labels, guesses, confidence, indices in random_batches(1500, (16, 9), filled_to=16):
         guesses[::2] = labels[::2].clamp_min(0)

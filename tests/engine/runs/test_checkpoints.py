@@ -19,9 +19,9 @@ import torch
 import engine.runs.checkpoint_writer
 from disks import mount
 from engine.config.options import Config, ConfigError
-from engine.faults.exit_status import TrainingFailed
+from engine.faults.errors import TrainingFailed
 from engine.runs.checkpoint_file import CheckpointError, list_checkpoints, load_checkpoint, load_newest, save_checkpoint
-from engine.runs.checkpoint_writer import Checkpointer
+from engine.runs.checkpoint_writer import CheckpointWriter
 from engine.runs.run_directory import RunDirectory
 from waiting import wait_until
 
@@ -137,7 +137,7 @@ def test_killed_while_writing_many_times(tmp_path):
 
 
 class Told(list):
-    """What a Checkpointer reported."""
+    """What a CheckpointWriter reported."""
 
     def __call__(self, event: str, text: str) -> None:
         self.append((event, text))
@@ -149,7 +149,7 @@ def told() -> Told:
 
 
 def test_what_is_saved_is_the_moment_of_the_call(tmp_path, told):
-    checkpointer, weights = Checkpointer(tmp_path, 2, told), state(1)
+    checkpointer, weights = CheckpointWriter(tmp_path, 2, told), state(1)
     checkpointer.save(1, weights)
     weights["network"]["weight"].fill_(7)
     checkpointer.wait()
@@ -167,7 +167,7 @@ def test_a_slow_disk_is_reported_while_training_waits_for_it(tmp_path, told, mon
 
     monkeypatch.setattr(engine.runs.checkpoint_writer, "save_checkpoint", slowly)
     monkeypatch.setattr(engine.runs.checkpoint_writer, "PATIENCE", 0.1)
-    checkpointer = Checkpointer(tmp_path, 2, told)
+    checkpointer = CheckpointWriter(tmp_path, 2, told)
     checkpointer.save(1, state(1))
     assert list_checkpoints(tmp_path) == []  # the first waits for nobody
     threading.Timer(0.3, disk.set).start()
@@ -200,7 +200,7 @@ def small_disk(tmp_path) -> Iterator[tuple[Path, Callable[[], None], Callable[[]
 
 def test_a_full_disk_keeps_the_previous_one_and_ends_the_run_at_the_second_failure(small_disk, told):
     disk, fill, make_room = small_disk
-    checkpointer = Checkpointer(disk, 2, told)
+    checkpointer = CheckpointWriter(disk, 2, told)
     checkpointer.save(1, state(1, kilobytes=300))
     checkpointer.wait()
     fill()

@@ -9,15 +9,15 @@ import torch
 
 from engine.config.command_line import load_config
 from engine.config.options import Config, ConfigError, DataConfig, LossConfig
-from engine.distributed.strategy import Strategy
-from engine.graphs.step import build_objective
+from engine.distributed.communicator import Communicator
+from engine.graphs.objective import build_objective
 from engine.training.batch_that_fits import advise, find_batch_size, largest_fitting, settle_batching, shares
 from inception import create_model
 from launch.environment import Environment
 
 
-def strategy(world_size: int = 1, device: str = "cpu") -> Strategy:
-    return Strategy(Environment(world_size=world_size), torch.device(device))
+def strategy(world_size: int = 1, device: str = "cpu") -> Communicator:
+    return Communicator(Environment(world_size=world_size), torch.device(device))
 
 
 @pytest.fixture

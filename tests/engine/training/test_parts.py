@@ -8,12 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from engine.config.options import Config, NetworkConfig, OptimizerConfig, ScheduleConfig
-from engine.distributed.strategy import Strategy
-from engine.graphs.step import Normalise, Objective, Scorer, TrainStep
-from engine.training.loaders import Batching
+from engine.config.batching import Batching
+from engine.config.options import Config, NetworkConfig, OptimizerConfig, ScheduleConfig, StrategyConfig
+from engine.distributed.communicator import Communicator
+from engine.distributed.parallelism import Parallelism
+from engine.graphs.normalisation import Normalise
+from engine.graphs.objective import Objective
+from engine.graphs.scorer import Scorer
 from engine.training.network import build_network
-from engine.training.optimizers import create_optimizer, learning_rate
+from engine.training.optimizers import create_optimizer
+from engine.training.schedules import learning_rate
+from engine.training.train_step import TrainStep
 from engine.training.weight_averaging import Ema
 from inception import create_model
 from inception.vocabulary.modules import BranchesBlock
@@ -76,11 +81,11 @@ def steps_with(options: OptimizerConfig, clip_norm: float | None, gradients: lis
     objective = nn.Module()
     objective.network = network
     optimizer = create_optimizer(network, options)
-    strategy = Strategy(Environment(), torch.device("cpu"))
-    strategy.prepare(objective, optimizer, Config(), Batching(1, 1, 1))
+    parallelism = Parallelism(Communicator(Environment(), torch.device("cpu")), StrategyConfig())
+    parallelism.prepare(objective, optimizer, Config(), Batching(1, 1, 1))
     for gradient in gradients:
         network.weight.grad = torch.full((1, 1), gradient)
-        strategy.update(clip_norm, measure=False)
+        parallelism.update(clip_norm, measure=False)
     return network.weight.item()
 
 
@@ -152,10 +157,10 @@ def test_accumulated_steps_equal_one_large_step(images):
         torch.manual_seed(0)
         network = create_model("debug", 10, batch_norm=False).train()
         objective = Objective(network, (0.3,), 0.0, bf16=False)
-        strategy = Strategy(Environment(), torch.device("cpu"))
+        parallelism = Parallelism(Communicator(Environment(), torch.device("cpu")), StrategyConfig())
         optimizer = create_optimizer(network, OptimizerConfig(lr=0.1))
-        prepared = strategy.prepare(objective, optimizer, Config(), Batching(6, parts, 6 // parts))
-        step = TrainStep(prepared, strategy, parts, None)
+        prepared = parallelism.prepare(objective, optimizer, Config(), Batching(6, parts, 6 // parts))
+        step = TrainStep(prepared, parallelism, parts, None)
         step.begin(seed=1)
         for part in torch.arange(6).chunk(parts):
             step.accumulate(images[part], LABELS[part])

@@ -1,16 +1,9 @@
-"""Where a step's time goes: its phases timed on one step a row, and a torch.profiler trace of a few steps on request."""
+"""Where a step's time goes: its phases, timed on one step a row."""
 
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-
-from engine.config.options import ProfileConfig
-from engine.distributed.strategy import Strategy
-
-_WARM_UP_STEPS = 2
 
 
 class PhaseClock:
@@ -76,43 +69,3 @@ def phase_fractions(
         phases["communication"] = phases.get("communication", 0.0) + seconds
     total = max(step, sum(phases.values()) / max(1 - waiting, 1e-9))
     return {f"{name}_fraction": round(seconds / total, 4) for name, seconds in phases.items()}
-
-
-class StepProfiler:
-    """A torch.profiler trace of `profile.steps` steps of the first rank, for Perfetto and chrome://tracing."""
-
-    def __init__(self, options: ProfileConfig, folder: Path, strategy: Strategy, say: Callable[[str], None]):
-        self._folder, self._say = folder, say
-        self._step = 0
-        self._profiler: torch.profiler.profile | None = None
-        if not options.steps or not strategy.is_main:
-            return
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if strategy.device.type == "cuda":
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
-        self._profiler = torch.profiler.profile(
-            activities=activities,
-            schedule=torch.profiler.schedule(
-                skip_first=options.wait, wait=0, warmup=_WARM_UP_STEPS, active=options.steps, repeat=1
-            ),
-            on_trace_ready=self._write,
-        )
-        self._profiler.start()
-
-    def step(self, step: int) -> None:
-        """Step number `step` of the run is done."""
-        if self._profiler is not None:
-            self._step = step
-            self._profiler.step()
-
-    def _write(self, profiler: torch.profiler.profile) -> None:
-        self._folder.mkdir(exist_ok=True)
-        path = self._folder / f"trace_to_step_{self._step}.json.gz"
-        profiler.export_chrome_trace(str(path))
-        self._profiler = None
-        self._say(f"profile of the steps up to {self._step} written: open {path} in https://ui.perfetto.dev")
-
-    def close(self) -> None:
-        """Ends profiling; a run shorter than the steps asked for still leaves what was recorded."""
-        if self._profiler is not None:
-            self._profiler.stop()

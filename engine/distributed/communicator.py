@@ -1,0 +1,51 @@
+"""How the ranks of a run speak with each other. Everything else in the engine asks its communicator, never the process
+group. `Communicator` is one process alone; `process_group.py` has several.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from launch.environment import Environment
+
+
+class Communicator:
+    """One process, and the interface of all communicators."""
+
+    def __init__(self, environment: Environment, device: torch.device):
+        self.environment = environment
+        self.rank, self.world_size = environment.rank, environment.world_size
+        self.local_rank, self.local_world_size = environment.local_rank, environment.local_world_size
+        self.device = device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values` added up over the ranks, on every rank. The tensor is changed in place and returned."""
+        return values
+
+    def vote(self, wishes: tuple[bool, ...]) -> tuple[bool, ...]:
+        """Which wishes at least one rank had. With several ranks the answer is that of an earlier call, for every rank
+        alike: the exchange overlaps the next step, and short steps share one. A wish must be made again to be granted again."""
+        return wishes
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in order of rank, on every rank."""
+        return [value]
+
+    def broadcast(self, value: Any) -> Any:
+        """The first rank's `value`, on every rank."""
+        return value
+
+    def share(self, tensors: list[Tensor]) -> None:
+        """Gives every rank the first rank's `tensors`, in place."""
+
+    def barrier(self) -> None:
+        """Returns when every rank has arrived."""
+
+    def close(self) -> None:
+        """Leaves the process group; every rank must."""

@@ -1,0 +1,47 @@
+"""What this process computes on."""
+
+import os
+
+import torch
+
+from engine.config.options import ConfigError
+from launch.environment import Environment
+
+
+def choose_device(environment: Environment) -> torch.device:
+    """This rank's GPU, or the CPU on a machine without. Sets the process up for it.
+
+    Raises ConfigError when the machine has GPUs, but fewer than ranks.
+    """
+    if torch.cuda.is_available():
+        if environment.local_world_size > torch.cuda.device_count():
+            raise ConfigError(
+                f"{environment.local_world_size} processes on a machine with {torch.cuda.device_count()} GPUs: "
+                "start one process a GPU (--nproc_per_node)"
+            )
+        device = torch.device("cuda", environment.local_rank)
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+        return device
+    # torchrun sets one thread a process unless told otherwise; the ranks of a machine share all its cores.
+    torch.set_num_threads(max(1, usable_cores() // environment.local_world_size))
+    return torch.device("cpu")
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether the forward and backward pass compute in bf16: as told, or ("auto") where the device has units for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
+
+
+def make_deterministic() -> None:
+    """Only deterministic kernels from here on."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,92 @@
+"""How a step is shared among ranks: gradients, the update, the optimizer's state.
+
+`Parallelism` is one process; `ddp.py` and `deepspeed.py` override what several ranks do differently.
+"""
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.config.batching import Batching
+from engine.config.options import Config, StrategyConfig
+from engine.distributed.communicator import Communicator
+from engine.distributed.optimizer_state import load_named_state, named_state
+from engine.graphs.compilation import compiled
+
+
+class Parallelism:
+    """One process, and the interface of all strategies."""
+
+    name = "single"
+
+    def __init__(self, communicator: Communicator, options: StrategyConfig):
+        self.communicator, self.device = communicator, communicator.device
+        self._options = options
+
+    def prepare(
+        self, objective: nn.Module, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
+    ) -> Callable[..., Any]:
+        """What the training step calls: the objective, wrapped for gradient exchange and compiled as asked."""
+        self._remember(objective, optimizer)
+        return compiled(objective, config.compile)
+
+    def _remember(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        network: nn.Module = objective.network  # type: ignore[assignment]
+        self._optimizer = optimizer
+        self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._names = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+    def without_exchange(self) -> AbstractContextManager[Any]:
+        """Within it, backward passes only accumulate gradients on this rank."""
+        return contextlib.nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of `loss`."""
+        loss.backward()
+
+    def update(self, clip_norm: float | None, measure: bool) -> Tensor | None:
+        """Clips the gradients, moves the weights, forgets the gradients. Returns the norm before clipping, when
+        clipping needed it or `measure` asks for it."""
+        norm = None
+        if clip_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self._parameters, clip_norm)
+        elif measure:
+            norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def time_exchange(self) -> None:
+        """Has the step that begins now timed for `exchange_seconds`."""
+
+    def exchange_seconds(self) -> dict[str, float]:
+        """How long the phases of the step timed last, or of one shortly before it, waited for the other ranks beyond
+        their own computing, by phase; empty where that is not measured or nothing is exchanged."""
+        return {}
+
+    @property
+    def can_discard(self) -> bool:
+        """Whether `discard` works: whether gradients can be computed and left unused."""
+        return True
+
+    def discard(self) -> None:
+        """Forgets the gradients without moving the weights."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Sets the learning rate of every parameter group."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """The optimizer's state by name of parameter, the same on every strategy. Every rank must call it; only the
+        first one's result need be complete."""
+        return named_state(self._optimizer, self._names)
+
+    def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
+        """Takes over what `state_dict` gave under any strategy and number of ranks."""
+        load_named_state(self._optimizer, self._names, state)

@@ -1,0 +1,48 @@
+"""The strategies by name: who speaks with whom, and how a step is shared."""
+
+from engine.config.options import ConfigError, StrategyConfig
+from engine.distributed.communicator import Communicator
+from engine.distributed.device import choose_device
+from engine.distributed.parallelism import Parallelism
+from launch.environment import Environment
+
+
+def join(environment: Environment, options: StrategyConfig) -> Communicator:
+    """This rank's communicator, on its device, once all ranks have met; one process alone has nobody to meet.
+
+    Raises ConfigError when `options` do not fit how the run was started.
+    """
+    name = resolve(options.name, environment)
+    device = choose_device(environment)
+    if name == "single":
+        return Communicator(environment, device)
+    from engine.distributed.process_group import ProcessGroup
+
+    return ProcessGroup(environment, device, options.timeout)
+
+
+def create_parallelism(communicator: Communicator, options: StrategyConfig) -> Parallelism:
+    """How the ranks of `communicator` share a step, as `options` name it."""
+    name = resolve(options.name, communicator.environment)
+    if name == "ddp":
+        from engine.distributed.ddp import DataParallelism
+
+        return DataParallelism(communicator, options)
+    if name == "deepspeed":
+        from engine.distributed.deepspeed import DeepSpeedParallelism
+
+        return DeepSpeedParallelism(communicator, options)
+    return Parallelism(communicator, options)
+
+
+def resolve(name: str, environment: Environment) -> str:
+    """single, ddp or deepspeed. Raises ConfigError when it does not fit how the run was started."""
+    if name == "auto":
+        name = "ddp" if environment.distributed else "single"
+    if name == "single" and environment.world_size > 1:
+        raise ConfigError(
+            f"--strategy.name single cannot use {environment.world_size} processes: start one, or use ddp"
+        )
+    if name != "single" and not environment.distributed:
+        raise ConfigError(f"--strategy.name {name} needs a launcher: torchrun --nproc_per_node=N engine/train.py")
+    return name

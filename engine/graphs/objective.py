@@ -1,0 +1,57 @@
+"""One training step's forward pass as one graph: from uint8 images to the loss."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.config.options import LossConfig
+from engine.graphs.device_augmentation import Augment, mixed_cross_entropy
+from engine.graphs.normalisation import Normalise
+from inception.vocabulary.network import Network
+
+
+class Objective(nn.Module):
+    """The training loss: cross-entropy with label smoothing, and that of each auxiliary classifier times its weight.
+
+    Sources: label smoothing, Inception-v3 paper (arXiv 1512.00567) section 7; auxiliary losses, GoogLeNet paper
+    (arXiv 1409.4842) section 5.
+    """
+
+    def __init__(self, network: Network, auxiliary_weights: Sequence[float], label_smoothing: float, bf16: bool):
+        super().__init__()
+        self.network = network
+        self.normalise = Normalise(network.mean, network.std)
+        self.auxiliary_weights = tuple(auxiliary_weights)
+        self.label_smoothing = label_smoothing
+        self.bf16 = bf16
+        self.augment = Augment()
+
+    def forward(
+        self, images: Tensor, labels: Tensor, augmentation: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W) uint8, labels (N,) int64 and a batch's augmentation -> mean loss (scalar), right answers
+        (scalar int64)."""
+        if augmentation is not None:
+            images = self.augment(images, augmentation).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            output = self.network(self.normalise(images))
+        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+        loss = self._cross_entropy(logits, labels, augmentation)
+        for weight, extra in zip(self.auxiliary_weights, auxiliary):
+            loss = loss + weight * self._cross_entropy(extra, labels, augmentation)
+        return loss, (logits.detach().argmax(dim=1) == labels).sum()
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, augmentation: dict[str, Tensor] | None) -> Tensor:
+        if augmentation is None:
+            return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        return mixed_cross_entropy(logits.float(), labels, augmentation, self.label_smoothing)
+
+
+def build_objective(network: Network, options: LossConfig, bf16: bool) -> Objective:
+    """The objective that `options` describe; without a weight there, auxiliary classifiers count as in the paper."""
+    weights = network.auxiliary_weights
+    if options.auxiliary_weight is not None:
+        weights = (options.auxiliary_weight,) * len(weights)
+    return Objective(network, weights, options.label_smoothing, bf16)

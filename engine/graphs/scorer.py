@@ -1,0 +1,42 @@
+"""One evaluation step as one graph: from uint8 images to counts of right answers."""
+
+import torch
+from torch import Tensor, nn
+
+from engine.graphs.normalisation import Normalise
+
+
+class Scorer(nn.Module):
+    """Counts of right answers and the summed loss of a batch, in evaluation mode."""
+
+    def __init__(self, network: nn.Module, bf16: bool, flip: bool = False):
+        super().__init__()
+        self.network = network
+        self.normalise = Normalise(network.mean, network.std)  # type: ignore[arg-type]
+        self.bf16 = bf16
+        self.flip = flip
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 -> (N, classes) float32; the mean over the image and its mirror image with `flip`."""
+        pixels = self.normalise(images)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            result = self.network(pixels).float().softmax(dim=1)
+            if self.flip:
+                result = (result + self.network(pixels.flip(3)).float().softmax(dim=1)) / 2
+        return result
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (N, 3, H, W) uint8, labels (N,) int64 with -1 for slots that do not count -> float64 (4,): images
+        counted, right at first guess, right within five guesses, summed cross-entropy; and of every slot the class
+        guessed, int64 (N,), and its probability, float32 (N,)."""
+        probabilities = self.probabilities(images)
+        counts = labels >= 0
+        classes = probabilities.shape[1]
+        best = probabilities.topk(min(5, classes), dim=1)
+        guesses = best.indices
+        right = (guesses == labels[:, None]) & counts[:, None]
+        # Probabilities of 0 in float32 would make the loss infinite; the smallest normal number bounds it at 87.
+        log = probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+        loss = -log.gather(1, labels.clamp_min(0)[:, None])[:, 0] * counts
+        values = (counts.sum(), right[:, 0].sum(), right.sum(), loss.sum(dtype=torch.float64))
+        return torch.stack([value.double() for value in values]), guesses[:, 0], best.values[:, 0]

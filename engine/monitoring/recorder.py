@@ -1,0 +1,99 @@
+"""The rows of a run's metrics: what was learned, how fast, and where the time went."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from engine.distributed.parallelism import Parallelism
+from engine.monitoring.hardware import Hardware
+from engine.monitoring.monitor import Monitor
+from engine.monitoring.phase_clock import PhaseClock, phase_fractions
+from pipelines import Loader
+
+
+class Recorder:
+    """Measures between the rows of training, and writes them. One step in the middle of a row has its phases timed.
+
+    `position` gives the beginning of a row; `steps_a_row`: steps of a full one; `global_batch`: images of a step over all
+    ranks.
+    """
+
+    def __init__(
+        self,
+        position: Callable[[], dict[str, Any]],
+        monitor: Monitor,
+        hardware: Hardware,
+        parallelism: Parallelism,
+        clock: PhaseClock,
+        steps_a_row: int,
+        global_batch: int,
+    ):
+        self._monitor, self._hardware, self._parallelism, self._clock = monitor, hardware, parallelism, clock
+        self._position, self._global_batch = position, global_batch
+        self._timed_step = steps_a_row // 2 if parallelism.communicator.is_main else -1
+
+    def begin_epoch(self) -> None:
+        """An epoch, or the rest of one, begins."""
+        self._row_began = self._epoch_began = time.monotonic()
+        self._waited, self._steps, self._epoch_steps = 0.0, 0, 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within it, the step waits for data."""
+        asked = time.monotonic()
+        yield
+        self._waited += time.monotonic() - asked
+
+    def begin_step(self, number: int) -> None:
+        """The step begins that is `number` steps after the row's first."""
+        self._steps += 1
+        self._epoch_steps += 1
+        if number == self._timed_step:
+            self._clock.begin()
+            self._parallelism.time_exchange()
+
+    def train_row(self, means: list[list[float]], lr: float, norm: Tensor | None) -> None:
+        """Writes the row of the steps since the last one; `means` holds (loss, share of right answers) of each."""
+        now = time.monotonic()
+        elapsed = max(now - self._row_began, 1e-9)
+        images, waiting = self._steps * self._global_batch, self._waited / elapsed
+        phases = self._clock.read()
+        exchange = self._parallelism.exchange_seconds() if phases else {}
+        self._monitor.record(
+            "train",
+            **self._position(),
+            loss=sum(loss for loss, _ in means) / len(means),
+            top1=100 * sum(right for _, right in means) / len(means),
+            lr=lr,
+            gradient_norm=float(norm) if norm is not None else None,
+            images_per_second=round(images / elapsed, 1),
+            images_per_second_epoch=round(self._epoch_steps * self._global_batch / (now - self._epoch_began), 1),
+            seconds=round(elapsed, 4),
+            data_wait_fraction=round(waiting, 4),
+            **phase_fractions(phases, exchange, elapsed / self._steps, waiting),
+            **self._hardware.row(images),
+        )
+        self._row_began, self._waited, self._steps = now, 0.0, 0
+
+    def substitutions(self, loader: Loader) -> None:
+        """Tells which images `loader` could not read, on any rank. Every rank must call it."""
+        gathered = self._parallelism.communicator.gather(list(loader.substitutions))
+        found = [entry for entries in gathered for entry in entries]
+        for name, reason in found:
+            self.event("unreadable", sample=name, reason=reason)
+        if found:
+            name, reason = found[0]
+            more = f" and {len(found) - 1} more, listed in metrics.jsonl" if len(found) > 1 else ""
+            self._monitor.say(f"{len(found)} images could not be read and were replaced: {name} ({reason}){more}")
+
+    def event(self, event: str, **details: Any) -> None:
+        """Writes a row of something that happened beside training."""
+        self._monitor.record("event", **self._position(), event=event, **details)
+
+    def trouble(self, event: str, text: str) -> None:
+        """Writes and says what went wrong without ending the run."""
+        self.event(event, reason=text)
+        self._monitor.say(text)

@@ -1,0 +1,187 @@
+"""A run put together from its options: every part made and joined, nothing started."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from engine.config.batching import Batching
+from engine.config.options import Config
+from engine.distributed.communicator import Communicator
+from engine.distributed.device import make_deterministic, use_bf16
+from engine.distributed.parallelism import Parallelism
+from engine.distributed.strategies import create_parallelism, join
+from engine.evaluation.evaluator import Evaluator
+from engine.faults.exit_status import PREEMPTED
+from engine.faults.stop_request import StopRequest
+from engine.faults.watchdog import Watchdog, record_collectives
+from engine.graphs.compilation import compiled, prepare_compiler
+from engine.graphs.objective import Objective, build_objective
+from engine.graphs.scorer import Scorer
+from engine.monitoring.hardware import Hardware
+from engine.monitoring.hooks import Hook, Hooks, load_hooks
+from engine.monitoring.monitor import Monitor
+from engine.monitoring.recorder import Recorder
+from engine.monitoring.step_trace import Trace
+from engine.monitoring.tensorboard import TensorBoard
+from engine.runs.checkpoint_writer import CheckpointWriter
+from engine.runs.resuming import keep_global_batch
+from engine.runs.run_directory import RunDirectory
+from engine.runs.state import Part, RunState
+from engine.training.batch_that_fits import settle_batching
+from engine.training.loaders import evaluation_loader, open_splits, training_loader
+from engine.training.network import build_network
+from engine.training.optimizers import create_optimizer
+from engine.training.progress import Progress, RecentSteps
+from engine.training.schedules import resolution_at
+from engine.training.train_step import TrainStep
+from engine.training.weight_averaging import Ema
+from inception.vocabulary.network import Network
+from launch.environment import Environment, detect
+from pipelines import Loader
+
+
+@dataclass
+class Step:
+    """What an optimizer step is made of: the network, its loss, how ranks share the work, and the step itself."""
+
+    network: Network
+    objective: Objective
+    batching: Batching
+    parallelism: Parallelism
+    train_step: TrainStep
+    bf16: bool
+
+
+@dataclass
+class Run(Step):
+    """All parts of a run. `Trainer(run).fit()` trains it; a part may be looked at, used or replaced before."""
+
+    config: Config
+    directory: RunDirectory
+    communicator: Communicator
+    loader: Loader
+    evaluator: Evaluator
+    average: Ema | None
+    progress: Progress
+    recent: RecentSteps
+    state: RunState
+    sizes: list[int]  # of the training images, by epoch [pixels]
+    monitor: Monitor
+    recorder: Recorder
+    hooks: Hooks
+    writer: CheckpointWriter
+    watchdog: Watchdog
+    stop: StopRequest
+    hardware: Hardware
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Ends threads and files in any case; leaves the process group only after success, when every rank does."""
+        try:
+            yield
+        finally:
+            for part in (
+                self.hooks, self.hardware, self.watchdog, self.writer, self.loader, self.evaluator.loader, self.monitor,
+            ):  # fmt: skip
+                part.close()
+        self.communicator.close()
+        self.stop.close()
+
+
+def assemble(config: Config, environment: Environment | None = None, hooks: Sequence[Hook] = ()) -> Run:
+    """The run that `config` describes, on this rank of `environment` (as the launcher's variables have it, if not given).
+
+    Makes the run directory, reads the dataset's index, and meets the other ranks; every rank must call it. `hooks` act
+    during the run, after those that `config.hooks` names. What is settled on the way (the batch, above all) is written
+    into `config`. Raises ConfigError, DataError or NetworkError, one line each, for what a user can put right.
+    """
+    environment = environment or detect()
+    hooks = [*load_hooks(config.hooks), *hooks]
+    directory = RunDirectory(config.run.dir)
+    if environment.rank == 0:
+        directory.prepare(config.run.resume)
+    keep_global_batch(config, directory)
+    stop = StopRequest(PREEMPTED)
+    train, val = open_splits(config.data, progress=environment.local_rank == 0)
+    record_collectives(directory.stacks)
+    communicator = join(environment, config.strategy)
+    if config.run.deterministic:
+        make_deterministic()
+    step = assemble_step(config, communicator, len(train.classes))
+    network, batching, parallelism = step.network, step.batching, step.parallelism
+    loader = training_loader(config, train, network, batching, communicator)
+    scorer = Scorer(network, step.bf16, config.evaluation.flip).to(communicator.device)
+    in_blocks = config.compile.enabled and config.compile.scope == "block"  # then the network is compiled already
+    evaluation_batch = config.evaluation.batch_size or batching.batch_size
+    evaluator = Evaluator(
+        scorer,
+        scorer if in_blocks else compiled(scorer, config.compile),
+        evaluation_loader(config.data, val, network, evaluation_batch, communicator, config.evaluation.resolution),
+        evaluation_batch,
+        communicator,
+    )
+    average = Ema(network, config.ema.decay) if config.ema.decay else None
+    progress, recent = Progress(loader.plan.samples), RecentSteps(communicator)
+    parts: dict[str, Part | None] = {
+        "network": network, "ema": average, "optimizer": parallelism, "progress": progress, "recent": recent,
+    }  # fmt: skip
+    monitor = Monitor(directory.path, communicator.is_main, on_row=lambda row: run.hooks.row(run, row))
+    hardware = Hardware(communicator)
+    recorder = Recorder(
+        progress.position,
+        monitor,
+        hardware,
+        parallelism,
+        step.train_step.clock,
+        min(config.monitor.every_steps, loader.plan.batches),
+        batching.global_batch,
+    )
+    run = Run(
+        **vars(step),
+        config=config,
+        directory=directory,
+        communicator=communicator,
+        loader=loader,
+        evaluator=evaluator,
+        average=average,
+        progress=progress,
+        recent=recent,
+        state=RunState(config, {**network.metadata(), "classes": list(train.classes)}, len(train), parts),
+        sizes=[resolution_at(epoch, loader.resolution, config.progressive) for epoch in range(config.schedule.epochs)],
+        monitor=monitor,
+        recorder=recorder,
+        hooks=Hooks(
+            [
+                TensorBoard(directory.path / "tensorboard"),
+                Trace(config.profile, directory.path / "profile", communicator, monitor.say),
+                *hooks,
+            ]
+        ),
+        writer=CheckpointWriter(directory.checkpoints, config.checkpoint.keep, recorder.trouble),
+        watchdog=Watchdog(directory.stacks, config.strategy.timeout, environment),
+        stop=stop,
+        hardware=hardware,
+    )
+    return run
+
+
+def assemble_step(config: Config, communicator: Communicator, num_classes: int) -> Step:
+    """The training step that `config` describes, on the device of `communicator`, with fresh or given weights.
+
+    Every rank must call it. The batch that was settled on is written into `config.data`.
+    """
+    device = communicator.device
+    network = build_network(config, num_classes)
+    network.to(device).to(memory_format=torch.channels_last)
+    bf16 = use_bf16(config.precision, device)
+    objective = build_objective(network, config.loss, bf16).to(device)
+    batching = settle_batching(config, objective, communicator)
+    full = config.data.resolution or network.input_size
+    sizes = {resolution_at(epoch, full, config.progressive) for epoch in range(config.schedule.epochs)}
+    prepare_compiler(config.compile, len(sizes | {config.evaluation.resolution or full}))
+    parallelism = create_parallelism(communicator, config.strategy)
+    prepared = parallelism.prepare(objective, create_optimizer(network, config.optimizer), config, batching)
+    train_step = TrainStep(prepared, parallelism, batching.micro_batches, config.optimizer.clip_norm)
+    return Step(network, objective, batching, parallelism, train_step, bf16)
