@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from engine.config.batching import share_batch
 from engine.config.options import Config, ConfigError, DataConfig
 from engine.distributed.communicator import Communicator
-from engine.training.loaders import share_batch, training_loader
+from engine.training.loaders import training_loader
 from inception import create_model
 from launch.environment import Environment
 from pipelines import open_dataset
