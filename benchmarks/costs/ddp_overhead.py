@@ -121,7 +121,7 @@ def build_trainer(folder: str, network: str, batch_size: int, environment: Envir
     data = {"backend": "synthetic", "batch_size": batch_size, "global_batch_size": batch_size * environment.world_size}
     arguments = [f"--data.{name}={value}" for name, value in data.items()]
     arguments += [f"--run.dir={folder}", f"--network.name={network}", "--precision=fp32", "--schedule.epochs=100000"]
-    return Trainer(assemble(load_config([*arguments, "--checkpoint.every_seconds=1e9", *options]), environment))
+    return Trainer(assemble(load_config([*arguments, "--checkpoint.every_seconds=31536000", *options]), environment))
 
 
 def _window(work: Callable[[], None], options: Any) -> Window:

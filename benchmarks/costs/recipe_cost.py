@@ -25,7 +25,7 @@ from benchmarks.measuring.scaling_model import INTERCONNECTS, model_from_rate
 from engine.config.command_line import RECIPES, load_config
 from engine.config.options import Config
 from engine.faults.exit_status import run_entry_point
-from engine.training.optimizers import resolution_at
+from engine.training.schedules import resolution_at
 from inception import create_model
 
 IMAGES = 1_281_167  # of ImageNet's training split (ILSVRC 2012)
