@@ -34,11 +34,11 @@ from benchmarks.measuring.workload import Workload
 from benchmarks.reporting.results import RESULTS, Result, number
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
-from engine.distributed.device import usable_cores
 from engine.distributed.strategies import join
 from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import Environment
 from pipelines import list_backends, open_dataset
+from pipelines.support.cores import usable_cores
 
 Settings = dict[str, Any]
 

@@ -40,12 +40,12 @@ from benchmarks.reporting.results import RESULTS, Result, number
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
 from engine.distributed.communicator import Communicator
-from engine.distributed.device import usable_cores
 from engine.distributed.strategies import join
 from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 from launch.environment import detect
 from pipelines import Dataset, open_dataset
+from pipelines.support.cores import usable_cores
 
 _PHOTOS = 512
 

@@ -15,8 +15,8 @@ from benchmarks.measuring.workload import DISCARD, Workload
 from benchmarks.peers import DataJob, data_peer
 from benchmarks.peers import networks as network_peers
 from benchmarks.reporting.results import Result
-from engine.distributed.device import usable_cores
 from inception import create_model
+from pipelines.support.cores import usable_cores
 
 _GRADIENTS = 192
 

@@ -6,6 +6,7 @@ import torch
 
 from engine.config.options import ConfigError
 from launch.environment import Environment
+from pipelines.support.cores import usable_cores
 
 
 def choose_device(environment: Environment) -> torch.device:
@@ -26,11 +27,6 @@ def choose_device(environment: Environment) -> torch.device:
     # torchrun sets one thread a process unless told otherwise; the ranks of a machine share all its cores.
     torch.set_num_threads(max(1, usable_cores() // environment.local_world_size))
     return torch.device("cpu")
-
-
-def usable_cores() -> int:
-    """The CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from engine.config.options import ConfigError
-from engine.distributed.device import usable_cores
 from engine.inference.models import Model
 from pipelines import DataError, EvalPlan
 from pipelines.decoding.decode import crop_resize, decode
+from pipelines.support.cores import usable_cores
 
 # What is taken from a folder; a file that is named itself is tried whatever it is called.
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))

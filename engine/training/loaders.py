@@ -5,10 +5,10 @@ from dataclasses import asdict
 from engine.config.batching import Batching
 from engine.config.options import Config, DataConfig
 from engine.distributed.communicator import Communicator
-from engine.distributed.device import usable_cores
 from inception.vocabulary.network import Network
 from pipelines import Dataset, EvalPlan, Loader, TrainPlan, build_loader, open_dataset, sample_path
 from pipelines.plan.augmentation import Augmentation
+from pipelines.support.cores import usable_cores
 
 
 def open_splits(options: DataConfig, progress: bool) -> tuple[Dataset, Dataset]:
