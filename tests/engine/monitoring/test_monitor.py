@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -19,7 +20,8 @@ from engine.distributed.communicator import Communicator
 from engine.monitoring.hardware import Gpus, Hardware, open_gpus
 from engine.monitoring.monitor import Monitor
 from engine.monitoring.progress_bar import StepBar
-from engine.runs.metrics import MetricsFile
+from engine.monitoring.tensorboard import TensorBoard
+from engine.runs.metrics_file import MetricsFile
 from launch.environment import Environment
 from runs import rows
 
@@ -60,13 +62,17 @@ def test_tensorboard_shows_no_step_twice_after_a_resume(tmp_path, name):
     run = tmp_path / os.fsdecode(name)
     run.mkdir()
     for steps, loss in ((range(1, 7), 1.0), (range(5, 9), 2.0), (range(8, 11), 3.0)):
-        MetricsFile(run / "metrics.jsonl").rewind(steps[0] - 1)
-        monitor = Monitor(run, is_main=True)
+        metrics = MetricsFile(run / "metrics.jsonl")
+        metrics.rewind(steps[0] - 1)
+        curves = TensorBoard(run / "tensorboard")
+        where = types.SimpleNamespace(directory=types.SimpleNamespace(metrics=metrics))
+        monitor = Monitor(run, is_main=True, on_row=functools.partial(curves.on_row, where))
         for step in steps:
             place = {"step": step, "epoch": step / 4, "samples": step, "time": 10.0 * step}
             measured = {"images_per_second": 1.0, "data_wait_fraction": 0.0}
             monitor.record("train", **place, loss=loss, top1=1.0, lr=0.1, **measured)
         monitor.close()
+        curves.close()
     [file] = (run / "tensorboard").iterdir()
     shutil.copy(file, tmp_path)  # TensorBoard's reader wants names in UTF-8
     events = list(EventFileLoader(str(tmp_path / file.name)).Load())[1:]
