@@ -18,6 +18,11 @@ def check_values(config: Config) -> None:
     _check_ranges(config)
     _check_schedule(config)
     _check_batch(config)
+    if config.ema.recalibrate and config.network.batch_norm is False:
+        raise ConfigError(
+            f"option --ema.recalibrate {config.ema.recalibrate} measures statistics of batch normalisation, which "
+            "--network.batch_norm false leaves out: set it to 0"
+        )
 
 
 def _numbers(value: Any) -> list[float]:

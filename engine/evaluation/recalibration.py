@@ -11,6 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from engine.config.options import ConfigError
 from engine.distributed.communicator import Communicator
 from pipelines import Batch
 
@@ -25,13 +26,18 @@ def recalibrate(
     """Replaces the running statistics of `network` by the mean over `count` of this rank's batches, and over the ranks.
 
     `forward` runs uint8 images (N, 3, H, W) through the network, which is in evaluation mode before and after. Weights
-    stay as they are. Every rank must call it.
+    stay as they are. Every rank must call it. Raises ConfigError when nothing in the network has such statistics.
     """
     layers = [
         layer
         for name, layer in network.named_modules()
-        if isinstance(layer, nn.BatchNorm2d) and not name.startswith("auxiliary")  # auxiliary heads only serve training
+        # torch's SyncBatchNorm is no BatchNorm2d. Auxiliary heads only serve training.
+        if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm) and not name.startswith("auxiliary")
     ]
+    if not layers:
+        raise ConfigError(
+            "the network has no batch normalisation whose statistics --ema.recalibrate could measure: set it to 0"
+        )
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()

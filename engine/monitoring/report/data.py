@@ -11,6 +11,7 @@ import yaml
 
 from engine.config.options import Config, ConfigError, leaves
 from engine.runs.metrics_file import MetricsFile
+from inception.registry import DESIGNS
 
 Row = dict[str, Any]
 
@@ -121,6 +122,21 @@ def throughput(run: RunRecord) -> float | None:
     train = [row for row in run.of("train") if row.get("seconds")]
     seconds = sum(row["seconds"] for row in train)
     return sum(row["images_per_second"] * row["seconds"] for row in train) / seconds if seconds else None
+
+
+def added_to_loss(config: dict[str, Any]) -> list[str]:
+    """In words, what a run's training minimises beside the plain cross-entropy that evaluation measures."""
+    loss, network, augmentation = (config.get(section, {}) for section in ("loss", "network", "augmentation"))
+    words = []
+    if loss.get("label_smoothing"):
+        words.append(f"label smoothing of {loss['label_smoothing']:g}")
+    words += [name for name in ("mixup", "cutmix") if augmentation.get(name)]
+    page = DESIGNS.get(network.get("name", ""))
+    design = page() if page else None
+    heads = bool(design and design.auxiliary and design.auxiliary_by_default)
+    if loss.get("auxiliary_weight") != 0 and (network.get("auxiliary") or (network.get("auxiliary") is None and heads)):
+        words.append("auxiliary classifiers' losses")
+    return words
 
 
 class ClassScore(NamedTuple):

@@ -14,6 +14,7 @@ from engine.monitoring.report.charts import Series, heat_map, line_chart, number
 from engine.monitoring.report.data import (
     Row,
     RunRecord,
+    added_to_loss,
     class_scores,
     confused_pairs,
     curve,
@@ -81,7 +82,7 @@ def _tiles(run: RunRecord) -> list[tuple[str, str, str]]:
         best, last = max(evals, key=lambda row: row["top1"]), evals[-1]
         tiles.append(("best top-1", f"{best['top1']:.2f}%", f"epoch {number(best['epoch'])}"))
         tiles.append(("last top-1", f"{last['top1']:.2f}%", f"top-5 {last['top5']:.2f}%"))
-        tiles.append(("last loss", f"{last['loss']:.3f}", f"{last['count']:,} images evaluated"))
+        tiles.append(("last val loss", f"{last['loss']:.3f}", f"{last['count']:,} images evaluated"))
     if run.rows:
         last = run.rows[-1]
         epochs = run.config.get("schedule", {}).get("epochs", "?")
@@ -111,7 +112,7 @@ def _figures(run: RunRecord) -> list[tuple[str, list[Series], dict[str, Any]]]:
     share = {"unit": "%", "zero": True, "top": 100}
     return [
         ("Accuracy", [training("top-1 training", 1, "top1"), *accuracy], share),
-        ("Loss", [training("training", 1, "loss"), evaluation("val", 2, "loss")], {"spikes": True}),
+        *_losses(run, training("training", 1, "loss"), evaluation("val", 2, "loss")),
         ("Throughput", [training("images per second", 1, "images_per_second")], {"zero": True}),
         ("Waiting for data", [training("of the time", 2, "data_wait_fraction", 100)], share),
         ("Learning rate", [training("learning rate", 3, "lr")], {"zero": True}),
@@ -121,6 +122,15 @@ def _figures(run: RunRecord) -> list[tuple[str, list[Series], dict[str, Any]]]:
         ("Images per joule", [training("images per joule", 3, "images_per_joule")], {"zero": True}),
         ("Memory", memory, {"unit": " GiB", "zero": True}),
     ]
+
+
+def _losses(run: RunRecord, training: Series, evaluation: Series) -> list[tuple[str, list[Series], dict[str, Any]]]:
+    """One chart where training minimises what evaluation measures, the cross-entropy; else a chart for each, with words."""
+    beside = added_to_loss(run.config)
+    if not beside:
+        return [("Loss", [training, evaluation], {"spikes": True})]
+    title = f"Training loss, with {' and '.join(beside)}"
+    return [(title, [training], {"spikes": True}), ("Loss on val, cross-entropy alone", [evaluation], {"spikes": True})]
 
 
 def _charts(run: RunRecord) -> list[tuple[str, list[Markup]]]:

@@ -86,6 +86,7 @@ def test_help_shows_every_option_with_its_default_and_bounds(capsys):
             ["--progressive.start", "16", "--progressive.end_epoch", "13"],
             "option --progressive.end_epoch must lie between",
         ),
+        (["--ema.recalibrate", "5", "--network.batch_norm", "false"], "option --ema.recalibrate 5 measures statistics"),
         (["--recipe", "nothing.yaml"], "recipe nothing.yaml cannot be read"),
         (["extra"], "extra"),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from engine.config.options import ConfigError
 from engine.distributed.communicator import Communicator
 from engine.evaluation.recalibration import recalibrate
 from engine.graphs.scorer import Scorer
@@ -19,9 +21,13 @@ def batch_of(seed: int) -> Batch:
     return Batch(images, torch.zeros(8, dtype=torch.int64), torch.arange(8))
 
 
-def test_statistics_are_the_mean_over_the_batches_and_weights_stay():
+@pytest.mark.parametrize("synchronised", [False, True], ids=["", "torch's SyncBatchNorm"])
+def test_statistics_are_the_mean_over_the_batches_and_weights_stay(synchronised):
     torch.manual_seed(0)
-    network = create_model("debug", 10).eval()
+    network = create_model("debug", 10)
+    if synchronised:  # as GPUs have it without compilation
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    network.eval()
     scorer = Scorer(network, bf16=False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     first = network.stem[0]
@@ -37,6 +43,13 @@ def test_statistics_are_the_mean_over_the_batches_and_weights_stay():
     for name, value in network.state_dict().items():
         same = torch.equal(value, before[name])
         assert same != ("running" in name and not name.startswith("auxiliary")) or "num_batches" in name, name
+
+
+def test_a_network_without_statistics_is_refused():
+    network = create_model("debug", 10, batch_norm=False).eval()
+    communicator = Communicator(Environment(), torch.device("cpu"))
+    with pytest.raises(ConfigError, match="no batch normalisation whose statistics"):
+        recalibrate(network, Scorer(network, bf16=False).probabilities, [batch_of(0)], 1, communicator)
 
 
 def test_a_run_with_recalibration_goes_on_where_it_was(run_command, tiny_run, tmp_path):

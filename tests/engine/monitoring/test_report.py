@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from constructed_run import construct_run
 from engine.config.options import ConfigError
@@ -68,6 +69,28 @@ def test_a_finished_run_shows_everything(finished):
     assert "target reached" in finished.text
     assert "resumed" in finished.text
     assert "30 of 30" in finished.text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, None),
+        ({"loss.label_smoothing": 0.1}, "label smoothing of 0.1"),
+        ({"network.name": "inception_v3"}, "auxiliary classifiers' losses"),
+        ({"network.name": "inception_v3", "network.auxiliary": False}, None),
+        ({"network.auxiliary": True, "augmentation.mixup": 0.2}, "mixup and auxiliary classifiers' losses"),
+        ({"network.auxiliary": True, "loss.auxiliary_weight": 0.0}, None),
+    ],
+)
+def test_losses_share_a_chart_only_where_they_are_the_same_sum(tmp_path, options, words):
+    run = construct_run(tmp_path / "run")
+    tree = yaml.safe_load((run / "config.yaml").read_text())
+    for key, value in options.items():
+        section, name = key.split(".")
+        tree[section][name] = value
+    (run / "config.yaml").write_text(yaml.safe_dump(tree))
+    titles = {tag["aria-label"] for tag in Page(write_report(run)).having("svg") if "oss" in tag["aria-label"]}
+    assert titles == ({f"Training loss, with {words}", "Loss on val, cross-entropy alone"} if words else {"Loss"})
 
 
 def test_the_page_loads_nothing(finished):
