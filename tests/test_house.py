@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import house
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {
@@ -108,3 +111,19 @@ def test_no_source_file_is_longer_than_a_long_page():
 
 def test_no_module_is_named_like_one_of_the_standard_library():
     assert [path for room in ROOMS for path in modules(room) if path.stem in sys.stdlib_module_names] == []
+
+
+def test_the_page_of_the_house_shows_the_tree_as_it_is():
+    page = house.PAGE.read_text(encoding="utf-8")
+    assert page == house.filled(page), "python tests/support/house.py writes it anew"
+
+
+def test_the_walks_through_the_house_lead_to_what_is_there():
+    steps = re.findall(r"`([\w/]+\.py):(\w+)`", house.PAGE.read_text(encoding="utf-8"))
+    assert len(steps) > 15
+    wrong = [
+        f"{file}:{name}"
+        for file, name in steps
+        if not re.search(rf"^ *(def|class) {name}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert wrong == []
