@@ -9,8 +9,8 @@ import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 
+from launch.addresses import is_loopback
 from launch.hostlist import expand_nodes, expand_tasks
 
 # Below the ports that Linux hands out to outgoing connections, so that a derived one is free unless somebody chose it.
@@ -231,16 +231,6 @@ def _check(environment: Environment, variables: Mapping[str, str]) -> None:
             f"MASTER_ADDR={environment.master_address} is reached from its own node only, but {environment.world_size} "
             f"processes run on several ({environment.local_world_size} on this one): set it to the first node's name"
         )
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address, by its name alone, leads back to the machine that uses it."""
-    if address.lower().partition(".")[0] == "localhost" or address.lower().endswith(".localhost"):
-        return True
-    try:
-        return ip_address(address.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_against_outer(environment: Environment, variables: Mapping[str, str]) -> None:

@@ -20,8 +20,9 @@ from typing import NoReturn
 _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
+from launch.addresses import is_loopback
 from launch.commands import LAUNCHERS, Plan
-from launch.environment import LaunchError, derived_port, is_loopback
+from launch.environment import LaunchError, derived_port
 from launch.nodes import Node, count_gpus, find_nodes, which_node
 
 TRAIN = "engine/train.py"
