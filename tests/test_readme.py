@@ -33,6 +33,48 @@ def test_links_and_pictures_exist():
         assert (ROOT / target).exists(), target
 
 
+SCRIPT = r"(?:engine|pipelines|benchmarks|launch|slurm)/[\w/]+\.(?:py|sh|sbatch)"
+
+
+def named_commands() -> dict[str, set[str]]:
+    """The scripts that README and docs name in commands, and the options that they give each."""
+    found: dict[str, set[str]] = {}
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        # Tables of results show the command that was given then.
+        text = re.sub(r"<!-- benchmark .*?<!-- end -->", "", page.read_text(), flags=re.DOTALL)
+        for script, rest in re.findall(rf"(?:python|bash|sbatch|torchrun [^`\n]*?) ({SCRIPT})([^`\n|;]*)", text):
+            found.setdefault(script, set()).update(re.findall(r"--[a-z][\w.-]*", rest.partition("#")[0]))
+    return found
+
+
+def test_every_command_of_the_docs_names_a_script_and_options_that_exist(run_command):
+    commands = named_commands()
+    assert len(commands) > 15
+    unknown = []
+    for script, options in commands.items():
+        assert (ROOT / script).is_file(), script
+        if script.endswith(".py") and options:
+            pages = run_command([script, "--help"]).stdout
+            subcommands = re.search(r"^  (\w+(?:\|\w+)+)$", pages, re.MULTILINE)
+            for subcommand in subcommands[1].split("|") if subcommands else ():
+                pages += run_command([script, subcommand, "--help"]).stdout
+            known = set(re.findall(r"--[a-z][\w.-]*", pages))
+            unknown += [f"{script} {option}" for option in sorted(options - known)]
+    assert unknown == []
+
+
+def test_the_python_of_the_docs_runs_as_it_stands(run_command, tmp_path):
+    """The hook and the notebook of docs/monitoring.md, on a schedule of one epoch."""
+    hook, notebook = re.findall(r"```python\n(.*?)```", (ROOT / "docs/monitoring.md").read_text(), re.DOTALL)
+    (tmp_path / "my_module.py").write_text(hook)
+    code = "from my_module import Loud\n" + notebook.replace('"4"', '"1"')
+    (tmp_path / "notebook.py").write_text(code)
+    done = run_command([str(tmp_path / "notebook.py")], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert "% after 41 steps" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("completed ")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory where the README's commands are run, with its data."""
