@@ -142,6 +142,8 @@ def _prepare(options: Any) -> float:
 def _trees(commits: Sequence[str], folder: Path) -> Iterator[dict[str, Path]]:
     """A source tree for every commit, gone again afterwards; these files when none is named."""
     trees: dict[str, Path] = {}
+    if commits and not shutil.which("git"):
+        raise BenchmarkError(f"--commits {' '.join(commits)} needs git, which is not installed here")
     try:
         for commit in commits:
             path = folder / f"tree{len(trees)}"

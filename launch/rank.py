@@ -18,6 +18,8 @@ from pathlib import Path
 _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
+import psutil
+
 from launch.environment import Environment, LaunchError, detect
 from launch.placement import GpuPlace, Placement, place_rank
 
@@ -68,7 +70,13 @@ def settings(environment: Environment, placement: Placement) -> dict[str, str]:
     chosen["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // sharing))
     if environment.world_size > environment.local_world_size:
         interface = interface_towards(environment.master_address)
-        if interface:
+        if interface is None:
+            print(
+                f"note: no network interface of {socket.gethostname()} is known to lead to {environment.master_address}: gloo "
+                "and NCCL choose one themselves; GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name another",
+                file=sys.stderr,
+            )
+        else:
             # A host name that resolves to 127.0.1.1 (Debian's habit) or a container bridge that comes first in the
             # list makes the ranks of other nodes unreachable: use the interface that leads to the first rank. NCCL
             # needs it for its first contact only; over InfiniBand it then chooses the adapters near each GPU itself.
@@ -117,14 +125,9 @@ def interface_towards(address: str) -> str | None:
 
 def interface_of(own: str) -> str | None:
     """The interface that has the address `own`, or None."""
-    tool = shutil.which("ip")
-    if tool is None:
-        return None
-    listing = subprocess.run([tool, "-o", "addr"], capture_output=True, text=True, timeout=10, check=False).stdout
-    for line in listing.splitlines():
-        words = line.split()
-        if len(words) > 3 and words[3].split("/")[0] == own:
-            return words[1]
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address.partition("%")[0] == own for address in addresses):
+            return name
     return None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import subprocess
 import sys
 import time
 from importlib import metadata
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from engine.runs import source
 from pipelines.support.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,17 +65,9 @@ def describe_versions() -> dict[str, str]:
 
 
 def describe_source() -> dict[str, Any]:
-    """Commit of the source and whether files differ from it; empty without git."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {
-        "commit": commit[:12],
-        "date": _git("show", "-s", "--format=%cI", "HEAD"),
-        "changed_files": len(changed.splitlines()),
-    }
+    """Commit of the source, in 12 digits, and what `engine.runs.source` knows beside it."""
+    known = source.describe_source(ROOT)
+    return known | {"commit": known["commit"][:12]} if known else {}
 
 
 def command_line() -> str:
@@ -146,9 +138,3 @@ def _cpu_model() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=30
-    ).stdout.strip()

@@ -3,7 +3,6 @@
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,11 +10,15 @@ from typing import Any
 
 import torch
 
+from engine.runs.source import describe_source
+
 
 def describe_environment() -> dict[str, Any]:
     """The machine, the versions, the state of the source and the command, for a reader who wants to repeat the run."""
-    packages = ("torch", "torchvision", "timm", "numpy", "pillow", "nvidia-dali-cuda120", "ffcv", "deepspeed", "mpi4py")
+    packages = ["torch", "torchvision", "timm", "numpy", "pillow", "nvidia-dali-cuda120", "nvidia-dali-cuda130"]
+    packages += ["ffcv", "deepspeed", "mpi4py"]
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    source = describe_source()
     return {
         "command": shlex.join(sys.argv),
         "host": platform.node(),
@@ -25,8 +28,8 @@ def describe_environment() -> dict[str, Any]:
         "gpus": gpus,
         "python": platform.python_version(),
         "packages": {name: found for name in packages if (found := _version(name))},
-        "git": _git("rev-parse", "HEAD"),
-        "git_changed_files": len((_git("status", "--porcelain") or "").splitlines()),
+        "git": source.get("commit"),
+        "git_changed_files": source.get("changed_files"),
     }
 
 
@@ -45,14 +48,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _git(*arguments: str) -> str | None:
-    root = Path(__file__).resolve().parents[2]
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -57,7 +57,7 @@ class NativeLoader(Loader):
         self._pool = ThreadPoolExecutor(options.workers, "decode")
         self._compiled, why = fast_decode.library()
         if self._compiled is None:
-            self.remark = f"; without the compiled decoder, which is faster ({why})"
+            self.remark = f"; through torchvision, for want of the compiled decoder, which is faster ({why})"
         self._on_gpu = options.device.type == "cuda"
         self._stream = torch.cuda.Stream(options.device) if self._on_gpu else None
 

@@ -102,6 +102,18 @@ def test_several_nodes_use_the_interface_that_leads_to_the_first():
     assert interface_towards("no-such-host.invalid") is None
 
 
+def test_the_interface_needs_no_program_and_an_unknown_one_is_said(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    assert interface_towards("127.0.0.1") == "lo"
+    assert interface_towards("::1") in ("lo", None)  # None where the machine has no IPv6
+    capsys.readouterr()
+    lost = Environment(world_size=4, local_world_size=2, master_address="no-such-host.invalid", master_port=1)
+    assert "GLOO_SOCKET_IFNAME" not in settings(lost, Placement())
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "no-such-host.invalid" in said
+
+
 SHOW = """
 import json, os, sys
 print(json.dumps({"argv": sys.argv[1:], "path": sys.path[0], "env": dict(os.environ)}))
