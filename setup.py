@@ -27,6 +27,7 @@ EXTRAS = {
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
         "webdataset>=0.2.100",
+        "uv>=0.5",  # the tests install with it and with pip
     ],
 }
 # The two builds of DALI hold the same module, so "all" takes the one that more drivers can run.
@@ -42,10 +43,19 @@ setup(
     # Naming the root makes an editable install one path entry: modules added later are found without a new install.
     package_dir={"": "."},
     package_data={
-        "pipelines": ["sample/*.tar", "decoding/*.c", "decoding/*.h"],
-        "engine": ["recipes/*.yaml", "monitoring/report/template.html"],
-        "inception": ["speed/*.c"],
-        "launch": ["*.sh", "constraints.txt"],
+        "": ["*.c", "*.h", "*.html", "*.sh", "constraints.txt"],
+        "pipelines": ["sample/*.tar", "sample/*.md"],
+        "engine": ["recipes/*.yaml"],
+    },
+    entry_points={
+        "console_scripts": [
+            f"inception-{program} = {room}.{program}:command"
+            for room, programs in (
+                ("engine", ["train", "evaluate", "predict", "export"]),
+                ("pipelines", ["prepare", "doctor"]),
+            )
+            for program in programs
+        ]
     },
     install_requires=[
         "torch>=2.11",

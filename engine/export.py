@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # The repository root instead of this script's own folder: modules are found as engine.*, from any working directory.
 _here = Path(__file__).resolve().parent
@@ -106,5 +106,10 @@ def write_weights(network: Network, metadata: Mapping[str, Any], options: argpar
     return f"{len(state)} tensors" + (f" as {options.layout} names them" if options.layout else "")
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Runs the program on the command line and ends the process."""
     run_entry_point(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 # The repository root instead of this script's own folder: modules are found as engine.*, from any working directory.
 _here = Path(__file__).resolve().parent
@@ -86,5 +87,10 @@ def show(prediction: Prediction) -> None:
     sys.stdout.flush()
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Runs the program on the command line and ends the process."""
     run_entry_point(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -6,6 +6,7 @@ With no option it trains the `sample` recipe on the embedded dataset. `--help` s
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 # The repository root instead of this script's own folder: modules are found as engine.*, from any working directory.
 _here = Path(__file__).resolve().parent
@@ -22,5 +23,10 @@ def main(arguments: Sequence[str]) -> int:
     return Trainer(assemble(load_config(arguments))).fit().status
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Runs the program on the command line and ends the process."""
     run_entry_point(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 # The repository root instead of this script's own folder: modules are found as pipelines.*, from any working directory.
 _here = Path(__file__).resolve().parent
@@ -100,5 +101,10 @@ def main(arguments: Sequence[str], ranks: Ranks | None) -> int:
     return DONE
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Runs the program on the command line and ends the process."""
     run_entry_point(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 # The repository root instead of this script's own folder: modules are found as pipelines.*, from any working directory.
 _here = Path(__file__).resolve().parent
@@ -130,5 +131,10 @@ def _summary(prepared: Prepared, options: argparse.Namespace, seconds: float) ->
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Runs the program on the command line and ends the process."""
     run_entry_point(main)
+
+
+if __name__ == "__main__":
+    command()

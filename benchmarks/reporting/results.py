@@ -27,7 +27,10 @@ from benchmarks.measuring.machine import (
 from benchmarks.measuring.measure import Measurement
 from benchmarks.measuring.summaries import summarise
 
-RESULTS = ROOT / "benchmarks" / "results"
+# In the clone; of an installed package, where the command was given.
+RESULTS = Path("benchmarks", "results")
+if (ROOT / "setup.py").exists():
+    RESULTS = ROOT / RESULTS
 
 
 @dataclass
