@@ -3,6 +3,7 @@
 # target accuracy (on the GPU where there is one), evaluates it, and predicts a few images. A second call skips what is done.
 #
 #   bash launch/quickstart.sh
+#   bash launch/quickstart.sh --cpu                 what follows goes to launch/setup.sh
 #   QUICKSTART_DIR=/somewhere/else bash launch/quickstart.sh      another run directory than runs/quickstart
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -12,7 +13,9 @@ run="${QUICKSTART_DIR:-$root/runs/quickstart}"
 weights="$run/checkpoints/best.safetensors"
 
 main() {
-    bash "$root/launch/setup.sh"
+    mkdir -p "$run" 2>/dev/null && [[ -w "$run" ]] ||
+        fail 2 "the run directory $run cannot be written: name another in QUICKSTART_DIR"
+    bash "$root/launch/setup.sh" "$@"
     say "" "== train =="
     train
     say "" "== evaluate =="
@@ -21,6 +24,7 @@ main() {
     unless_done "$run/predictions.json" predict
     say "" "== result =="
     "$python" "$root/launch/summary.py" "$run"
+    say "  from the first line to this one: $SECONDS s"
 }
 
 # unless_done FILE COMMAND: runs COMMAND, which makes FILE, unless FILE is newer than the weights.
@@ -54,12 +58,14 @@ train() {
 
 # unpack_images COUNT: the first images of the embedded validation split, as files; prints their paths.
 unpack_images() {
-    local shard="$root/pipelines/sample/val-000.tar"
-    local -a names
-    mapfile -t names < <(tar -tf "$shard" | sed "$1q")
-    mkdir -p "$run/images"
-    tar -xf "$shard" -C "$run/images" "${names[@]}"
-    printf "$run/images/%s\n" "${names[@]}"
+    "$python" - "$root/pipelines/sample/val-000.tar" "$run/images" "$1" <<'END'
+import sys, tarfile
+shard, folder, count = sys.argv[1:]
+with tarfile.open(shard) as archive:
+    for member in archive.getmembers()[: int(count)]:
+        archive.extract(member, folder, filter="data")
+        print(f"{folder}/{member.name}")
+END
 }
 
 main "$@"

@@ -32,8 +32,40 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# What ``--quick`` runs: a part of every room that needs no cluster, no benchmark and few processes.
+QUICK = (
+    "test_style.py",
+    "inception/weights",
+    "inception/speed/test_norm_cpu.py",
+    "pipelines/plan",
+    "pipelines/datasets/test_index.py",
+    "pipelines/decoding",
+    "pipelines/loading/test_native.py",
+    "engine/config/test_options.py",
+    "engine/runs/test_checkpoints.py",
+    "engine/training/test_parts.py",
+    "launch/test_environment.py",
+    "launch/test_hostlist.py",
+    "launch/test_installation.py",
+    "launch/test_plan_launch.py",
+    "launch/test_rank.py",
+    "slurm/test_jobs.py",
+    "benchmarks/measuring",
+    "benchmarks/reporting/test_results.py",
+)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="also run the long repetitions (tests marked soak)")
+    parser.addoption("--quick", action="store_true", help="run a part of every room's tests, within minutes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have ``--quick`` collect its files alone: importing the others takes longer than its tests."""
+    if config.getoption("--quick") and not hasattr(config, "workerinput"):
+        if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+            raise pytest.UsageError("--quick chooses the tests: leave out the paths, or --quick")
+        config.args = [str(ROOT / "tests" / name) for name in QUICK]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,13 +1,14 @@
 """Which of the libraries this package builds on work in this Python: each is imported and made to do one small thing,
 in a process of its own, so that one that crashes is a line in the table and not the end of it.
 
-    python -m launch.components        exit status 1 if a required one does not work
+    python -m launch.installation.components        exit status 1 if a required one does not work
 """
 
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 TIMEOUT_SECONDS = 300
 
@@ -82,18 +83,26 @@ print(f"{onnx.__version__}|runtime {onnxruntime.__version__}, script {onnxscript
 class Component:
     name: str
     probe: str
+    module: str
     extra: str = ""  # the extra that installs it; required when empty
+
+    def installed(self) -> bool:
+        """Whether there is something to try."""
+        try:
+            return find_spec(self.module) is not None
+        except ModuleNotFoundError:  # of the package that the module would lie in
+            return False
 
 
 COMPONENTS = (
-    Component("torch", TORCH),
-    Component("torchvision", TORCHVISION),
-    Component("timm", TIMM),
-    Component("DALI", DALI, "dali"),
-    Component("FFCV", FFCV, "ffcv"),
-    Component("DeepSpeed", DEEPSPEED, "deepspeed"),
-    Component("MPI", MPI, "mpi"),
-    Component("ONNX", ONNX, "export"),
+    Component("torch", TORCH, "torch"),
+    Component("torchvision", TORCHVISION, "torchvision"),
+    Component("timm", TIMM, "timm"),
+    Component("DALI", DALI, "nvidia.dali", "dali"),
+    Component("FFCV", FFCV, "ffcv", "ffcv"),
+    Component("DeepSpeed", DEEPSPEED, "deepspeed", "deepspeed"),
+    Component("MPI", MPI, "mpi4py", "mpi"),
+    Component("ONNX", ONNX, "onnx", "export"),
 )
 
 
@@ -104,9 +113,17 @@ class Result:
     version: str
     remark: str
 
+    @property
+    def word(self) -> str:
+        if self.works:
+            return "works"
+        return "BROKEN" if self.component.installed() else "MISSING" if not self.component.extra else "not here"
+
 
 def check(component: Component) -> Result:
     """Runs one probe in a new process and reads its last line, or what it died of."""
+    if component.extra and not component.installed():
+        return Result(component, False, "", f"extra {component.extra}, of bash launch/setup.sh --all")
     try:
         done = subprocess.run(
             [sys.executable, "-c", component.probe], capture_output=True, text=True, timeout=TIMEOUT_SECONDS
@@ -118,15 +135,13 @@ def check(component: Component) -> Result:
         version, _, remark = lines[-1].partition("|")
         return Result(component, True, version, remark)
     errors = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
-    remedy = f" (pip install 'inception-training[{component.extra}]')" if component.extra else ""
-    return Result(component, False, "", errors[-1][:160] + remedy)
+    return Result(component, False, "", errors[-1][:160])
 
 
 def table(results: list[Result]) -> str:
     """One line a component: name, version, whether it works, and what it said."""
     return "\n".join(
-        f"  {result.component.name:<12} {result.version or '-':<14} {'works' if result.works else 'MISSING':<8} "
-        f"{result.remark}".rstrip()
+        f"  {result.component.name:<12} {result.version or '-':<14} {result.word:<8} {result.remark}".rstrip()
         for result in results
     )
 
