@@ -1,0 +1,102 @@
+"""Another release of Debian in a folder, made by debootstrap and entered by chroot: a machine with nothing installed, whose
+network, processors and driver are this one's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks.measuring.command_line import BenchmarkError
+
+# How packages are reached from here is how they are reached from there.
+_SETTINGS = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf")
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_COPIED_CERTIFICATES = "/etc/ssl/of-this-machine.crt"  # where no package writes its own
+_HOME_SETTINGS = (".config/pip/pip.conf", ".pip/pip.conf")
+_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "CI")
+
+
+class DebianRoot:
+    """The root in `folder`; `debian_root` makes one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def copy(self, source: Path, place: str) -> None:
+        """Copies the files of a clone, without its history and what is ignored, to the absolute path `place` in the root."""
+        target = self.folder / place.lstrip("/")
+        for name in _files_of(source):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, target / name)
+
+    def run(self, command: str, *, user: str = "", timeout: float = 3600) -> subprocess.CompletedProcess[str]:
+        """Runs a line of bash in the root, as root or as `user` (UID:GID), with no more of the environment than the way
+        to the network."""
+        kept = {name: os.environ[name] for name in os.environ if name in _VARIABLES or name.startswith("PIP_")}
+        settings = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **kept}
+        if (self.folder / _COPIED_CERTIFICATES[1:]).exists():
+            settings |= {"PIP_CERT": _COPIED_CERTIFICATES, "SSL_CERT_FILE": _COPIED_CERTIFICATES}
+        if not user:
+            settings["HOME"] = "/root"
+        enter = ["chroot", *([f"--userspec={user}"] if user else []), str(self.folder), "bash", "-c", command]
+        return subprocess.run(
+            enter, env=settings, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+
+@contextmanager
+def debian_root(suite: str, folder: Path) -> Iterator[DebianRoot]:
+    """A minimal root of a release (trixie, forky, sid) in the empty `folder`, with /proc, /dev and /sys while it is in
+    use. Raises BenchmarkError saying why there can be none here."""
+    if reason := why_not():
+        raise BenchmarkError(reason)
+    _run("debootstrap", "--variant=minbase", suite, str(folder))
+    _copy_settings(folder)
+    with ExitStack() as mounted:
+        for name in ("proc", "sys", "dev"):
+            _run("mount", "--rbind", f"/{name}", str(folder / name))
+            # What is mounted below stays where it is when this is taken away.
+            _run("mount", "--make-rslave", str(folder / name))
+            mounted.callback(_run, "umount", "--recursive", "--lazy", str(folder / name))
+        yield DebianRoot(folder)
+
+
+def why_not() -> str:
+    """Why no root can be made here, or nothing; installs debootstrap where it is missing and may be."""
+    if os.geteuid() != 0:
+        return "another Debian needs root, for debootstrap and chroot"
+    if not shutil.which("debootstrap"):
+        if not shutil.which("apt-get"):
+            return "another Debian needs debootstrap, and there is no apt-get to install it"
+        for command in (["apt-get", "-q", "update"], ["apt-get", "-y", "-q", "install", "debootstrap"]):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                return f"debootstrap cannot be installed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}"
+    return ""
+
+
+def _copy_settings(folder: Path) -> None:
+    places = {Path(name): Path(name) for name in _SETTINGS} | {_CERTIFICATES: Path(_COPIED_CERTIFICATES)}
+    places |= {Path.home() / name: Path("/root", name) for name in _HOME_SETTINGS}
+    for here, there in places.items():
+        if here.exists():
+            target = folder / str(there).lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(here, target)
+
+
+def _files_of(clone: Path) -> Sequence[str]:
+    command = ["git", "-C", str(clone), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [name for name in done.stdout.split("\0") if name and (clone / name).is_file()]
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["no word"]
+        raise BenchmarkError(f"{command[0]} failed: {said[-1]}")
