@@ -42,14 +42,17 @@ class Placement:
 
 
 def place_rank(
-    local_rank: int, local_world_size: int, gpus: Sequence[GpuPlace], allowed: frozenset[int] | None = None
-) -> Placement:
-    """The place of a rank among those of its node; rank i uses GPU i.
+    local_rank: int, local_world_size: int, gpus: Sequence[GpuPlace], allowed: frozenset[int] | None = None,
+    cores: int | None = None,
+) -> Placement:  # fmt: skip
+    """The place of a rank among those of its node; rank i uses GPU i, or the only one it sees, where the launcher shows each
+    rank its own (`srun --gpus-per-task=1`).
 
-    `allowed` are the cores it may use (those of this process unless given). On a node without GPUs, or where the
-    launcher has bound the rank to cores of its own already, nothing changes.
+    `allowed` are the cores it may use (those of this process unless given), `cores` the number that the node has. On a node without GPUs nothing changes.
     """
     allowed = frozenset(os.sched_getaffinity(0)) if allowed is None else allowed
+    if len(gpus) == 1 and local_world_size > 1:
+        return _beside_own_gpu(local_rank, local_world_size, gpus[0], allowed, cores or os.cpu_count() or 1)
     if local_rank >= len(gpus):
         return Placement()
     gpu = gpus[local_rank]
@@ -60,6 +63,20 @@ def place_rank(
     mine = sharing.index(local_rank)
     part = near[mine * len(near) // len(sharing) : (mine + 1) * len(near) // len(sharing)]
     return Placement(frozenset(part), numa_node, gpu.adapters)
+
+
+def _beside_own_gpu(
+    local_rank: int, local_world_size: int, gpu: GpuPlace, allowed: frozenset[int], cores: int
+) -> Placement:
+    """The place of a rank that sees its own GPU alone: a share of the cores near it, as large as every rank's."""
+    near = sorted(gpu.cores & allowed)
+    # Whose GPUs are near the same cores is not to be seen from here; ranks are commonly numbered along the sockets.
+    sharing = max(1, local_world_size * len(near) // max(1, len(allowed)))
+    if len(allowed) <= cores // local_world_size:  # the launcher has given this rank its own cores too
+        sharing = 1
+    mine = local_rank % sharing
+    part = near[mine * len(near) // sharing : (mine + 1) * len(near) // sharing]
+    return Placement(frozenset(part), gpu.numa_node if gpu.numa_node >= 0 else None, gpu.adapters)
 
 
 def parse_cores(text: str) -> frozenset[int]:

@@ -18,10 +18,11 @@ SETTING = (
 )
 
 
-def encoded_and_labels(samples: list[tuple[Tensor, int]]) -> tuple[list[Tensor], Tensor]:
-    """Encoded images, uint8 (bytes,) each, and labels, int64 (n,); images of unlike sizes are no one tensor."""
+def encoded_and_labels(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """All encoded images as one uint8 (bytes,), the length of each and its label, int64 (n,). A tensor that a worker sends
+    costs a file descriptor while it lives: a few thousand, one an image, are more than a process may have."""
     encoded, labels = zip(*samples)
-    return list(encoded), torch.tensor(labels)
+    return torch.cat(encoded), torch.tensor([len(image) for image in encoded]), torch.tensor(labels)
 
 
 def crop(job: DataJob) -> v2.Compose:
@@ -49,8 +50,8 @@ def passes(job: DataJob) -> Passes:
     transform = crop(job)
 
     def batches() -> Generator[Tensor]:
-        for encoded, _ in loader:
-            images = decode_jpeg(encoded, ImageReadMode.RGB, device="cuda")
+        for encoded, lengths, _ in loader:
+            images = decode_jpeg(list(encoded.split(lengths.tolist())), ImageReadMode.RGB, device="cuda")
             batch = torch.stack([transform(image) for image in images])
             torch.cuda.current_stream().synchronize()  # a batch counts when it is there, as with the others
             yield batch

@@ -10,7 +10,7 @@ from engine.config.bounds import bounded
 class DaliConfig:
     """DALI on a GPU; on a CPU none of this matters."""
 
-    hw_decoder_load: float = bounded(0.9, least=0, most=1)
+    hw_decoder_load: float = bounded(0.65, least=0, most=1)
     """Share of a batch that the GPU's JPEG engine decodes; CUDA cores decode the rest [fraction]."""
     width_hint: int = bounded(0, least=0, most=65535)
     """Width that decoder memory is set aside for [pixels; 0: the largest of a sample of the dataset]."""

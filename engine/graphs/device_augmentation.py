@@ -113,13 +113,13 @@ def stretched(pixels: Tensor) -> Tensor:
 def equalized(pixels: Tensor) -> Tensor:
     """Each channel's histogram made even, by the cumulative counts of Pillow's ImageOps.equalize."""
     levels = pixels.round().long().flatten(2)
-    counts = torch.zeros(*levels.shape[:2], 256, device=pixels.device).scatter_add_(
-        2, levels, torch.ones_like(levels, dtype=torch.float32)
-    )
+    # Whole numbers: of floats, a GPU has no cumulative sum that is the same every time.
+    counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int64, device=pixels.device)
+    counts.scatter_add_(2, levels, torch.ones_like(levels))
     seen = counts > 0
     brightest = torch.where(seen, torch.arange(256, device=pixels.device), -1).amax(2, keepdim=True)
     step = torch.floor((levels.shape[2] - counts.gather(2, brightest)) / 255)
-    before = counts.cumsum(2) - counts
+    before = (counts.cumsum(2) - counts).float()
     table = torch.floor((before + torch.floor(step / 2)) / step.clamp(min=1)).clamp(0, 255)
     table = torch.where(step > 0, table, torch.arange(256.0, device=pixels.device))
     return table.gather(2, levels).view_as(pixels)

@@ -1,7 +1,9 @@
 """What every loader hands to the training loop: a batch of images, their labels, and which samples they are."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -23,3 +25,18 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on `device`; the host does not wait for a GPU to have it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def decoding_threads(count: int, device: torch.device) -> ThreadPoolExecutor:
+    """A pool whose threads work for `device`: left to itself, each thread of every rank sets up the first GPU for itself."""
+    return ThreadPoolExecutor(count, "decode", initializer=_use, initargs=(device,))
+
+
+def _use(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)

@@ -6,7 +6,7 @@ decoder. An image that stops DALI at run time costs one rebuilt pipeline and nev
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,8 @@ from torch import Tensor
 from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.image_headers import WHOLE, Flag
 from pipelines.decoding.decode import empty_images
-from pipelines.loading.batch import Batch
+from pipelines.loading import nvjpeg
+from pipelines.loading.batch import Batch, decoding_threads, to_device
 from pipelines.loading.loader import Loader
 from pipelines.loading.task import Failure, Options, Task
 from pipelines.plan.plan import Plan
@@ -45,7 +46,7 @@ class Settings:
     host_padding: bytes set aside for each; affinity: bind threads to the cores nearest to the GPU (NUMA).
     """
 
-    hw_decoder_load: float = 0.9
+    hw_decoder_load: float = 0.65
     width_hint: int = 0
     height_hint: int = 0
     device_padding: int = 16 << 20
@@ -76,10 +77,19 @@ class DaliLoader(Loader):
             raise DataError(f"unknown DALI setting {unknown[0]!r}{nearest(unknown[0], Settings.__dataclass_fields__)}")
         self._settings = Settings(**options.settings)
         self._on_gpu = options.device.type == "cuda"
-        self._pool = ThreadPoolExecutor(2, "decode")
+        self._cuts_in_decoder = self._gpu_cuts_boxes() if self._on_gpu else True
+        self._pool = decoding_threads(2, options.device)
         self._by_path = dataset.source.kind == "folders"
         self._avoided: set[int] = set()  # samples that stopped DALI, or came with one that did
         self._pipeline = self._build()
+
+    def _gpu_cuts_boxes(self) -> bool:
+        """Whether the GPU's decoders take a box; says in `remark` which way it is."""
+        found = nvjpeg.version()
+        cuts = found is not None and found >= nvjpeg.BOXES
+        named = "no nvJPEG found" if found is None else f"nvJPEG {found[0]}.{found[1]}"
+        self.remark = f"; {named}: {'decodes crops' if cuts else 'whole images are decoded, then cropped, on the GPU'}"
+        return cuts
 
     def _build(self) -> Pipeline:
         """A pipeline that takes one more task each time it is scheduled."""
@@ -112,16 +122,18 @@ class DaliLoader(Loader):
             if self._by_path:
                 # Not mapped: DALI never closes an empty file then, and one cut short while mapped would end the process.
                 encoded = fn.io.file.read(encoded, dont_use_mmap=True)
-            images = fn.decoders.image_slice(
+            box: dict[str, Any] = {"start": start, "shape": shape, "axes": [1, 0]}
+            decode = fn.decoders.image_slice if self._cuts_in_decoder else fn.decoders.image
+            images = decode(
                 encoded,
                 device="mixed" if self._on_gpu else "cpu",
-                start=start,
-                shape=shape,
-                axes=[1, 0],
                 output_type=types.RGB,
                 jpeg_fancy_upsampling=True,
+                **(box if self._cuts_in_decoder else {}),
                 **gpu,
             )
+            if not self._cuts_in_decoder:
+                images = fn.slice(images, **box)
             images = fn.resize(
                 images, size=fn.cast(size, dtype=types.FLOAT), interp_type=types.INTERP_TRIANGULAR, antialias=True
             )
@@ -188,8 +200,7 @@ class DaliLoader(Loader):
         if handle.odd:
             images = self._merged(task, handle, images)
         assert images is not None
-        labels = handle.labels.pin_memory() if self._on_gpu else handle.labels
-        return Batch(images, labels.to(self.device, non_blocking=True), handle.indices), list(failures.values())
+        return Batch(images, to_device(handle.labels, self.device), handle.indices), list(failures.values())
 
     def _images(self, task: Task, handle: _Handle) -> Tensor | None:
         """What DALI made of the regular slots; none when an image stopped it, and all slots went to native decoding."""

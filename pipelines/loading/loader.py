@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.datasets.dataset import Dataset
-from pipelines.loading.batch import Batch
+from pipelines.loading.batch import Batch, to_device
 from pipelines.loading.singly import Singly
 from pipelines.loading.task import Failure, Options, Task
 from pipelines.plan.plan import EvalPlan, Plan
@@ -195,11 +195,10 @@ class Loader(ABC):
         arrays = self.plan.augmentations(task.epoch, batch.indices.numpy(), task.resolution)
         if not arrays:
             return batch
-        table = torch.from_numpy(np.concatenate([array.reshape(len(task), -1) for array in arrays.values()], axis=1))
-        if self.device.type == "cuda":
-            table = table.pin_memory().to(self.device, non_blocking=True)
-        columns = table.split([array[0].size for array in arrays.values()], dim=1)
-        parts = {name: column.reshape(arrays[name].shape) for name, column in zip(arrays, columns)}
+        # One after the other, so that each lies densely, as the graphs that are compiled ahead expect it.
+        flat = to_device(torch.from_numpy(np.concatenate([array.ravel() for array in arrays.values()])), self.device)
+        pieces = flat.split([array.size for array in arrays.values()])
+        parts = {name: piece.view(arrays[name].shape) for name, piece in zip(arrays, pieces)}
         return replace(batch, augmentation=parts)
 
     def _check_pairs(self) -> None:

@@ -7,7 +7,7 @@ their own, started by the thread that finishes a batch, while the GPU computes o
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,7 @@ from pipelines.datasets.files import Located
 from pipelines.datasets.image_headers import WHOLE, Flag
 from pipelines.decoding import fast_decode
 from pipelines.decoding.decode import empty_images
-from pipelines.loading.batch import Batch
+from pipelines.loading.batch import Batch, decoding_threads
 from pipelines.loading.loader import Loader
 from pipelines.loading.task import Failure, Options, Task
 from pipelines.plan.plan import Plan
@@ -54,7 +54,7 @@ class NativeLoader(Loader):
 
     def __init__(self, dataset: Dataset, plan: Plan, options: Options) -> None:
         super().__init__(dataset, plan, options)
-        self._pool = ThreadPoolExecutor(options.workers, "decode")
+        self._pool = decoding_threads(options.workers, options.device)
         self._compiled, why = fast_decode.library()
         if self._compiled is None:
             self.remark = f"; through torchvision, for want of the compiled decoder, which is faster ({why})"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.loading.batch import Batch
+from pipelines.loading.batch import Batch, to_device
 from pipelines.loading.loader import Loader
 from pipelines.loading.task import Failure, Task
 
@@ -37,8 +37,7 @@ class SyntheticLoader(Loader):
     def _collect(self, task: Task, handle: None) -> tuple[Batch, list[Failure]]:
         if self._images is None or self._images.shape[-1] != task.resolution:
             self._images = self._made(task.resolution)
-        labels = torch.from_numpy(task.labels).to(self.device)
-        return Batch(self._images[: len(task)], labels, torch.from_numpy(task.indices)), []
+        return Batch(self._images[: len(task)], to_device(torch.from_numpy(task.labels), self.device), torch.from_numpy(task.indices)), []
 
     def _made(self, size: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)

@@ -1,10 +1,12 @@
 """The roofline script on the miniature network, and its bounds for machines of known limits."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import inception
 from benchmarks import roofline
 from benchmarks.measuring.counting import Kernel
 from benchmarks.measuring.limits import Limits, photo_like_jpeg
@@ -52,6 +54,32 @@ def test_the_script_measures_this_machine(tmp_path, capsys):
     assert (tmp_path / result["pictures"][0]).stat().st_size > 10_000
     assert "G multiply-adds an image forward" in capsys.readouterr().out
     assert json.dumps(result["options"])
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_compiled_blocks_get_what_the_step_would_give_them(monkeypatch, bf16):
+    """Fixed sizes, room for every block's graph, and under autocast in bf16 what the block before gives: bf16."""
+    compiled, dtypes = [], []
+
+    def compile_nothing(module, **options):
+        compiled.append((options, torch._dynamo.config.recompile_limit))
+        return module
+
+    def observed(module, inputs, parameters, bf16):
+        dtypes.append(inputs.dtype)
+        return lambda: None
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    monkeypatch.setattr(roofline, "_training_pass", observed)
+    network = inception.create_model("debug", 10, width=0.25)
+    names = {name for name, _ in network.named_children()}
+    options = SimpleNamespace(seconds=0.0, compile=True, windows=1)
+    with torch._dynamo.config.patch(recompile_limit=8):
+        roofline._measure(network, names, (2, 3, 32, 32), torch.device("cpu"), bf16, options)
+    assert len(compiled) > 8
+    assert all(given == {"dynamic": False} and limit > len(compiled) for given, limit in compiled)
+    whole_and_first = 4  # images, of each way, as the loader gives them
+    assert dtypes.count(torch.float32) == (whole_and_first if bf16 else len(dtypes))
 
 
 @pytest.mark.gpu

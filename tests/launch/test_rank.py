@@ -27,6 +27,16 @@ def test_fewer_ranks_than_gpus_share_what_is_near():
     assert place_rank(0, 2, TWO_SOCKETS, ALL).cores == frozenset(range(8))
 
 
+def test_ranks_that_each_see_one_gpu_of_their_own_are_placed_beside_it():
+    """As with `srun --gpus-per-task=1`: every rank's only GPU is another one."""
+    places = [place_rank(rank, 8, [TWO_SOCKETS[rank]], ALL, 32) for rank in range(8)]
+    assert sorted(core for place in places for core in place.cores) == list(range(32))
+    assert [place.numa_node for place in places] == [0] * 4 + [1] * 4
+    # SLURM has bound the rank to cores of its own already.
+    assert place_rank(3, 8, TWO_SOCKETS[:1], frozenset(range(12, 16)), 32).cores == frozenset(range(12, 16))
+    assert place_rank(1, 2, [GpuPlace(-1, frozenset())], ALL) == Placement()
+
+
 def test_only_allowed_cores_are_used_and_none_may_be_near():
     assert place_rank(0, 8, TWO_SOCKETS, frozenset({3, 20})).cores <= {3}
     assert place_rank(4, 8, TWO_SOCKETS, frozenset({3})).cores == frozenset()

@@ -13,6 +13,7 @@ from benchmarks.measuring.photos import HEIGHT, WIDTH, recovered_crops, write_gr
 from benchmarks.peers import DATA_PEERS, DataJob, data_peer
 from benchmarks.peers.networks import build_peer, peer_step, peers_of
 from benchmarks.peers.subjects import data_subjects
+from benchmarks.peers.torchvision_cuda_data import encoded_and_labels
 from benchmarks.reporting.results import Result
 from pipelines import TrainPlan, build_loader, open_dataset
 
@@ -34,6 +35,14 @@ def our_batches(job, dataset, **changes):
     plan = TrainPlan(len(dataset), 32, **{"scale": job.scale, "ratio": job.ratio, "flip": job.flip} | changes)
     with build_loader(dataset, plan, "native", batch_size=32, resolution=job.resolution, workers=1) as loader:
         yield from loader
+
+
+def test_a_batch_that_a_worker_sends_takes_few_file_descriptors(job):
+    """torchvision's batched decoder on a GPU: three tensors, of however many images, and all bytes in their order."""
+    files = [read_file(str(path)) for path in sorted(job.folder.rglob("*.jpg"))[:5]]
+    encoded, lengths, labels = encoded_and_labels([(file, number) for number, file in enumerate(files)])
+    assert all(torch.equal(a, b) for a, b in zip(encoded.split(lengths.tolist()), files, strict=True))
+    assert labels.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_crops_are_recovered_from_the_pixels(job, dataset):

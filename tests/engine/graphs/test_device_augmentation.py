@@ -146,3 +146,17 @@ def test_it_traces_to_one_graph_that_serves_every_batch(images):
         assert torch.allclose(compiled(pixels, parameters), module(pixels, parameters), atol=1e-3)
         assert pixels.dtype == torch.uint8
     assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.gpu
+def test_every_operation_of_a_policy_has_a_deterministic_form_on_a_gpu():
+    augmentation = Augmentation(policy="randaugment", colour=1.0, mixup=0.2, cutmix=1.0, erasing=0.5)
+    decided = augmentation.parameters(1, np.arange(64), 32)
+    parameters = {name: torch.from_numpy(np.ascontiguousarray(array)).cuda() for name, array in decided.items()}
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, device="cuda")
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (Augment().cuda()(images, parameters) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(first, second)

@@ -12,7 +12,7 @@ import torch
 
 from engine.config.options import DaliConfig
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, open_dataset
-from pipelines.loading import backends, dali
+from pipelines.loading import backends, dali, nvjpeg
 from pipelines.loading.task import Options
 from processes import growth_over_epochs, held
 
@@ -142,15 +142,23 @@ def test_twenty_epochs_do_not_grow_memory(sample_val):
         assert growth_over_epochs(loader) < 8
 
 
-def test_settings_reach_dali_on_a_gpu(sample_val, monkeypatch):
-    """The arguments of DALI's own operators and pipeline, taken before the pipeline is built, which needs the GPU."""
-    given, image_slice = {}, dali.fn.decoders.image_slice
+@pytest.mark.parametrize("found", [None, (12, 4), (13, 1), (13, 2), (14, 0)])
+def test_settings_reach_dali_on_a_gpu(sample_val, monkeypatch, found):
+    """The arguments of DALI's own operators and pipeline, taken before the pipeline is built, which needs the GPU. Where
+    nvJPEG would refuse a box, whole images are decoded."""
+    given, decoders = {}, dali.fn.decoders
+    cuts = found is not None and found >= (13, 2)
 
-    def recorded(*inputs, **options):
-        given.update(options)
-        return image_slice(*inputs, **options)
+    def recorded(decoder):
+        def record(*inputs, **options):
+            given.update(options, decoder=decoder.__name__)
+            return decoder(*inputs, **options)
 
-    monkeypatch.setattr(dali.fn.decoders, "image_slice", recorded)
+        return record
+
+    monkeypatch.setattr(nvjpeg, "version", lambda: found)
+    monkeypatch.setattr(decoders, "image_slice", recorded(decoders.image_slice))
+    monkeypatch.setattr(decoders, "image", recorded(decoders.image))
     monkeypatch.setattr(dali.Pipeline, "build", lambda pipeline: None)
     monkeypatch.setattr(dali.DaliLoader, "_warm_up", lambda *_: None)
 
@@ -158,6 +166,8 @@ def test_settings_reach_dali_on_a_gpu(sample_val, monkeypatch):
         wanted = asdict(replace(DaliConfig(), **settings))
         options = Options(torch.device("cuda", 1), 8, 64, 0, 1, workers=3, prefetch=4, skip=False, settings=wanted)
         with dali.DaliLoader(sample_val, TrainPlan(1000, 64), options) as loader:
+            assert ("decodes crops" in loader.remark) == cuts
+            assert "no nvJPEG" in loader.remark if found is None else f"nvJPEG {found[0]}.{found[1]}:" in loader.remark
             return loader._pipeline
 
     pipeline = pipeline_with(
@@ -170,6 +180,8 @@ def test_settings_reach_dali_on_a_gpu(sample_val, monkeypatch):
     )
     wanted = {
         "device": "mixed",
+        "decoder": "image_slice" if cuts else "image",
+        "jpeg_fancy_upsampling": True,
         "hw_decoder_load": 0.25,
         "preallocate_width_hint": 640,
         "preallocate_height_hint": 480,
@@ -184,6 +196,25 @@ def test_settings_reach_dali_on_a_gpu(sample_val, monkeypatch):
     # Without hints, the largest image of the dataset.
     assert (given["preallocate_width_hint"], given["preallocate_height_hint"]) == (32, 32)
     assert given["hw_decoder_load"] == dali.Settings().hw_decoder_load
+
+
+def test_cropping_after_the_decoder_gives_the_same_pixels(photo_set, monkeypatch):
+    dataset = open_dataset(photo_set, "train", progress=False)
+    plan = TrainPlan(len(dataset), 8, seed=2)
+    cutting = load(dataset, plan)
+    monkeypatch.setattr(dali.DaliLoader, "_gpu_cuts_boxes", lambda self: False)
+    monkeypatch.setattr(dali, "_ON_GPU", ("cuda", "cpu"))
+    with cutting, load(dataset, plan) as whole:
+        assert not whole._cuts_in_decoder
+        for ours, theirs in zip(cutting, whole, strict=True):
+            error = (ours.images.double() - theirs.images.double()).square().mean().item()
+            assert error < 255**2 / 10**5  # 50 dB: a decoder that cuts knows less of the colours at the edges
+
+
+def test_the_version_of_nvjpeg_is_read_from_its_library():
+    found = nvjpeg.version()
+    assert found is not None  # nvidia-dali brings one
+    assert found[0] == dali.nvidia.dali.__cuda_version__ // 1000
 
 
 def test_the_options_are_dalis_settings():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipelines import Batch, DataError, EvalPlan, TrainPlan, build_loader, open_dataset
+from pipelines.plan.augmentation import Augmentation
 
 
 def load(dataset, plan, backend="native", **options):
@@ -124,6 +125,20 @@ def test_a_rank_without_samples_in_the_last_batch_still_reaches_the_end(sample_v
 def test_a_position_within_a_global_batch_is_refused(sample_val):
     with load(sample_val, TrainPlan(1000, 64)) as loader, pytest.raises(DataError, match="position 100 lies within"):
         loader.load_state_dict({"samples_seen": 100})
+
+
+def test_augmentation_lies_as_the_graphs_compiled_ahead_expect_it(sample_val):
+    """Every tensor of it densely, like one made from the plan's own array: another layout would be another graph."""
+    augmentation = Augmentation(policy="randaugment", colour=0.5, mixup=0.2, cutmix=1.0, erasing=0.25)
+    plan = TrainPlan(1000, 64, seed=1, augmentation=augmentation)
+    with load(sample_val, plan, "synthetic", batch_size=16) as loader:
+        batch = next(iter(loader))
+        decided = plan.augmentations(0, batch.indices.numpy(), loader.resolution)
+    assert batch.augmentation is not None
+    assert list(batch.augmentation) == list(decided)
+    for name, array in decided.items():
+        assert batch.augmentation[name].stride() == torch.from_numpy(np.ascontiguousarray(array)).stride(), name
+        assert np.array_equal(batch.augmentation[name].numpy(), array), name
 
 
 def test_a_new_resolution_holds_from_the_next_batch_on(sample_val, any_backend):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, sample_path
+from pipelines.loading.batch import decoding_threads
 from processes import growth_over_epochs, open_files
 from waiting import IN_A_THREAD
 
@@ -146,3 +147,32 @@ def test_a_busy_gpu_does_not_hold_up_the_copies(sample_val):
             part.result()
         draft.copied.synchronize()
         assert not done.query()
+
+
+def test_every_decoding_thread_works_for_its_ranks_gpu(monkeypatch):
+    """A thread that sets nothing up uses the first GPU, of every rank."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append((threading.get_ident(), device)))
+    with decoding_threads(3, torch.device("cuda", 5)) as pool:
+        together = threading.Barrier(3)
+        workers = {pool.submit(lambda: (together.wait(), threading.get_ident())[1]) for _ in range(3)}
+        identities = {worker.result() for worker in workers}
+    assert set(chosen) == {(identity, torch.device("cuda", 5)) for identity in identities}
+    with decoding_threads(1, torch.device("cpu")) as pool:
+        pool.submit(int).result()
+    assert len(chosen) == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["synthetic", "native"])
+def test_the_host_waits_for_no_copy(sample_val, backend):
+    options = {"batch_size": 16, "resolution": 32, "workers": 3, "device": "cuda"}
+    with build_loader(sample_val, TrainPlan(1000, 64), backend, **options) as loader:
+        batches = iter(loader)
+        next(batches)  # the synthetic images are made once
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in itertools.islice(batches, 3):
+                pass
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
