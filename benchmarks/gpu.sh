@@ -1,176 +1,220 @@
 #!/usr/bin/env bash
-# Everything there is to measure on a machine with a GPU, in one call, without a network: the GPU's tests, what the kernels
-# should bring, the step of each network with its peers, the sweeps, the loaders, the roofline, restarts, and time to
-# accuracy. What cannot run is said, and the rest goes on; every command has a time limit and a result file of its own.
+# A quarter of an hour on a machine with a GPU, in one call, without a network: its tests, a training, the steps of the
+# large networks beside their peers', loaders, and one table. While the GPU is tested, idle cores compile what is measured
+# next. Every block leaves its results when it is done; what no longer fits into the budget is left out by name.
 #
-#   bash benchmarks/gpu.sh                        all stages, about half an hour on one GPU
-#   bash benchmarks/gpu.sh tests step             some of: tests predict step variants sweep loaders roofline restart
-#                                                 accuracy report
-#   OUT=/somewhere bash benchmarks/gpu.sh         where JSON, tables, pictures and traces go (benchmarks/results)
-#   CIFAR10=/data/cifar10 bash benchmarks/gpu.sh  folder or zip file with train and val, for the stage `accuracy`
-#   LIMIT=900                                     seconds after which a command is ended
-#   QUICK=1 bash benchmarks/gpu.sh                the same commands in miniature, to try them anywhere, also on a CPU
+#   bash benchmarks/gpu.sh                        all blocks: tests train v3 v4 resnet loaders accuracy
+#   bash benchmarks/gpu.sh v3 loaders             some of them
+#   bash benchmarks/gpu.sh long [stage...]        everything there is to measure, for hours (measuring/gpu_long.sh)
+#   BUDGET=540                                    seconds for the whole, the table included
+#   OUT=/somewhere                                where JSON, logs, table and the tar of it all go (benchmarks/results/gpu)
+#   CIFAR10=/data/cifar10.zip                     folder or zip file with train and val, for the block `accuracy`
+#   MINIATURE=1                                   a small network, not compiled: the same blocks, to try them anywhere; so it
+#                                                 is without a GPU
 #   INCEPTION_PYTHON=/path/to/python              another Python than .venv's
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/common.sh"
+[[ "${1:-}" != long ]] || exec bash "$root/benchmarks/measuring/gpu_long.sh" "${@:2}"
 
-all=(tests predict step variants sweep loaders roofline restart accuracy report)
-stages=("$@")
-[[ ${#stages[@]} -gt 0 ]] || stages=("${all[@]}")
-limit="${LIMIT:-900}"
-failed=()
+all=(tests train v3 v4 resnet loaders accuracy)
+blocks=("$@")
+[[ ${#blocks[@]} -gt 0 ]] || blocks=("${all[@]}")
+budget="${BUDGET:-540}"
+failed=() left_out=()
 
-if [[ -n "${QUICK:-}" ]]; then
-    networks=(debug) batch=16 batches=(8 16) modes=(eager) windows=(--windows 2 --seconds 0.2) seeds=1
-else
-    networks=(inception_v3 inception_v4 inception_resnet_v2) batch=128 batches=(64 128 256 512)
-    modes=(default max-autotune) windows=(--windows 5 --seconds 1.5) seeds=5
-fi
-variants=(network.fused_norm=true network.pad_channels=4 network.pad_channels=8 network.fuse=true
-    network.fused_norm=true,network.fuse=true,network.pad_channels=4)
+# Seconds that a block takes on a GPU; a miniature takes as long as the processes that it starts.
+declare -A takes=([tests]=90 [train]=60 [v3]=90 [v4]=60 [resnet]=60 [loaders]=105 [accuracy]=150)
+table_takes=15 # seconds to make the table and the tar
+cached_by=345  # seconds after which no compilation is waited for: the network is measured uncompiled
+# The tests that need a GPU, by file: a run of all tests would collect what needs packages that such a machine lacks.
+gpu_tests=(
+    tests/inception/speed/test_fused_norm.py tests/inception/test_networks.py tests/engine/graphs/test_device_augmentation.py
+    tests/engine/monitoring/test_profiling.py tests/engine/monitoring/test_monitor.py
+    tests/engine/training/test_batch_that_fits.py tests/pipelines/loading/test_native.py
+    tests/benchmarks/test_roofline.py tests/benchmarks/peers/test_peers.py
+)
+fused="network.fused_norm=true,network.fuse=true,compile.combo_kernels=true"
 
 main() {
-    local stage
-    for stage in "${stages[@]}"; do
-        declare -F "stage_$stage" >/dev/null || fail 2 "there is no stage '$stage'; the stages are ${all[*]}"
+    local block
+    for block in "${blocks[@]}"; do
+        [[ -n "${takes[$block]:-}" ]] || fail 2 "there is no block '$block'; the blocks are ${all[*]}, and 'long' is all of it"
     done
-    mkdir -p "${OUT:=$root/benchmarks/results}" || fail 2 "cannot write to $OUT"
+    [[ "$budget" =~ ^[0-9]+$ ]] || fail 2 "BUDGET is a number of seconds, not '$budget'"
+    mkdir -p "${OUT:=$root/benchmarks/results/gpu}" || fail 2 "cannot write to $OUT"
     out="$(cd "$OUT" && pwd)"
     cd "$root" || fail 1 "cannot enter $root"
     on_gpu=$("$python" -c 'import torch; print(int(torch.cuda.is_available()))') || fail 2 "$python cannot import torch"
-    if ((on_gpu)); then
-        nvidia-smi -q >"$out/nvidia-smi.txt" 2>&1
-    else
-        say "no GPU here: its tests are skipped, and the figures below are of this machine's CPU"
-    fi
-    for stage in "${stages[@]}"; do
-        local started=$SECONDS
-        say "" "== $stage =="
-        "stage_$stage" 2>&1 | tee "$out/$stage.log"
-        [[ ${PIPESTATUS[0]} == 0 ]] || failed+=("$stage")
-        say "-- $stage: $((SECONDS - started)) s"
-    done
-    [[ ${#failed[@]} == 0 ]] || fail 1 "these stages failed: ${failed[*]}; their logs are in $out"
-    say "" "everything ran; results are in $out"
-}
-
-# limited COMMAND...: Python with a time limit.
-limited() {
-    local status=0
-    timeout --kill-after=30 "$limit" "$python" "$@" || status=$?
-    [[ $status != 124 && $status != 137 ]] || say "ended after the limit of $limit s: $*"
-    return $status
-}
-
-needs_gpu() { ((on_gpu)) || say "here without a GPU: $*"; }
-
-stage_tests() {
-    needs_gpu "all tests of this stage are skipped"
-    limited -m pytest -q -p no:cacheprovider -m gpu tests
-}
-
-# What normalisation and concatenation cost in bytes, eager, compiled and with our kernels, and the bounds that follow.
-stage_predict() {
-    limited benchmarks/studies/norm_traffic.py --networks "${networks[@]}" --batch-size "$batch" --output "$out"
-}
-
-# Every network's step, ours and the peers' in turns; memory, power and images a joule beside it.
-stage_step() {
-    needs_gpu "no power, no GPU memory, no compiled peers"
-    local network mode status=0
-    for network in "${networks[@]}"; do
-        for mode in "${modes[@]}"; do
-            limited benchmarks/throughput.py --networks "$network" --batch-sizes "$batch" --compile "$mode" \
-                --precisions bf16 --backends synthetic --no-trial "${windows[@]}" --peers torchvision timm --output "$out" ||
-                status=1
-        done
-    done
-    return $status
-}
-
-# Single options beside the plain step, with the graphs, launches and memory that each has.
-stage_variants() {
-    needs_gpu "no Triton kernel runs, launches and memory are not counted"
-    local mode status=0
-    for mode in eager "${modes[@]/eager/}"; do
-        [[ -z $mode ]] || limited benchmarks/studies/variants.py --network "${networks[0]}" --batch-size "$batch" --precision bf16 \
-            --compile "$mode" --variants "${variants[@]}" "${windows[@]}" --output "$out" || status=1
-    done
-    return $status
-}
-
-# The batch size to the knee, for the first network.
-stage_sweep() {
-    needs_gpu "no GPU memory"
-    limited benchmarks/throughput.py --networks "${networks[0]}" --batch-sizes "${batches[@]}" --compile "${modes[0]}" \
-        --precisions bf16 --backends synthetic --no-trial "${windows[@]}" --peers --output "$out"
-}
-
-# From JPEGs: every backend alone and under the step, the share that DALI gives the JPEG engine, and the peers' loaders.
-stage_loaders() {
-    needs_gpu "DALI decodes on the CPU"
-    local share status=0
-    limited benchmarks/throughput.py --networks "${networks[0]}" --backends native dali --batch-sizes "$batch" \
-        --compile "${modes[0]}" --precisions bf16 "${windows[@]}" --output "$out" || status=1
-    if ((on_gpu)) && "$python" -c 'import nvidia.dali' 2>/dev/null; then
-        for share in 0.5 0.75 1.0; do
-            limited benchmarks/throughput.py --networks "${networks[0]}" --backends dali --batch-sizes "$batch" \
-                --compile "${modes[0]}" --precisions bf16 --no-trial "${windows[@]}" --peers --output "$out/jpeg-engine-$share" \
-                --set "data.dali.hw_decoder_load=$share" || status=1
-        done
-    else
-        say "DALI's share of the JPEG engine is not swept: that needs a GPU and nvidia-dali"
-    fi
-    return $status
-}
-
-stage_roofline() {
-    needs_gpu "the limits are the CPU's"
-    local network status=0
-    for network in "${networks[@]}"; do
-        limited benchmarks/roofline.py --networks "$network" --batch-size "$batch" --precision bf16 --output "$out" \
-            $( ((on_gpu)) && echo --compile) || status=1
-    done
-    return $status
-}
-
-# A training with an empty compile cache, and the same one again: how soon each reaches its first step, and its trace.
-stage_restart() {
-    local cache name status=0
     cache="$(mktemp -d)"
-    for name in cold warm; do
-        limited engine/train.py --network.name "${networks[0]}" --data.backend synthetic --data.batch_size "$batch" \
-            --data.global_batch_size "$batch" --schedule.epochs 1 --compile.enabled true --compile.cache "$cache" \
-            --run.dir "$cache/$name" --profile.steps 5 --optimizer.lr 0.001 || status=1
-        [[ -f "$cache/$name/metrics.jsonl" ]] || continue
-        grep '"compiled"' "$cache/$name/metrics.jsonl" | sed "s/^/$name cache: /"
-        cp "$cache/$name/metrics.jsonl" "$out/restart-$name.jsonl"
-        rm -rf "$out/trace-$name"
-        cp -r "$cache/$name/profile" "$out/trace-$name" || status=1
-    done
-    rm -rf "$cache"
-    return $status
+    trap 'stop_compiling; rm -rf "$cache"' EXIT
+    export TORCHINDUCTOR_CACHE_DIR="$cache/inductor" TRITON_CACHE_DIR="$cache/triton"
+    settings
+    describe >"$out/versions.txt" 2>&1
+    cat "$out/versions.txt"
+    start_compiling
+    for block in "${blocks[@]}"; do run_block "$block"; done
+    finish
 }
 
-stage_accuracy() {
-    if [[ -n "${QUICK:-}" ]]; then
-        limited benchmarks/time_to_accuracy.py --preset sample --target 20 --seeds 1 --output "$out"
-    elif [[ -n "${CIFAR10:-}" ]]; then
-        local status=0
-        limited benchmarks/time_to_accuracy.py --preset cifar10 --data "$CIFAR10" --seeds "$seeds" --output "$out" ||
-            status=1
-        # What might be faster, with fewer seeds; each in a folder of its own.
-        limited benchmarks/time_to_accuracy.py --preset cifar10 --data "$CIFAR10" --seeds 2 --output "$out/cifar10-graphs" \
-            --set compile.mode=reduce-overhead || status=1
-        limited benchmarks/time_to_accuracy.py --preset cifar10 --data "$CIFAR10" --seeds 2 --output "$out/cifar10-narrow" \
-            --set network.width=2.0 || status=1
-        return $status
-    else
-        say "skipped: set CIFAR10 to a folder or zip file of CIFAR-10 with train and val"
+settings() {
+    compiled=default sizes=(--windows 4 --seconds 1) cores=(--workers 8)
+    declare -gA network=([v3]=inception_v3 [v4]=inception_v4 [resnet]=inception_resnet_v2)
+    declare -gA batch=([v3]=256 [v4]=128 [resnet]=128)
+    declare -gA peers=([v3]="timm torchvision" [v4]=timm [resnet]=timm)
+    ((on_gpu)) || say "no GPU here: its tests are skipped, and every block runs in miniature, on the CPU"
+    if ((!on_gpu)) || [[ -n "${MINIATURE:-}" ]]; then
+        compiled=eager sizes=(--windows 2 --seconds 0.1) cores=()
+        network=([v3]=debug [v4]=debug [resnet]=debug) batch=([v3]=8 [v4]=8 [resnet]=8) peers=([v3]= [v4]= [resnet]=)
+        local block
+        for block in "${!takes[@]}"; do takes[$block]=45; done
     fi
 }
 
-stage_report() { limited benchmarks/report.py --results "$out" --documents; }
+describe() {
+    say "commit $(git rev-parse --short HEAD 2>/dev/null || say none), $(nproc) cores, budget $budget s"
+    "$python" - <<'PYTHON'
+import importlib.util, torch
+from pipelines.decoding import fast_decode
+print(f"torch {torch.__version__}, CUDA {torch.version.cuda}, GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
+print("native decoder:", fast_decode.library()[1] or "compiled")
+if importlib.util.find_spec("nvidia.dali") if importlib.util.find_spec("nvidia") else None:
+    import nvidia.dali
+    from pipelines.loading import nvjpeg
+    print(f"DALI {nvidia.dali.__version__}, nvJPEG {nvjpeg.version()}")
+else:
+    print("DALI is not installed")
+PYTHON
+    ((!on_gpu)) || nvidia-smi -q
+}
+
+run_block() {
+    local block="$1" began=$SECONDS status
+    if ((SECONDS + takes[$block] + table_takes > budget)); then
+        left_out+=("$block")
+        say "" "-- $block is left out: it takes ${takes[$block]} s, and $((budget - SECONDS)) s of $budget are left"
+        return
+    fi
+    say "" "== $block =="
+    "block_$block" 2>&1 | tee "$out/$block.log"
+    status=${PIPESTATUS[0]}
+    ((status == 0)) || failed+=("$block")
+    say "-- $block: $((SECONDS - began)) s, $SECONDS s in all"
+}
+
+# limited COMMAND...: Python with what is left of the budget as its limit.
+limited() {
+    local left=$((budget - table_takes - SECONDS)) status=0
+    timeout --kill-after=5 "$((left > 1 ? left : 1))" "$python" "$@" || status=$?
+    [[ $status != 124 && $status != 137 ]] || say "ended, since the budget of $budget s is spent: $*"
+    return $status
+}
+
+# ---- compiling ahead ----------------------------------------------------------------------------------------------------
+
+# What a block measures in turns: the step as it is, ours fused, and the peers'.
+steps_of() {
+    local block="$1"
+    printf '%s\n' --network "${network[$block]}" --batch-size "${batch[$block]}" --precision bf16 --compile "$compiled" \
+        --variants "$fused" --peers ${peers[$block]}
+}
+
+declare -A compiling=()
+start_compiling() {
+    local block step
+    [[ $compiled != eager ]] || return 0
+    for block in v3 v4 resnet; do
+        [[ " ${blocks[*]} " == *" $block "* ]] || continue
+        for step in plain "$fused" ${peers[$block]}; do
+            mapfile -t arguments < <(steps_of "$block")
+            TORCHINDUCTOR_COMPILE_THREADS=2 nice -n 10 "$python" benchmarks/studies/variants.py "${arguments[@]}" \
+                --warm "$step" >"$out/compiling-$block-${step%%[=.]*}.log" 2>&1 &
+            compiling[$block]+=" $!"
+        done
+    done
+}
+
+# Waits for the graphs of a block; status 1 when they are not there in time.
+await_compiled() {
+    local block="$1" process
+    for process in ${compiling[$block]:-}; do
+        while kill -0 "$process" 2>/dev/null; do
+            if ((SECONDS > cached_by)); then
+                say "its graphs are not compiled after $SECONDS s: measured uncompiled"
+                return 1
+            fi
+            sleep 1
+        done
+    done
+}
+
+stop_compiling() {
+    local process
+    for process in ${compiling[*]:-}; do kill "$process" 2>/dev/null; done
+}
+
+# ---- the blocks -----------------------------------------------------------------------------------------------------------
+
+block_tests() { limited -m pytest -q -p no:cacheprovider -m gpu "${gpu_tests[@]}"; }
+
+block_train() {
+    local backend status=0
+    for backend in native dali; do
+        "$python" -c "from pipelines.loading.backends import BACKENDS as b; raise SystemExit(not b['$backend'].installed())" || {
+            say "$backend is not installed: not trained with"
+            continue
+        }
+        limited -m torch.distributed.run --standalone --nproc_per_node=1 engine/train.py --recipe sample \
+            --data.backend "$backend" --schedule.epochs 1 --run.dir "$cache/run-$backend" || status=1
+    done
+    return $status
+}
+
+measure_steps() {
+    local block="$1" arguments
+    await_compiled "$block" || local compiled=eager
+    mapfile -t arguments < <(steps_of "$block")
+    limited benchmarks/studies/variants.py "${arguments[@]}" "${sizes[@]}" --output "$out"
+}
+
+block_v3() { measure_steps v3; }
+block_v4() { measure_steps v4; }
+block_resnet() { measure_steps resnet; }
+
+# Loaders alone, and under the compiled step: native and, where it is, DALI, whose JPEG engine nvidia-smi watches.
+block_loaders() {
+    local watch="" status=0 backends=(native)
+    ! "$python" -c 'import nvidia.dali' 2>/dev/null || backends+=(dali)
+    if ((on_gpu)); then
+        nvidia-smi dmon -s u -d 2 >"$out/dmon.txt" 2>&1 &
+        watch=$!
+    fi
+    limited benchmarks/throughput.py --networks "${network[v3]}" --backends "${backends[@]}" --batch-sizes "${batch[v3]}" \
+        --compile "$compiled" --precisions bf16 "${cores[@]}" "${sizes[@]}" --peers --no-trial \
+        --output "$out" || status=1
+    [[ -z $watch ]] || kill "$watch"
+    return $status
+}
+
+block_accuracy() {
+    if [[ -n "${CIFAR10:-}" ]]; then
+        limited benchmarks/time_to_accuracy.py --preset cifar10 --data "$CIFAR10" --seeds 1 --output "$out"
+    elif ((on_gpu)) && [[ -z "${MINIATURE:-}" ]]; then
+        say "skipped: set CIFAR10 to a folder or zip file of CIFAR-10 with train and val"
+    else
+        limited benchmarks/time_to_accuracy.py --preset sample --target 1 --seeds 1 --set schedule.epochs=1 \
+            schedule.warmup_epochs=0 --output "$out"
+    fi
+}
+
+finish() {
+    stop_compiling
+    say "" "== table =="
+    "$python" benchmarks/report.py --results "$out" --table | tee "$out/table.txt"
+    tar -czf "$out.tar.gz" -C "$(dirname "$out")" "$(basename "$out")"
+    say "results: $out.tar.gz"
+    ((${#left_out[@]} == 0)) || say "left out for want of time (BUDGET=$budget): ${left_out[*]}"
+    ((${#failed[@]} == 0)) || fail 1 "these blocks failed: ${failed[*]}; their logs are in $out"
+}
 
 main
 exit # so that an edit of this file does not reach a run of it

@@ -1,6 +1,7 @@
 """All results in one page, newest against previous, and the tables of the README and the documents from the same numbers.
 
     python benchmarks/report.py
+    python benchmarks/report.py --table         prints every result in one table, and writes nothing
     python benchmarks/report.py --strict        ends with status 1 when something became worse beyond the noise
 
 Writes report.html and report.md beside the results, and fills in every document's marked tables:
@@ -28,7 +29,15 @@ sys.path[0] = str(ROOT)
 from benchmarks.measuring.command_line import BenchmarkError, Parser
 from benchmarks.measuring.machine import machine_line
 from benchmarks.measuring.summaries import change_beyond_noise
-from benchmarks.reporting.results import RESULTS, Row, present_command, read_results, shown_detail
+from benchmarks.reporting.results import (
+    RESULTS,
+    Row,
+    present_command,
+    read_results,
+    shown_detail,
+    table,
+    wide_console,
+)
 from engine.faults.exit_status import DONE, FAILED, run_entry_point
 
 _DETAILS = ("spread", "share", "of_ours", "cpu_cores", "predicted", "bound_by", "step_seconds_p95")
@@ -91,6 +100,7 @@ def main(arguments: Sequence[str]) -> int:
         default=None,
         help="files whose marked tables are written; none: README.md and docs/*.md",
     )
+    parser.add_argument("--table", action="store_true", help="print every result in one table, and write nothing")
     parser.add_argument("--strict", action="store_true", help="status 1 when something became worse beyond the noise")
     options = parser.parse_args(arguments)
     try:
@@ -99,6 +109,19 @@ def main(arguments: Sequence[str]) -> int:
         raise BenchmarkError(str(error)) from None
     if not results:
         raise BenchmarkError(f"{options.results} has no results: run benchmarks/throughput.py first")
+    if options.table:
+        rows = [
+            {
+                "case": {"benchmark": result["benchmark"]} | row.case,
+                "metric": row.metric,
+                "shown": row.shown,
+                "details": row.details,
+            }
+            for result in results
+            for row in result["rows"]
+        ]
+        wide_console().print(table("results", rows, _DETAILS))
+        return DONE
     sections = newest_sections(results)
     (options.results / "report.html").write_text(html_page(sections, options.results))
     (options.results / "report.md").write_text(markdown_page(sections))

@@ -31,7 +31,6 @@ from engine.distributed.device import use_bf16
 from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 
-
 # Beyond so many graphs of the same code torch would run it uncompiled, without a word.
 _GRAPHS = 256
 

@@ -48,7 +48,8 @@ def place_rank(
     """The place of a rank among those of its node; rank i uses GPU i, or the only one it sees, where the launcher shows each
     rank its own (`srun --gpus-per-task=1`).
 
-    `allowed` are the cores it may use (those of this process unless given), `cores` the number that the node has. On a node without GPUs nothing changes.
+    `allowed` are the cores it may use (those of this process unless given), `cores` the number that the node has. On a
+    node without GPUs nothing changes.
     """
     allowed = frozenset(os.sched_getaffinity(0)) if allowed is None else allowed
     if len(gpus) == 1 and local_world_size > 1:

@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("inception", "pipelines", "engine", "launch", "slurm", "benchmarks")
 # Each optional dependency and the modules that may import it.
 HOMES = {
-    "nvidia": r"pipelines/loading/dali\w*|benchmarks/(\w+/)?\w+",
+    "nvidia": r"pipelines/loading/(dali|nvjpeg)\w*|benchmarks/(\w+/)?\w+",
     "ffcv": r"pipelines/(loading/ffcv|preparing/beton)\w*|benchmarks/(\w+/)?\w+",
     "deepspeed": r"engine/distributed/deepspeed",
-    "triton": r"inception/speed/norm_kernels",
+    "triton": r"inception/speed/(norm_kernels|max_pool)|benchmarks/(\w+/)?\w+",
     "onnx": r"engine/(inference/exported_files|export)",
     "onnxruntime": r"engine/(inference/)?\w+",
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.measuring.measure import Subject, Window, drained, repeated
 from engine.config.options import Config
 from engine.distributed.communicator import Communicator
-from engine.graphs.compilation import prepare_compiler
+from engine.graphs.compilation import prepare_compiler, uses_cuda_graphs
 from engine.training.assembly import assemble_step
 from engine.training.loaders import training_loader
 from pipelines import Batch, Dataset
@@ -20,6 +20,8 @@ from pipelines import Batch, Dataset
 _LEARNING_RATE = 1e-5
 # Networks that a benchmark may compile in one process: each counts as one more size of the same function.
 _COMPILED = 32
+# Steps after the first one that warm up and record CUDA graphs, and take longer than those that play them.
+_UNTIMED = 2
 # Steps or batches at the start of a window that fill the queues and do not count.
 DISCARD = 2
 
@@ -29,8 +31,8 @@ class Workload:
 
     def __init__(self, config: Config, communicator: Communicator, dataset: Dataset, num_classes: int):
         self.config, self.communicator, self.device = config, communicator, communicator.device
-        prepare_compiler(config.compile, _COMPILED)
         step = assemble_step(config, communicator, num_classes)
+        prepare_compiler(config.compile, _COMPILED, step.network)
         self.network, self.batching, self.bf16 = step.network.train(), step.batching, step.bf16
         self.images = self.batching.global_batch
         self._parallelism, self._step = step.parallelism, step.train_step
@@ -69,13 +71,16 @@ class Workload:
     # ---- what can be timed ------------------------------------------------------------------------------------------
 
     def steps_in(self, seconds: float, least: int = 2) -> int:
-        """How many steps a window of about `seconds` has, the same on every rank. Takes two steps to find out; the first
+        """How many steps a window of about `seconds` has, the same on every rank. Takes a few steps to find out; the first
         ever compiles, if that is wanted, and its time stays in `first_step_seconds`."""
         started = time.perf_counter()
         self.step()
         self._wait()
         if self.first_step_seconds is None:
             self.first_step_seconds = time.perf_counter() - started
+            for _ in range(_UNTIMED if uses_cuda_graphs(self.config.compile) else 0):
+                self.step()
+            self._wait()
         started = time.perf_counter()
         self.step()
         self._wait()

@@ -34,23 +34,29 @@ def build_peer(source: str, name: str, num_classes: int = 1000) -> nn.Module:
     return build(weights=None, num_classes=num_classes, aux_logits=True, init_weights=False)
 
 
+def peer_loss(network: nn.Module, *, bf16: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of uint8 images (N, 3, H, W) and labels (N,), as our own step computes it."""
+
+    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+        pixels = (images.float() / 255 - 0.5) / 0.5
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            output = network(pixels)
+        # torchvision gives a named tuple of (logits, auxiliary...), timm a plain one, without auxiliary head a tensor.
+        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+        heads = [head for head in auxiliary if head is not None]
+        loss = F.cross_entropy(logits.float(), labels)
+        return loss + sum(0.4 * F.cross_entropy(head.float(), labels) for head in heads)
+
+    return loss_of
+
+
 def peer_step(
     network: nn.Module, images: Tensor, labels: Tensor, *, bf16: bool, compile_mode: str | None
 ) -> Callable[[], Any]:
     """One optimizer step on uint8 `images` (N, 3, H, W) in channels_last, as our own step makes it."""
     network = network.to(images.device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), 1e-5, momentum=0.9, nesterov=True, fused=True)
-
-    def loss_of(pixels: Tensor, targets: Tensor) -> Tensor:
-        pixels = (pixels.float() / 255 - 0.5) / 0.5
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            output = network(pixels)
-        # torchvision gives a named tuple of (logits, auxiliary...), timm a plain one, without auxiliary head a tensor.
-        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-        heads = [head for head in auxiliary if head is not None]
-        loss = F.cross_entropy(logits.float(), targets)
-        return loss + sum(0.4 * F.cross_entropy(head.float(), targets) for head in heads)
-
+    loss_of = peer_loss(network, bf16=bf16)
     forward = loss_of if compile_mode is None else torch.compile(loss_of, mode=compile_mode, dynamic=False)
 
     def step() -> None:

@@ -3,14 +3,15 @@
     python benchmarks/studies/variants.py --network inception_v3 --batch-size 128 --compile default max-autotune \\
         --variants network.fused_norm=true network.pad_channels=4 network.fuse=true,network.fused_norm=true
 
-A variant is options of engine/train.py, joined by commas. Beside the speed stand the graphs that torch.compile made, its
-breaks, the kernels that a step launched on a GPU, and the memory it took there.
+A variant is options of engine/train.py, joined by commas. `--peers` adds other projects' networks, compiled likewise;
+`--warm` compiles one of them all into the compiler's cache and ends before anything runs. Beside the speed stand the graphs
+that torch.compile made, its breaks, the kernels that a step launched on a GPU, and the memory it took there.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,18 @@ from rich.console import Console
 from torch._dynamo.utils import counters
 
 from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output_options, add_training_options, positive
-from benchmarks.measuring.measure import Subject, alternate, one_line
+from benchmarks.measuring.measure import Subject, alternate, one_line, repeated
 from benchmarks.measuring.workload import Workload
+from benchmarks.peers.networks import build_peer, peer_step, peers_of
 from benchmarks.reporting.results import RESULTS, Result
+from benchmarks.studies.warming import compile_only
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
+from engine.distributed.communicator import Communicator
 from engine.distributed.strategies import join
 from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import Environment
-from pipelines import open_dataset, sample_path
+from pipelines import Dataset, open_dataset, sample_path
 
 PLAIN = "plain"
 MODES = ("eager", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -39,11 +43,16 @@ MODES = ("eager", "default", "reduce-overhead", "max-autotune", "max-autotune-no
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     communicator = join(Environment(), StrategyConfig())
+    unknown = set(options.peers) - set(peers_of(options.network))
+    if unknown:
+        raise BenchmarkError(f"{', '.join(sorted(unknown))} has no {options.network}")
     dataset = open_dataset(sample_path(), "train", progress=False)  # never read: batches are synthetic
     result = Result("variants", vars(options))
     say = Console(highlight=False, soft_wrap=True).print
     for variant in options.variants:
         load_config(_arguments(variant, "eager", options))  # a mistake ends here
+    if options.warm is not None:
+        return _warm(options, communicator, dataset)
     for mode in options.compile:
         workloads: dict[str, Workload] = {}
         subjects: dict[str, Subject] = {}
@@ -59,10 +68,14 @@ def main(arguments: Sequence[str]) -> int:
                 if variant == PLAIN:
                     raise
                 result.add_failure(_case(variant, mode, options), "images/s", one_line(error))
-        measured = alternate(subjects, windows=options.windows)
+        for peer in options.peers:
+            say(f"preparing {options.network}, {mode}: {peer} ...")
+            step = _peer(peer, options, mode, workloads[PLAIN])
+            subjects[peer] = repeated(step, options.batch_size, seconds=options.seconds, device=communicator.device)
+        measured = alternate(subjects, windows=options.windows, tolerant=True)
         for variant, measurement in measured.items():
             case = _case(variant, mode, options)
-            result.add(case, "images/s", measurement, **details[variant])
+            result.add(case, "images/s", measurement, **details.get(variant, {}))
             if variant != PLAIN and measurement.windows and measured[PLAIN].windows:
                 ratio = measurement.over(measured[PLAIN])
                 result.add(case, "times the plain step", ratio.value, interval=(ratio.low, ratio.high))
@@ -84,6 +97,12 @@ def _parser() -> Parser:
     parser.add_argument("--compile", nargs="+", choices=MODES, default=["eager"], help="modes of torch.compile")
     parser.add_argument(
         "--variants", nargs="+", default=["network.pad_channels=4", "network.fuse=false"], help="KEY=VALUE[,KEY=VALUE]"
+    )
+    parser.add_argument(
+        "--peers", nargs="*", default=[], help="other projects' networks beside ours: torchvision, timm"
+    )
+    parser.add_argument(
+        "--warm", default=None, help=f"{PLAIN}, a variant or a peer to compile alone, without running it"
     )
     parser.add_argument("--windows", type=positive, default=5, help="measured windows of each")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a window, about")
@@ -111,6 +130,25 @@ def _arguments(variant: str, mode: str, options: Any) -> list[str]:
 def _case(variant: str, mode: str, options: Any) -> dict[str, str]:
     setting = f"{options.precision}, {mode}, batch {options.batch_size}"
     return {"network": options.network, "variant": variant, "setting": setting}
+
+
+def _peer(name: str, options: Any, mode: str, beside: Workload) -> Callable[[], Any]:
+    """The step of another project's network, on the images of `beside`."""
+    network = build_peer(name, options.network)
+    compile_mode = None if mode == "eager" else mode
+    return peer_step(network, *beside.synthetic, bf16=beside.bf16, compile_mode=compile_mode)
+
+
+def _warm(options: Any, communicator: Communicator, dataset: Dataset) -> int:
+    """Compiles the step of `options.warm` in the first mode; the graphs stay in the compiler's cache."""
+    peer = options.warm in options.peers
+    arguments = _arguments(PLAIN if peer else options.warm, options.compile[0], options)
+    workload = Workload(load_config(arguments), communicator, dataset, num_classes=1000)
+    step = _peer(options.warm, options, options.compile[0], workload) if peer else workload.step
+    compile_only(step)
+    workload.close()
+    print(f"{options.network}, {options.warm}: compiled")
+    return DONE
 
 
 def _first_steps(workload: Workload, seconds: float) -> tuple[dict[str, Any], int]:

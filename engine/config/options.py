@@ -53,6 +53,8 @@ class CompileConfig:
     """One graph of normalisation, network and loss, or one for each stage of the network (compiles faster)."""
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     """torch.compile's mode; reduce-overhead and max-autotune use CUDA graphs."""
+    combo_kernels: bool = False
+    """Launch small kernels that do not wait for one another as one, on a GPU: the same numbers, fewer launches."""
     cache: str = ""
     """Directory of compiled code, from which a restart starts sooner [path; empty: compile in the user's cache]."""
 

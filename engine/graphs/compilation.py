@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.config.options import CompileConfig
+from engine.config.options import CompileConfig, ConfigError
 from pipelines.support.cache import user_cache
 
+# Kernels that do not wait for one another are launched as one: casts of weights, of gradients, small sums.
+COMBO_KERNELS = {"combo_kernels": True}
 _RECOMPILES = "torch._dynamo.guards.__recompiles"  # where torch's compiler tells why a graph had to be compiled again
 
 
-def prepare_compiler(options: CompileConfig, sizes: int) -> None:
-    """Sets the process up to compile: the cache directory, and room for graphs of `sizes` image sizes."""
+def prepare_compiler(options: CompileConfig, sizes: int, network: nn.Module) -> None:
+    """Sets the process up to compile: the cache directory, and room for the graphs of `network` for `sizes` image sizes."""
     if not options.enabled:
         return
     cache = Path(options.cache).expanduser() if options.cache else user_cache() / "compile"
@@ -26,8 +28,27 @@ def prepare_compiler(options: CompileConfig, sizes: int) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
     os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
-    # Beyond this limit torch runs a function uncompiled, without a word: leave room for every size, twice.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * sizes)
+    # Beyond this limit torch runs a function uncompiled, without a word: leave room for training and evaluation of every size,
+    # and of every stage where each is a graph, since stages share their code.
+    stages = len(list(network.children())) if options.scope == "block" else 1
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 2 * sizes * stages)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 2 * config.recompile_limit)
+
+
+def uses_cuda_graphs(options: CompileConfig) -> bool:
+    """Whether a GPU's launches are recorded and played again, by the mode that `options` name."""
+    return options.enabled and options.mode in ("reduce-overhead", "max-autotune")
+
+
+def check_accumulation(options: CompileConfig, micro_batches: int, device: torch.device) -> None:
+    """Raises ConfigError where gradients would be added up wrongly: a CUDA graph that is played again writes over those that
+    it gave before (pytorch issues 96693, 169545)."""
+    if uses_cuda_graphs(options) and micro_batches > 1 and device.type == "cuda":
+        raise ConfigError(
+            f"--compile.mode {options.mode} uses CUDA graphs, which cannot add up the gradients of {micro_batches} "
+            "micro-batches: choose default or max-autotune-no-cudagraphs, or a --data.batch_size that makes it one"
+        )
 
 
 def compiled(module: nn.Module, options: CompileConfig) -> Callable[..., Any]:
@@ -40,9 +61,16 @@ def compiled(module: nn.Module, options: CompileConfig) -> Callable[..., Any]:
     if options.scope == "block":
         network: nn.Module = module.network  # type: ignore[assignment]
         for stage in network.children():
-            stage.compile(mode=options.mode, dynamic=False)
+            stage.compile(dynamic=False, **_how(options))
         return module
-    return torch.compile(module, mode=options.mode, dynamic=False)
+    return torch.compile(module, dynamic=False, **_how(options))
+
+
+def _how(options: CompileConfig) -> dict[str, Any]:
+    if not options.combo_kernels:
+        return {"mode": options.mode}
+    # torch takes a mode or options; a mode is a name for some.
+    return {"options": torch._inductor.list_mode_options(options.mode) | COMBO_KERNELS}
 
 
 class RecompileWatch(logging.Handler):

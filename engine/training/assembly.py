@@ -16,7 +16,7 @@ from engine.evaluation.evaluator import Evaluator
 from engine.faults.exit_status import PREEMPTED
 from engine.faults.stop_request import StopRequest
 from engine.faults.watchdog import Watchdog, record_collectives
-from engine.graphs.compilation import compiled, prepare_compiler
+from engine.graphs.compilation import check_accumulation, compiled, prepare_compiler
 from engine.graphs.objective import Objective, build_objective
 from engine.graphs.scorer import Scorer
 from engine.monitoring.hardware import Hardware
@@ -180,7 +180,8 @@ def assemble_step(config: Config, communicator: Communicator, num_classes: int) 
     batching = settle_batching(config, objective, communicator)
     full = config.data.resolution or network.input_size
     sizes = {resolution_at(epoch, full, config.progressive) for epoch in range(config.schedule.epochs)}
-    prepare_compiler(config.compile, len(sizes | {config.evaluation.resolution or full}))
+    prepare_compiler(config.compile, len(sizes | {config.evaluation.resolution or full}), network)
+    check_accumulation(config.compile, batching.micro_batches, device)
     parallelism = create_parallelism(communicator, config.strategy)
     prepared = parallelism.prepare(objective, create_optimizer(network, config.optimizer), config, batching)
     train_step = TrainStep(prepared, parallelism, batching.micro_batches, config.optimizer.clip_norm)

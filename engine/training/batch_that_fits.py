@@ -9,6 +9,7 @@ from torch import Tensor
 from engine.config.batching import Batching, share_batch
 from engine.config.options import Config, ConfigError
 from engine.distributed.communicator import Communicator
+from engine.faults.out_of_memory import is_out_of_memory
 from engine.graphs.objective import Objective
 
 # Beside the activations: gradients, the optimizer's state, averaged weights, the exchange's buffers [times the weights].
@@ -106,7 +107,9 @@ def advise(objective: Objective, total: int, tried: int, resolution: int, device
 def _possible(attempt: Callable[[], object], device: torch.device) -> bool:
     try:
         attempt()
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return False
     finally:
         if device.type == "cuda":

@@ -3,13 +3,11 @@
 outcome = Trainer(assemble(load_config(["--recipe", "sample"]))).fit()
 """
 
-import contextlib
 import time
 from collections.abc import Iterator
 
-import torch
-
 from engine.faults.errors import TrainingFailed
+from engine.faults.out_of_memory import is_out_of_memory
 from engine.graphs.compilation import RecompileWatch
 from engine.runs.resuming import finished_before, resume
 from engine.training.assembly import Run
@@ -37,8 +35,12 @@ class Trainer:
         Raises TrainingFailed when training cannot go on, ConfigError when the directory holds another run.
         """
         run = self.run
-        with contextlib.suppress(torch.OutOfMemoryError), run.closing():
-            return self._fit()
+        try:
+            with run.closing():
+                return self._fit()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
         # Only here, where the failed step's tensors are gone, is there memory to try what would fit.
         batching, size = run.batching, run.loader.resolution
         total = batching.micro_batches * batching.batch_size

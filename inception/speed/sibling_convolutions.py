@@ -9,6 +9,7 @@ Parameters stay where they are, in the units: names in state dicts, optimizers a
 the structure of blocks, not on any one network.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -44,12 +45,28 @@ class WideBranches:
         return self.everywhere or (training and x.is_cpu)
 
     def __call__(self, x: Tensor) -> Tensor:
-        weight = torch.cat([unit.conv.weight for unit in self.units])
-        biases = [unit.conv.bias for unit in self.units if unit.conv.bias is not None]
-        parts = iter(F.conv2d(x, weight, torch.cat(biases) if biases else None).split(self.widths, 1))
+        parts = self._merged(x)
         return torch.cat(
             [self._finish(path, next(parts)) if isinstance(path, Head) else path(x) for path in self.paths], 1
         )
+
+    def starts(self, x: Tensor) -> list[tuple[Tensor, nn.BatchNorm2d | None, tuple[nn.Module, ...]]]:
+        """Of every branch: its part of the wide convolution, pooled if it is to be, with the normalisation and the modules that
+        follow; of others `x`, none, and the modules."""
+        parts = self._merged(x)
+        starts: list[tuple[Tensor, nn.BatchNorm2d | None, tuple[nn.Module, ...]]] = []
+        for path in self.paths:
+            if not isinstance(path, Head):
+                starts.append((x, None, modules_of(path)))
+                continue
+            part = next(parts)
+            starts.append((part if path.pool is None else path.pool(part), path.unit.bn, path.rest))
+        return starts
+
+    def _merged(self, x: Tensor) -> Iterator[Tensor]:
+        weight = torch.cat([unit.conv.weight for unit in self.units])
+        biases = [unit.conv.bias for unit in self.units if unit.conv.bias is not None]
+        return iter(F.conv2d(x, weight, torch.cat(biases) if biases else None).split(self.widths, 1))
 
     def _finish(self, head: Head, x: Tensor) -> Tensor:
         if head.pool is not None:
@@ -82,7 +99,7 @@ def wide_branches(block: BranchesBlock, everywhere: bool = True) -> WideBranches
 
 def head_of(branch: nn.Module) -> Head | None:
     """The mergeable beginning of a branch, None when it begins with anything else."""
-    parts = tuple(branch.children()) if isinstance(branch, nn.Sequential) else (branch,)
+    parts = modules_of(branch)
     pool = parts[0] if isinstance(parts[0], nn.AvgPool2d) and keeps_size(parts[0]) else None
     unit, rest = (parts[1], parts[2:]) if pool is not None and len(parts) > 1 else (parts[0], parts[1:])
     if not isinstance(unit, ConvUnit) or unit.conv.kernel_size != (1, 1) or unit.conv.stride != (1, 1):
@@ -90,6 +107,11 @@ def head_of(branch: nn.Module) -> Head | None:
     if pool is not None and unit.conv.bias is not None:
         return None  # the bias would be pooled with the zeros around the image
     return Head(unit, pool, rest)
+
+
+def modules_of(branch: nn.Module) -> tuple[nn.Module, ...]:
+    """What a branch is made of, in order."""
+    return tuple(branch.children()) if isinstance(branch, nn.Sequential) else (branch,)
 
 
 def keeps_size(pool: nn.AvgPool2d) -> bool:

@@ -8,14 +8,23 @@ names in state dicts, so they never change: a convolution unit holds `conv` and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from inception.speed.sibling_convolutions import WideBranches
+
+class Wide(Protocol):
+    """A block whose sibling convolutions run as one (`speed/sibling_convolutions.py`): another way to the same output."""
+
+    def serves(self, x: Tensor, training: bool) -> bool:
+        """Whether `x` is to go this way."""
+
+    def starts(self, x: Tensor) -> list[tuple[Tensor, nn.BatchNorm2d | None, tuple[nn.Module, ...]]]:
+        """Of every branch: what follows from `x` by the merged convolutions, its normalisation to come, and the modules after."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
 
 
 class ConvUnit(nn.Module):
@@ -28,12 +37,12 @@ class ConvUnit(nn.Module):
         super().__init__()
         self.conv = conv
         self.bn = bn
-        self.norm_relu: Callable[[nn.BatchNorm2d, Tensor], Tensor] | None = None  # set by fused_norm.py
+        self.norm_relu: Callable[[nn.BatchNorm2d, Tensor], Tensor] | None = None  # set by speed/fused_norm.py
 
     def finish(self, x: Tensor, owned: bool = True) -> Tensor:
         """What follows the convolution: normalisation and ReLU; not in place if what it reads is not `owned`.
 
-        Separate, so that convolutions that run as one (`fusion.py`) can share it.
+        Separate, so that convolutions that run as one (`speed/sibling_convolutions.py`) can share it.
         """
         if self.bn is not None:
             if self.norm_relu is not None:
@@ -51,11 +60,14 @@ class BranchesBlock(nn.Module):
 
     def __init__(self, branches: list[nn.Module]) -> None:
         super().__init__()
-        self.wide: WideBranches | None = None  # set by fusion.py
+        self.wide: Wide | None = None  # set by speed/sibling_convolutions.py
+        self.in_levels: Callable[[BranchesBlock, Tensor], Tensor | None] | None = None  # set by speed/fused_norm.py
         for number, branch in enumerate(branches, start=1):
             self.add_module(f"branch{number}", branch)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.in_levels is not None and (joined := self.in_levels(self, x)) is not None:
+            return joined
         if self.wide is not None and self.wide.serves(x, self.training):
             return self.wide(x)
         return torch.cat([branch(x) for branch in self._modules.values() if branch is not None], 1)
@@ -111,17 +123,46 @@ class GridHead(nn.Module):
     ) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.grid = grid
         self.unit = unit
         self.hidden = nn.Linear(channels * grid * grid, hidden)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.unit(self.pool(x)).flatten(1)
+        # Of the adaptive pooling, CUDA has no gradient that is the same every time.
+        exact = x.is_cuda and torch.are_deterministic_algorithms_enabled()
+        x = self.unit(grid_average(x, self.grid) if exact else self.pool(x)).flatten(1)
         return self.classifier(self.dropout(F.relu(self.hidden(x), inplace=True)))
 
 
-class CoveringMaxPool2d(nn.MaxPool2d):
+def grid_average(x: Tensor, grid: int) -> Tensor:
+    """nn.AdaptiveAvgPool2d(grid) as two matrix products: (N, C, H, W) -> (N, C, grid, grid)."""
+    rows, columns = (_window_shares(length, grid).to(x) for length in x.shape[-2:])
+    return rows @ x @ columns.T
+
+
+def _window_shares(length: int, grid: int) -> Tensor:
+    """(grid, length): the share that each of `length` places in a row has in the average of each window."""
+    shares = torch.zeros(grid, length)
+    for window in range(grid):
+        start, stop = window * length // grid, -(-(window + 1) * length // grid)
+        shares[window, start:stop] = 1 / (stop - start)
+    return shares
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """Maximum pooling: (N, C, H, W) -> (N, C, H', W')."""
+
+    pooled: Callable[[nn.MaxPool2d, Tensor], Tensor | None] | None = None  # set by speed/fused_norm.py
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.pooled is not None and (result := self.pooled(self, x)) is not None:
+            return result
+        return super().forward(x)
+
+
+class CoveringMaxPool2d(MaxPool2d):
     """Maximum pooling over all windows that start inside the input: (N, C, H, W) -> (N, C, ceil(H/s), ceil(W/s)).
 
     On even grids that is PyTorch's ceil mode; on odd ones it has a last window more, which its neighbours among a

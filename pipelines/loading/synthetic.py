@@ -37,7 +37,11 @@ class SyntheticLoader(Loader):
     def _collect(self, task: Task, handle: None) -> tuple[Batch, list[Failure]]:
         if self._images is None or self._images.shape[-1] != task.resolution:
             self._images = self._made(task.resolution)
-        return Batch(self._images[: len(task)], to_device(torch.from_numpy(task.labels), self.device), torch.from_numpy(task.indices)), []
+        return Batch(
+            self._images[: len(task)],
+            to_device(torch.from_numpy(task.labels), self.device),
+            torch.from_numpy(task.indices),
+        ), []
 
     def _made(self, size: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)

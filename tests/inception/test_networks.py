@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import inception
 from inception import NetworkError
-from inception.vocabulary.modules import CoveringMaxPool2d
+from inception.vocabulary.modules import CoveringMaxPool2d, grid_average
 
 # Parameters at 1,000 classes. googlenet, v3: torchvision's table of models, with and without its heads; googlenet without
 # batch normalisation: Caffe's model of the paper; v4, Inception-ResNet-v2: timm's table of results;
@@ -244,3 +244,29 @@ def test_mistakes_are_named_in_one_line(arguments, options, message):
 def test_wrong_images_are_named(images, message):
     with pytest.raises(NetworkError, match=message):
         inception.create_model("debug", 10)(images)
+
+
+@pytest.mark.parametrize(("size", "grid"), [((14, 14), 4), ((7, 9), 4), ((4, 4), 4), ((3, 5), 4), ((16, 16), 4)])
+def test_averages_over_a_grid_are_those_of_adaptive_pooling(size, grid):
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    ours, theirs = grid_average(x, grid), torch.nn.functional.adaptive_avg_pool2d(x, grid)
+    assert torch.allclose(ours, theirs, atol=1e-7)
+    ours_gradient, theirs_gradient = (torch.autograd.grad(y.square().sum(), x)[0] for y in (ours, theirs))
+    assert torch.allclose(ours_gradient, theirs_gradient, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["googlenet", "debug"])
+def test_a_network_trains_with_deterministic_kernels_on_a_gpu(name, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    network = inception.create_model(name, 10, width=0.25, dropout=0.0).cuda().train()
+    images = torch.randn(4, 3, 128, 128, device="cuda")
+    torch.use_deterministic_algorithms(True)
+    try:
+        gradients = [
+            torch.autograd.grad(sum(logits.square().sum() for logits in network(images)), list(network.parameters()))
+            for _ in range(2)
+        ]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(first, second) for first, second in zip(*gradients))

@@ -9,9 +9,16 @@ import torch
 
 from engine.config.command_line import load_config
 from engine.config.options import CompileConfig, ConfigError, ProgressiveConfig
-from engine.graphs.compilation import RecompileWatch, compile_ahead, compiled
+from engine.graphs.compilation import (
+    RecompileWatch,
+    check_accumulation,
+    compile_ahead,
+    compiled,
+    prepare_compiler,
+)
 from engine.training.compiling_ahead import report_recompiles
 from engine.training.schedules import resolution_at
+from inception import create_model
 from runs import computed, rows
 
 
@@ -51,6 +58,42 @@ def test_an_epochs_recompilations_are_reported_once_with_their_causes():
     report_recompiles(watch, run)
     assert events == [("recompiled", "forward: size mismatch at index 0"), ("recompiled", "forward: grad mode")]
     assert lines == ["torch.compile had to compile 2 graphs again in this epoch: forward: size mismatch at index 0"]
+
+
+def test_small_kernels_are_launched_together_if_wanted_in_every_mode(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: given.append(options))
+    for mode in ("default", "max-autotune"):
+        for combo_kernels in (False, True):
+            compiled(torch.nn.Identity(), CompileConfig(enabled=True, mode=mode, combo_kernels=combo_kernels))
+    assert given[0] == {"dynamic": False, "mode": "default"}
+    assert given[1] == {"dynamic": False, "options": {"combo_kernels": True}}
+    assert given[2] == {"dynamic": False, "mode": "max-autotune"}
+    assert given[3]["options"]["combo_kernels"]
+    assert given[3]["options"]["max_autotune"]  # torch's own options of that mode
+    assert "mode" not in given[3]
+
+
+@pytest.mark.parametrize(("scope", "least"), [("step", 6), ("block", 3 * 2 * 12)])
+def test_there_is_room_for_every_graph(scope, least, tmp_path, monkeypatch):
+    """Of Inception-v3's stages, for training and evaluation at three sizes; beyond it torch would run uncompiled in silence."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with torch.device("meta"):
+        network = create_model("inception_v3", 10)
+    assert len(network.stages) == 12
+    with torch._dynamo.config.patch(recompile_limit=1, accumulated_recompile_limit=1):
+        prepare_compiler(CompileConfig(enabled=True, scope=scope), 3, network)
+        assert least <= torch._dynamo.config.recompile_limit <= torch._dynamo.config.accumulated_recompile_limit
+
+
+def test_cuda_graphs_do_not_accumulate_gradients():
+    gpu, recording = torch.device("cuda", 0), CompileConfig(enabled=True, mode="reduce-overhead")
+    with pytest.raises(ConfigError, match=r"reduce-overhead uses CUDA graphs.* 4 micro-batches: choose default or"):
+        check_accumulation(recording, 4, gpu)
+    check_accumulation(recording, 1, gpu)
+    check_accumulation(recording, 4, torch.device("cpu"))
+    check_accumulation(CompileConfig(enabled=True, mode="max-autotune-no-cudagraphs"), 4, gpu)
+    check_accumulation(CompileConfig(enabled=False, mode="max-autotune"), 4, gpu)
 
 
 def test_compiling_ahead_leaves_statistics_alone():

@@ -25,11 +25,12 @@ def objective(monkeypatch):
     """Of the debug network, on a device that has memory for `objective.limit` images."""
     built = build_objective(create_model("debug", 10), LossConfig(), bf16=False)
     forward, built.tried = built.forward, []
+    built.error = torch.OutOfMemoryError("tried to allocate 20.00 GiB")
 
     def limited(images, labels):
         built.tried.append(len(images))
         if len(images) > built.limit:
-            raise torch.OutOfMemoryError("tried to allocate 20.00 GiB")
+            raise built.error
         return forward(images, labels)
 
     monkeypatch.setattr(built, "forward", limited)
@@ -59,6 +60,18 @@ def test_trying_leaves_no_trace_in_the_network(objective):
     assert all(parameter.grad is None for parameter in objective.parameters())
     objective.limit = 0
     assert find_batch_size(objective, 24, 32, strategy()) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["FIND was unable to find an engine to execute this computation", "CUBLAS_STATUS_ALLOC_FAILED when calling"],
+)
+def test_a_library_that_finds_no_memory_for_itself_counts_as_out_of_memory(objective, words):
+    objective.limit, objective.error = 9, RuntimeError(words)
+    assert find_batch_size(objective, 24, 32, strategy()) == 8
+    objective.error = RuntimeError("Expected all tensors to be on the same device")
+    with pytest.raises(RuntimeError, match="same device"):
+        find_batch_size(objective, 24, 32, strategy())
 
 
 def test_auto_keeps_the_global_batch_and_accumulates(objective):

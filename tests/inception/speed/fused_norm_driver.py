@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import inception
-from inception.speed import norm_kernels
-from inception.speed.fused_norm import can_fuse, fuse_norms, norm_relu
+from inception.speed import norm_kernels, norm_operators
+from inception.speed.fused_norm import fuse_norms
+from inception.speed.norm_relu import can_fuse, max_pool_on_gpu, norm_relu, norm_relu_joined, norm_relu_of_all
+from inception.vocabulary.modules import CoveringMaxPool2d, MaxPool2d
 
 DEVICE = torch.device("cuda" if sys.argv[1] == "gpu" else "cpu")
 # Name: shape, type, mean of the numbers (their deviation is 2).
@@ -62,6 +64,11 @@ def without_ties(bn: nn.BatchNorm2d, x: Tensor, dy: Tensor) -> Tensor:
     return torch.where(z.abs() > 1e-2, dy, torch.zeros_like(dy))
 
 
+def results_of(bn: nn.BatchNorm2d, y: Tensor, x: Tensor) -> list[Tensor]:
+    """What `exact_results` gives, after a backward pass."""
+    return [y.detach(), x.grad, bn.weight.grad, bn.bias.grad, bn.running_mean, bn.running_var]
+
+
 def errors(bn: nn.BatchNorm2d, x: Tensor, dy: Tensor) -> list[float]:
     """Relative errors of the six results of the kernels."""
     exact = exact_results(bn, x, dy)
@@ -71,10 +78,8 @@ def errors(bn: nn.BatchNorm2d, x: Tensor, dy: Tensor) -> list[float]:
     y.backward(dy)
     assert y.dtype == x.dtype
     assert y.is_contiguous(memory_format=torch.channels_last)
-    return [
-        relative(a, b)
-        for a, b in zip((y.detach(), x.grad, bn.weight.grad, bn.bias.grad, bn.running_mean, bn.running_var), exact)
-    ]
+    assert bn.num_batches_tracked == 1
+    return [relative(a, b) for a, b in zip(results_of(bn, y, x), exact)]
 
 
 def plain_errors(bn: nn.BatchNorm2d, x: Tensor, dy: Tensor) -> list[float]:
@@ -83,10 +88,40 @@ def plain_errors(bn: nn.BatchNorm2d, x: Tensor, dy: Tensor) -> list[float]:
     x = x.detach().requires_grad_()
     y = F.relu(bn(x))
     y.backward(dy)
-    return [
-        relative(a, b)
-        for a, b in zip((y.detach(), x.grad, bn.weight.grad, bn.bias.grad, bn.running_mean, bn.running_var), exact)
-    ]
+    return [relative(a, b) for a, b in zip(results_of(bn, y, x), exact)]
+
+
+def together(channels: list[int], dtype: torch.dtype, copied: int | None = None) -> dict[str, dict[str, list[float]]]:
+    """Errors of parts of so many channels, each by itself and joined into one tensor, where part `copied` is no unit's. Every
+    second part is a slice of a wider tensor, and so is every second gradient."""
+    bns = [normalisation(count) for count in channels]
+    xs = [(2 * channels_last(2, 2 * c, 9, 7) + 1).to(dtype)[:, c // 2 : c // 2 + c] for c in channels]
+    xs = [x if place % 2 else x.contiguous(memory_format=torch.channels_last) for place, x in enumerate(xs)]
+    dys = [without_ties(bn, x, channels_last(*x.shape).to(dtype)) for bn, x in zip(bns, xs)]
+    exact = [exact_results(bn, x, dy) for bn, x, dy in zip(bns, xs, dys)]
+    report = {}
+    for way in ("apart", "joined"):
+        mine, inputs = copy.deepcopy(bns), [x.detach().requires_grad_() for x in xs]
+        if way == "apart":
+            ys = norm_relu_of_all(mine, inputs)
+            assert all(y.is_contiguous(memory_format=torch.channels_last) for y in ys)
+            torch.autograd.backward(ys, dys)
+        else:
+            joined = norm_relu_joined([bn if i != copied else None for i, bn in enumerate(mine)], inputs)
+            assert joined.is_contiguous(memory_format=torch.channels_last)
+            ys = joined.split(channels, 1)
+            joined.backward(torch.cat(dys, 1))
+        for place, (bn, y, x) in enumerate(zip(mine, ys, inputs)):
+            name = f"{way}: part {place} of {channels} in {dtype}"
+            if way == "joined" and place == copied:
+                assert torch.equal(y, x)
+                assert torch.equal(x.grad, dys[place])
+                continue
+            assert bn.num_batches_tracked == 1
+            plain = plain_errors(copy.deepcopy(bns[place]), xs[place], dys[place])
+            found = [relative(a, b) for a, b in zip(results_of(bn, y, x), exact[place])]
+            report[name] = {"fused": found, "plain": plain}
+    return report
 
 
 def channels_last(*shape: int) -> Tensor:
@@ -107,7 +142,40 @@ def all_cases() -> dict[str, dict[str, list[float]]]:
     # A gradient that a compiler left in the other memory format.
     x, dy = channels_last(2, 24, 13, 11), torch.randn(2, 24, 13, 11, device=DEVICE)
     results["another layout"] = {"fused": errors(copy.deepcopy(bn), x, dy), "plain": plain_errors(bn, x, dy)}
-    return results
+    results |= together([8], torch.float32)
+    results |= together([24, 5, 64], torch.float32, copied=1)
+    results |= together([16, 16, 48, 3, 130, 8], torch.float32, copied=0)
+    return results | together([32, 48, 16, 24], torch.bfloat16, copied=3)
+
+
+def pools() -> dict[str, list[float]]:
+    """Relative errors of output and gradient of maximum pooling against PyTorch in fp64, of every kind that networks have."""
+    kinds = {
+        "stride 2": (MaxPool2d(3, 2), (2, 24, 13, 10)), "ceil": (MaxPool2d(3, 2, ceil_mode=True), (2, 24, 12, 14)),
+        "same size": (MaxPool2d(3, 1, 1), (2, 5, 7, 6)), "over the border": (MaxPool2d(2, 2, ceil_mode=True), (1, 16, 7, 5)),
+        "covering": (CoveringMaxPool2d(3, 2), (2, 16, 9, 7)),
+    }  # fmt: skip
+    report = {}
+    for name, (pool, shape) in kinds.items():
+        pool = pool.train()
+        pool.pooled = max_pool_on_gpu
+        x = channels_last(*shape).to(torch.bfloat16).requires_grad_()  # rounded, so that some are equal
+        y = pool(x)
+        assert y.grad_fn is not None
+        assert "pooled" in str(y.grad_fn) or name == "covering"
+        exact = x.detach().double().requires_grad_()
+        pool.pooled = None
+        expected = pool(exact)
+        dy = torch.randn_like(expected)
+        dy = dy.to(torch.bfloat16)
+        y.backward(dy)
+        expected.backward(dy.double())
+        report[name] = [relative(y.detach(), expected.detach()), relative(x.grad, exact.grad)]
+    x = channels_last(1, 4, 5, 5)
+    x[0, 1, 2, 2] = float("nan")
+    assert max_pool_on_gpu(MaxPool2d(3, 2), x).isnan().any((0, 2, 3)).tolist() == [False, True, False, False]
+    assert max_pool_on_gpu(MaxPool2d(3, 2), x.contiguous()) is None
+    return report
 
 
 def what_is_taken() -> dict[str, bool]:
@@ -145,7 +213,7 @@ def curves(steps: int = 4) -> dict[str, list[float]]:
 
     def curve(seed: int, fused: bool) -> list[float]:
         torch.manual_seed(seed)
-        network = inception.create_model("debug", 2, width=0.25, fused_norm=fused, auxiliary=False)
+        network = inception.create_model("debug", 2, width=0.25, fused_norm=fused, fuse=fused, auxiliary=False)
         network.to(DEVICE).to(memory_format=torch.channels_last).train()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.9)
         losses = []
@@ -175,7 +243,7 @@ def graphs() -> dict[str, object]:
     """The miniature, compiled without inductor: graphs, breaks, our operators in the forward graph, and the difference of its
     gradients, and of those under DistributedDataParallel, from the eager ones."""
     torch.manual_seed(0)
-    network = inception.create_model("debug", 4, width=0.25, fused_norm=True, auxiliary=False).to(DEVICE)
+    network = inception.create_model("debug", 4, width=0.25, fused_norm=True, fuse=True, auxiliary=False).to(DEVICE)
     network.to(memory_format=torch.channels_last).train()
     again = copy.deepcopy(network)
     images = channels_last(4, 3, 16, 16)
@@ -194,6 +262,7 @@ def graphs() -> dict[str, object]:
         "breaks": sum(torch._dynamo.utils.counters["graph_break"].values()),
         "normalisations": sum("normalise_relu" in name for name in operators),
         "units": fuse_norms(again),
+        "batches": [int(buffer) for name, buffer in network.named_buffers() if name.endswith("num_batches_tracked")],
         "difference": max(
             (gradient - q.grad).norm().item() / max(q.grad.norm().item(), 1e-3)
             for gradients in ([p.grad for p in network.parameters()], distributed)
@@ -211,35 +280,41 @@ def compiled_for_hopper() -> dict[str, int]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    rows, channels = norm_kernels.tile(192)
+    rows, channels = norm_operators.tile([192])
+    given = {"ROWS": rows, "CHANNELS": channels, "BLOCKS": 1024, "COLUMNS": 4, "COUNT": 4, "NORMED": 3, "JOINED": False}
+    given |= {"MOMENTUM": 0.1, "EPS": 1e-3}
     sizes = {}
-    for name, kernel in vars(norm_kernels).items():
-        if not isinstance(kernel, triton.JITFunction) or not name.endswith("_kernel"):
-            continue
-        constants = {"ROWS": rows, "CHANNELS": channels, "BLOCKS": 1024}
-        constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+    for kernel in norm_kernels.KERNELS:
+        constants = {key: value for key, value in given.items() if key in kernel.arg_names}
         types = {key: "constexpr" if key in constants else argument_type(key) for key in kernel.arg_names}
         source = ASTSource(fn=kernel, signature=types, constexprs=constants)
-        sizes[name] = len(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"])
+        sizes[kernel.__name__] = len(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"])
     return sizes
 
 
 def argument_type(name: str) -> str:
     """Triton's name for the type of a kernel's argument."""
-    if name in ("x", "y", "dx", "dy"):
-        return "*bf16"
-    if name in ("momentum", "eps"):
-        return "fp32"
-    return "i32" if name in ("rows", "channels", "blocks") or name.endswith("stride") else "*fp32"
+    if name in ("rows", "channels", "blocks", "columns", "width") or (name[0] in "cstp" and name[1:].isdigit()):
+        return "i32"
+    kinds = {"x": "*bf16", "y": "*bf16", "d": "*bf16", "n": "*i64"}
+    return kinds.get(name[0], "*fp32") if name[1:].isdigit() else "*fp32"
 
 
 def main() -> None:
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False
     if sys.argv[2] == "kernels":
-        report: dict[str, object] = {"cases": all_cases(), "taken": what_is_taken(), "nan": not_a_number()}
+        report: dict[str, object] = {
+            "cases": all_cases(),
+            "taken": what_is_taken(),
+            "nan": not_a_number(),
+            "pools": pools(),
+        }
     elif sys.argv[2] == "networks":
-        norm_kernels.TILE *= 16  # interpreted, every program costs milliseconds
+        if norm_kernels.INTERPRETED:
+            norm_operators.TILE *= (
+                16  # there, every program costs milliseconds; on a GPU such a tile compiles for minutes
+            )
         report = {"curves": curves(), "compiled": graphs()}
     else:
         report = {"bytes": compiled_for_hopper()}

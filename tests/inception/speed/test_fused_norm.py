@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import inception
-from inception.speed import fused_norm
+from inception.speed import norm_relu as norm_relu_module
 from inception.speed.folding import fold_batch_norm
-from inception.speed.fused_norm import can_fuse, fuse_norms, norm_relu, norm_relu_on_cpu
+from inception.speed.fused_norm import fuse_norms
+from inception.speed.norm_relu import can_fuse, norm_relu, norm_relu_on_cpu
 from inception.vocabulary.modules import ConvUnit
 
 DRIVER = "tests/inception/speed/fused_norm_driver.py"
@@ -29,16 +30,21 @@ def report(run_command, device: str, part: str, env: dict[str, str]) -> dict:
 
 def check_kernels(found: dict) -> None:
     """Output, gradients and running statistics are as near to fp64 as PyTorch's own in the same precision."""
-    assert len(found["cases"]) == 10
+    assert len(found["cases"]) == 10 + 2 + 5 + 11 + 7
     for name, errors in found["cases"].items():
         assert len(errors["fused"]) == len(errors["plain"]) == 6
         for position, (fused, plain) in enumerate(zip(errors["fused"], errors["plain"])):
-            rounding = PRECISION.get(name, 0.0) if position < 2 else 0.0
+            kind = "bf16" if "bfloat16" in name else name
+            rounding = PRECISION.get(kind, 0.0) if position < 2 else 0.0
             assert fused <= max(3 * plain, 3e-6, rounding), (name, position)
     assert found["taken"].pop("training") is True
     assert len(found["taken"]) == 7
     assert not any(found["taken"].values()), found["taken"]
     assert found["nan"] is True
+    assert len(found["pools"]) == 5
+    for name, (output, gradient) in found["pools"].items():
+        assert output == 0, name
+        assert gradient < 2 * PRECISION["bf16"], name
 
 
 def check_networks(found: dict, tolerance: float) -> None:
@@ -49,7 +55,9 @@ def check_networks(found: dict, tolerance: float) -> None:
     assert fused != plain  # other kernels did run
     compiled = found["compiled"]
     assert (compiled["graphs"], compiled["breaks"]) == (1, 0)
-    assert compiled["normalisations"] == compiled["units"] > 10
+    # A block's units are normalised level by level, each once.
+    assert 5 < compiled["normalisations"] <= compiled["units"] // 2
+    assert compiled["batches"] == [1] * compiled["units"]
     assert max(compiled["difference"], compiled["statistics"]) < 1e-4
 
 
@@ -64,7 +72,7 @@ def test_networks_train_the_same_and_compile_to_one_graph(run_command):
 
 def test_kernels_compile_for_hopper(run_command):
     sizes = report(run_command, "cpu", "for-sm90", {"TRITON_INTERPRET": "0"})["bytes"]
-    assert len(sizes) == 5
+    assert len(sizes) == 6
     assert min(sizes.values()) > 1000
 
 
@@ -76,7 +84,7 @@ def test_the_same_on_a_gpu(run_command):
 
 def test_with_neither_a_gpu_nor_a_compiler_they_are_off_by_themselves(monkeypatch):
     """Bit for bit the same network: outputs, gradients, statistics."""
-    monkeypatch.setattr(fused_norm, "library", lambda: (None, "no C compiler"))
+    monkeypatch.setattr(norm_relu_module, "library", lambda: (None, "no C compiler"))
     networks = []
     for fused in (False, True):
         torch.manual_seed(0)

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import inception
-from inception.speed import fused_norm, norm_cpu
-from inception.speed.fused_norm import fuse_norms, norm_relu_on_cpu
+from inception.speed import norm_cpu, norm_relu
+from inception.speed.fused_norm import fuse_norms
 from inception.speed.norm_cpu import NormRelu, row_stride
+from inception.speed.norm_relu import norm_relu_on_cpu
 
 # Rows that no block or thread divides, one channel, no width, one pixel; values whose mean is far from zero.
 SHAPES = [(4, 64, 37, 33), (8, 3, 5, 5), (2, 100, 1, 9), (5, 1, 7, 7), (300, 48, 1, 1)]
@@ -142,7 +143,7 @@ def test_without_a_c_compiler_pytorch_does_it(tmp_path, monkeypatch):
     compiled, reason = norm_cpu.library.__wrapped__()
     assert compiled is None
     assert "cc" in reason
-    monkeypatch.setattr(fused_norm, "library", lambda: (None, reason))
+    monkeypatch.setattr(norm_relu, "library", lambda: (None, reason))
     norm, x = nn.BatchNorm2d(4), torch.randn(2, 4, 3, 3).contiguous(memory_format=torch.channels_last)
     assert torch.equal(norm_relu_on_cpu(norm, x), plain(copy.deepcopy(norm), x))
 
