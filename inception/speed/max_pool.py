@@ -75,11 +75,11 @@ def max_pool(pool: nn.MaxPool2d, x: Tensor) -> Tensor | None:
     """`pool` of x, (N, C, H, W) -> (N, C, H', W'), by the kernels; None where they do not serve."""
     if pool.dilation not in (1, (1, 1)) or pool.return_indices or row_stride(x) is None:
         return None
-    if not all(isinstance(size, int) for size in (pool.kernel_size, pool.stride, pool.padding)):
+    kernel, stride, padding = pool.kernel_size, pool.stride, pool.padding
+    if not (isinstance(kernel, int) and isinstance(stride, int) and isinstance(padding, int)):
         return None
     if x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return None
-    kernel, stride, padding = int(pool.kernel_size), int(pool.stride), int(pool.padding)
     height, width = (_windows(length, kernel, stride, padding, pool.ceil_mode) for length in x.shape[2:])
     return pooled(x, [height, width], kernel, stride, padding)[0]
 

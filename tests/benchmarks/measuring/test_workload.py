@@ -18,7 +18,7 @@ def recorded(monkeypatch, costs, compiling):
 
     made = object.__new__(workload.Workload)
     made.config = SimpleNamespace(compile=compiling)
-    made.strategy = SimpleNamespace(gather=lambda value: [value])
+    made.communicator = SimpleNamespace(gather=lambda value: [value])
     made.first_step_seconds, made.step, made._wait = None, step, lambda: None
     return made
 

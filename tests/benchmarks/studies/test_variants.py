@@ -24,7 +24,8 @@ def test_every_variant_is_measured_beside_the_plain_step(tmp_path):
 
 
 def test_peers_are_measured_beside(tmp_path):
-    arguments = ["--network", "googlenet", "--peers", "torchvision", "--set", "data.resolution=64"]
+    arguments = ["--network", "googlenet", "--batch-size", "2", "--windows", "1", "--peers", "torchvision"]
+    arguments += ["--set", "data.resolution=32", "network.width=0.25"]
     assert variants.main([*QUICK, *arguments, "--variants", "network.fuse=true", "--output", str(tmp_path)]) == 0
     rows = read_results(tmp_path)[0]["rows"]
     assert {row.case["variant"] for row in rows} == {"plain", "network.fuse=true", "torchvision"}

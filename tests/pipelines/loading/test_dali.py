@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.config.options import DaliConfig
+from engine.config.data_options import DaliConfig
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, open_dataset
 from pipelines.loading import backends, dali, nvjpeg
 from pipelines.loading.task import Options
