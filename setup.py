@@ -26,6 +26,7 @@ EXTRAS = {
         "pytorchcv>=0.0.73",  # reference networks for the tests of inception/
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
+        "torchcodec>=0.16",  # what decodes where torchvision no longer does: the tests hold both to equal pixels
         "webdataset>=0.2.100",
         "uv>=0.5",  # the tests install with it and with pip
     ],

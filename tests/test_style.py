@@ -15,6 +15,7 @@ ROOMS = ("inception", "pipelines", "engine", "launch", "slurm", "benchmarks")
 # Each optional dependency and the modules that may import it.
 HOMES = {
     "nvidia": r"pipelines/loading/(dali|nvjpeg)\w*|benchmarks/(\w+/)?\w+",
+    "torchcodec": r"pipelines/decoding/whole_jpeg",
     "ffcv": r"pipelines/(loading/ffcv|preparing/beton)\w*|benchmarks/(\w+/)?\w+",
     "deepspeed": r"engine/distributed/deepspeed",
     "triton": r"inception/speed/(norm_kernels|max_pool)|benchmarks/(\w+/)?\w+",

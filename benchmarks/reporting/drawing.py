@@ -92,7 +92,9 @@ def draw_lines(
     """Lines of (label, x, y, matplotlib style)."""
     figure, axis = plt.subplots(figsize=(8, 5))
     for label, x, y, style in lines:
-        axis.plot(x, y, style, marker="o", markersize=3, label=label)  # a curve of one point shows too
+        axis.plot(
+            x, y, style if "o" in style else f"o{style}", markersize=3, label=label
+        )  # a curve of one point shows too
     if log_x:
         axis.set_xscale("log", base=2)
     axis.set(xlabel=x_label, ylabel=y_label, title=title)

@@ -32,13 +32,13 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from skimage import data
 from sklearn.datasets import load_sample_images
-from torchvision.io import decode_jpeg
 
 from benchmarks.measuring.command_line import Parser, add_output_options, positive
 from benchmarks.measuring.measure import Subject, Window, alternate, drained
 from benchmarks.reporting.results import RESULTS, Result
 from engine.faults.exit_status import DONE, run_entry_point
 from pipelines import Dataset, TrainPlan, build_loader, open_dataset
+from pipelines.decoding.whole_jpeg import usable
 from pipelines.preparing.beton_writer import write_beton
 from pipelines.support.cores import usable_cores
 
@@ -151,7 +151,7 @@ def _decoded(dataset: Dataset, options: Any) -> Window:
     encoded = [torch.from_numpy(np.array(dataset.read(index))) for index in range(len(dataset))]
     with ThreadPoolExecutor(options.workers) as pool:
         started = time.perf_counter()
-        for _ in pool.map(decode_jpeg, encoded):
+        for _ in pool.map(usable()[0].decode, encoded):
             pass
         return Window(len(encoded), time.perf_counter() - started)
 

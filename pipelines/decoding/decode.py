@@ -1,7 +1,7 @@
 """From encoded bytes to pixels: decode any image upright in RGB, crop a box out of it and resize that to a square.
 
-JPEGs of one or three components go through torchvision's decoder (libjpeg-turbo); CMYK, PNG and everything else go
-through Pillow, chosen by the image's header. Both release the interpreter lock while they work.
+JPEGs of one or three components go through torchvision or TorchCodec (libjpeg-turbo); CMYK, PNG and everything else go
+through Pillow, chosen by the image's header. All release the interpreter lock while they work.
 """
 
 import io
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from pipelines.datasets.image_headers import SLOW, Flag, pillow_orientation, probe_bytes
 from pipelines.decoding.colour import to_rgb
+from pipelines.decoding.whole_jpeg import whole_jpeg
 from pipelines.support.errors import DataError
 
 Buffer = bytes | bytearray | memoryview | np.ndarray
@@ -36,10 +36,10 @@ def decode_known(data: Buffer, flags: int, orientation: int) -> Tensor:
     """`decode` for bytes whose header is known already, as an index entry knows it (`jpeg.Flag`, EXIF 1..8)."""
     if flags & Flag.UNREADABLE:
         probe_bytes(_view(data))  # says why
-    if not flags & SLOW:
+    decode_jpeg = whole_jpeg().decode
+    if decode_jpeg is not None and not flags & SLOW:
         try:
-            encoded = torch.frombuffer(data, dtype=torch.uint8)
-            return upright(decode_jpeg(encoded, mode=ImageReadMode.RGB), orientation)
+            return upright(decode_jpeg(torch.frombuffer(data, dtype=torch.uint8)), orientation)
         except (RuntimeError, ValueError):
             pass  # Pillow decodes a few that this decoder refuses, and otherwise says what is wrong
     return _decode_with_pillow(data)

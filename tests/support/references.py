@@ -1,5 +1,6 @@
 """Other people's networks with random weights and statistics, ours with the same weights, and how far they differ."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -154,6 +155,16 @@ def outputs_and_gradients(network: nn.Module, images: Tensor) -> tuple[list[Tens
     loss.backward()
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     return [x.detach() for x in logits], gradients | {"images": images.grad}
+
+
+def sensitivity(network: nn.Module, images: Tensor) -> float:
+    """By how much more the logits change than the images do, both relative: what rounding grows to on its way through."""
+    noise = 1e-10 * torch.randn(images.shape, generator=torch.Generator().manual_seed(9), dtype=images.dtype)
+    with torch.no_grad():
+        before, after = (copy.deepcopy(network)(x) for x in (images, images + noise))
+    if isinstance(before, tuple):
+        before, after = before[0], after[0]
+    return relative(after, before) / relative(images + noise, images)
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

@@ -116,6 +116,7 @@ def test_a_peer_that_needs_a_gpu_is_a_row_that_says_so_and_the_others_go_on(job,
     assert (row.case["of"], row.value, row.failure) == ("torchvision_cuda", None, "RuntimeError: needs a GPU")
 
 
+@pytest.mark.filterwarnings("ignore:The image decoding")  # the peer is torchvision's decoder
 def test_what_follows_the_decode_on_a_gpu_is_equal_work(job):
     """The crops of the peer on the GPU, here with torchvision's decoder on the CPU in place of nvJPEG."""
     peer, folder = data_peer("torchvision_cuda"), job.folder / "train"

@@ -9,21 +9,26 @@ from torch import nn
 import inception
 from inception.speed.folding import fold_batch_norm
 from inception.speed.padding import pad_images
-from references import outputs_and_gradients, relative, without_dropout
+from references import outputs_and_gradients, relative, sensitivity, without_dropout
 
 
-@pytest.mark.parametrize(("name", "channels"), [("debug", 4), ("debug", 8), ("googlenet", 8), ("inception_v4", 4)])
-def test_networks_compute_the_same(name, channels):
+# Inception-v4 is so deep that in training, with statistics of two images, a change of the images by 1e-15 changes its
+# logits by 1e-7: what rounds differently there says nothing.
+@pytest.mark.parametrize(
+    ("name", "channels", "training"),
+    [("debug", 4, True), ("debug", 8, True), ("googlenet", 8, True), ("inception_v4", 4, False)],
+)
+def test_networks_compute_the_same(name, channels, training):
     torch.manual_seed(0)
-    plain = inception.create_model(name, 10, width=0.25).double()
+    plain = inception.create_model(name, 10, width=0.25).double().train(training)
     without_dropout(plain)
     padded = copy.deepcopy(plain)
     pad_images(padded, channels)
     seen = []
     first = next(module for module in padded.modules() if isinstance(module, nn.Conv2d))
     first.register_forward_pre_hook(lambda module, inputs: seen.append(module.padded_channels))
-    size = max(plain.smallest_size, 64)
-    images = torch.randn(2, 3, size, size, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 96, 96, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    assert sensitivity(plain, images) * 1e-14 < 1e-12
     (logits, gradients), (same_logits, same_gradients) = (outputs_and_gradients(n, images) for n in (plain, padded))
     assert seen == [channels]
     assert max(relative(a, b) for a, b in zip(same_logits, logits)) < 1e-12

@@ -10,7 +10,7 @@ import inception
 from inception.speed.sibling_convolutions import WideBranches, fuse, head_of, wide_branches
 from inception.vocabulary.layers import Style, avg_pool, branches, conv, max_pool
 from inception.vocabulary.modules import BranchesBlock, ConvUnit
-from references import outputs_and_gradients, relative, without_dropout
+from references import outputs_and_gradients, relative, sensitivity, without_dropout
 
 # Blocks of every network that have two mergeable branches or more: all but those whose branches begin with 3x3
 # convolutions and pools alone.
@@ -55,6 +55,7 @@ def test_networks_compute_the_same(name, training):
     size = 107 if name.startswith(("inception_r", "inception_v3", "inception_v4")) else 64
     plain, fused = (n.train(training) for n in network_and_fused(name, torch.float64, width=0.25))
     images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    assert sensitivity(plain, images) * 1e-14 < 1e-10
     (logits, gradients), (fused_logits, fused_gradients) = (outputs_and_gradients(n, images) for n in (plain, fused))
     assert max(relative(a, b) for a, b in zip(fused_logits, logits)) < 1e-10
     assert gradients.keys() == fused_gradients.keys()

@@ -34,7 +34,7 @@ def any_backend(request):
 def test_a_batch_has_the_promised_layout(sample_val, any_backend):
     with load(sample_val, TrainPlan(1000, 64), any_backend) as loader:
         batch = next(iter(loader))
-        assert (loader.backend, loader.reason) == (any_backend, "asked for")
+        assert (loader.backend, loader.reason.split("; ")[0]) == (any_backend, "asked for")
     assert isinstance(batch, Batch)
     assert batch.images.shape == (16, 3, 32, 32)
     assert batch.images.dtype == torch.uint8

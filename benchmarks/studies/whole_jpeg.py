@@ -1,0 +1,93 @@
+"""The decoders of whole JPEGs beside each other, on the same photographs and one thread: CPU time, and whether the pixels
+are equal.
+
+    python benchmarks/studies/whole_jpeg.py
+
+torchvision's public function stands beside its operator, which native uses: the function warns of its end at every call.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)
+
+import torch
+import torchvision.io
+from torch import Tensor
+
+from benchmarks.measuring.command_line import Parser, add_output_options, positive
+from benchmarks.measuring.measure import Window, alternate
+from benchmarks.reporting.results import RESULTS, Result
+from engine.faults.exit_status import DONE, run_entry_point
+from pipelines.decoding.whole_jpeg import usable
+from pipelines.tools.parity import photos
+
+PUBLIC = "torchvision, its public function"
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    result = Result("whole_jpeg", vars(options))
+    encoded = [_jpeg(photo, options.quality) for photo in photos(options.images)]
+    decoders: dict[str, Any] = {decoder.name: decoder.decode for decoder in usable()}
+    first = next(iter(decoders))
+    expected = [decoders[first](image) for image in encoded]
+    for name, decode in decoders.items():
+        equal = sum(torch.equal(decode(image), pixels) for image, pixels in zip(encoded, expected))
+        result.add({"what": name}, f"images equal to {first}'s, of {len(encoded)}", equal)
+    if "torchvision" in decoders:
+        decoders[PUBLIC] = partial(torchvision.io.decode_jpeg, mode=torchvision.io.ImageReadMode.RGB)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # announced once is enough, and what is measured is what users have
+        measured = alternate(
+            {name: partial(_pass, decode, encoded) for name, decode in decoders.items()},
+            windows=options.windows,
+            tolerant=False,
+        )
+    for name, measurement in measured.items():
+        milliseconds = [1000 / rate for rate in measurement.rates]
+        result.add({"what": name}, "ms of CPU time an image", milliseconds, higher_is_better=False)
+        if name != first:
+            ratio = measured[first].over(measurement)
+            result.add({"what": f"{first} over {name}"}, "times as fast", ratio.value, interval=(ratio.low, ratio.high))
+    result.note(f"{len(encoded)} photographs of 300 to 500 pixels a side, quality {options.quality}, one thread.")
+    result.print()
+    print(f"Written: {result.save(options.output)}")
+    return DONE
+
+
+def _parser() -> Parser:
+    parser = Parser("The decoders of whole JPEGs beside each other.")
+    parser.add_argument("--images", type=positive, default=64, help="photographs, all different")
+    parser.add_argument("--quality", type=positive, default=90, help="of their JPEGs")
+    parser.add_argument("--windows", type=positive, default=25, help="measured passes of each")
+    add_output_options(parser, RESULTS)
+    return parser
+
+
+def _jpeg(photo: Any, quality: int) -> Tensor:
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=quality)
+    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
+
+
+def _pass(decode: Callable[[Tensor], Tensor], encoded: Sequence[Tensor]) -> Window:
+    """One pass over the images; its seconds are of CPU time, which other work on the machine hardly changes."""
+    started = time.process_time()
+    for image in encoded:
+        decode(image)
+    return Window(len(encoded), time.process_time() - started)
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
