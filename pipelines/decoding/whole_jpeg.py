@@ -6,7 +6,7 @@ serves here, torchvision where it still decodes, and their pixels are equal (ben
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ def _torchvision() -> Callable[[Tensor], Tensor]:
 def _torchcodec() -> Callable[[Tensor], Tensor]:
     from torchcodec.decoders import decode_jpeg
 
-    return lambda encoded: decode_jpeg(without_exif(encoded), mode="RGB")
+    return lambda encoded: cast(Tensor, decode_jpeg(without_exif(encoded), mode="RGB"))
 
 
 def without_exif(encoded: Tensor) -> Tensor:
