@@ -20,6 +20,7 @@ source "$here/local_cluster_daemons.sh"
 
 PATH="$PATH:/usr/sbin:/sbin" # the daemons' folder, which is not on everybody's path
 packages=(slurmctld slurmd slurm-client munge)
+patience=300 # seconds that a daemon may take to do what it was told, on a machine that other work loads
 
 main() {
     local command="${1:-}" name=""
@@ -79,10 +80,10 @@ cluster_stop() {
         return
     fi
     if running slurmctld; then
-        timeout 10 scancel --user="$(id -un)" 2>/dev/null || true
+        timeout 60 scancel --user="$(id -un)" 2>/dev/null || true
         local tries
         for ((tries = 0; tries < 50; tries++)); do
-            [[ -n "$(timeout 10 squeue --noheader 2>/dev/null)" ]] || break
+            [[ -n "$(timeout 60 squeue --noheader 2>/dev/null)" ]] || break
             sleep 0.2
         done
     fi
@@ -97,7 +98,7 @@ cluster_stop() {
 }
 
 cluster_status() {
-    if ! running slurmctld; then
+    if ! controller_runs; then
         say "no cluster runs in $directory"
         exit 3
     fi
@@ -107,7 +108,7 @@ cluster_status() {
 }
 
 cluster_env() {
-    running slurmctld || fail 2 "no cluster runs in $directory; start it first: bash slurm/local_cluster.sh start"
+    controller_runs || fail 2 "no cluster runs in $directory; start it first: bash slurm/local_cluster.sh start"
     say "export SLURM_CONF='$SLURM_CONF' INCEPTION_CLUSTER='$directory'"
 }
 
@@ -126,7 +127,7 @@ cluster_restore() {
 }
 
 is_node() {
-    running slurmctld || fail 2 "no cluster runs in $directory"
+    controller_runs || fail 2 "no cluster runs in $directory"
     [[ -e "$directory/spool/$1" && -n "$1" ]] || fail 2 "the cluster in $directory has no node '$1'"
 }
 

@@ -91,8 +91,10 @@ SelectTypeParameters=CR_CPU
 # Each node claims a part of the machine; slurmd would report the whole of it.
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
-# A lost node is noticed, and a requeued or waiting job started, within seconds rather than minutes.
-SlurmdTimeout=10
+# A requeued or waiting job starts, and a lost node is noticed, within seconds rather than minutes; but a machine that other
+# work loads may keep a node from answering for a while, which is no reason to call it lost, or a command failed.
+SlurmdTimeout=60
+MessageTimeout=100
 SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
 KillWait=20
 ReturnToService=2
@@ -155,13 +157,13 @@ failed_start() {
 }
 
 wait_until_idle() {
-    local tries
-    for ((tries = 0; tries < 150; tries++)); do
-        [[ "$(timeout 10 sinfo --noheader --Node --states=idle --format=%N 2>/dev/null | wc -l)" == "$nodes" ]] && return
+    local give_up=$((SECONDS + patience))
+    while ((SECONDS < give_up)); do
+        [[ "$(timeout 60 sinfo --noheader --Node --states=idle --format=%N 2>/dev/null | wc -l)" == "$nodes" ]] && return
         sleep 0.2
     done
-    timeout 10 sinfo --Node --long >&2 || true
-    fail 1 "the nodes did not become idle within 30 s"
+    timeout 60 sinfo --Node --long >&2 || true
+    fail 1 "the nodes did not become idle within $patience s"
 }
 
 pid_of() { cat "$directory/$1.pid" 2>/dev/null; }
@@ -172,6 +174,18 @@ running() {
     pid="$(pid_of "$1")" && [[ "$(cat "/proc/$pid/comm" 2>/dev/null)" == "${1%%-*}" ]]
 }
 
+# The same of the controller; a newer one that is told to read its configuration again hands over to a new process, and
+# until that has written its number the old one's leads nowhere.
+controller_runs() {
+    local tries
+    for ((tries = 0; tries < 50; tries++)); do
+        running slurmctld && return
+        [[ -e "$directory/slurm.conf" ]] || return 1
+        sleep 0.1
+    done
+    return 1
+}
+
 # end_daemon PID_FILE: returns when it is gone.
 end_daemon() {
     local name pid tries
@@ -179,7 +193,7 @@ end_daemon() {
     running "$name" || return 0
     pid="$(pid_of "$name")"
     kill -KILL "$pid" 2>/dev/null || true
-    for ((tries = 0; tries < 100; tries++)); do
+    for ((tries = 0; tries < 10 * patience; tries++)); do
         running "$name" || break
         sleep 0.1
     done

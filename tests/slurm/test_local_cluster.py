@@ -76,6 +76,26 @@ def test_status_is_3_without_a_cluster(run_command, tmp_path):
     assert "no cluster" in done.stdout
 
 
+def test_a_controller_that_hands_over_to_another_process_runs_all_the_while(second, start_command):
+    """Told to read its configuration again, a newer one does so; its file names no process for a moment."""
+    file = second.directory / "slurmctld.pid"
+    number = file.read_text()
+    file.unlink()
+    try:
+        job = start_command(["bash", LOCAL_CLUSTER, "status"], env=second.env)
+        job.wait_until(lambda: "sleep" in children(job.pid))
+    finally:
+        file.write_text(number)
+    done = job.wait()
+    assert done.returncode == 0, done.stdout
+    assert "n3" in done.stdout
+
+
+def children(pid: int) -> list[str]:
+    numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [comm.read_text().strip() for number in numbers if (comm := Path(f"/proc/{number}/comm")).exists()]
+
+
 def test_a_lost_node_comes_back(second):
     second.script("lose", "n3")
     second.script("restore", "n3")
