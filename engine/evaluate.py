@@ -22,10 +22,10 @@ from engine.distributed.strategies import join
 from engine.evaluation.evaluator import evaluate
 from engine.faults.exit_status import run_entry_point
 from engine.graphs.scorer import Scorer
-from engine.training.loaders import evaluation_loader
+from engine.training.loaders import evaluation_loader, open_split, print_remarks
 from inception import network_from_weights
 from launch.environment import detect
-from pipelines import open_dataset, sample_path
+from pipelines.datasets.class_names import read_classes
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -36,6 +36,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--weights", required=True, help="a run's best.safetensors, one of its checkpoints, or its directory"
     )
     parser.add_argument("--data.path", dest="path", default="", help="dataset (default: the embedded sample)")
+    parser.add_argument("--data.train", dest="train", default="", help="training split that lies apart")
+    parser.add_argument(
+        "--data.val", dest="val", default="", help="validation split that lies apart: a folder, list, pattern"
+    )
+    parser.add_argument(
+        "--data.classes", dest="classes", help="file of class names, in the order of the network's outputs"
+    )
     parser.add_argument("--split", choices=["val", "train"], default="val", help="default: val")
     parser.add_argument("--data.backend", dest="backend", default=defaults.backend, help="what decodes (default: auto)")
     parser.add_argument(
@@ -68,22 +75,35 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     environment = detect()
     network, weights = network_from_weights(options.weights)
-    dataset = open_dataset(
-        options.path or sample_path(),
+    data = DataConfig(
+        path=options.path,
+        train=options.train,
+        val=options.val,
+        backend=options.backend,
+        workers=options.workers,
+        resolution=options.resolution,
+        on_error=options.on_error,
+    )
+    classes = read_classes(Path(options.classes).expanduser()) if options.classes else weights.metadata.get("classes")
+    dataset = open_split(
+        data,
         options.split,
-        classes=weights.metadata.get("classes"),
+        classes=classes,
         quarantine=options.quarantine,
         progress=environment.local_rank == 0,
     )
+    if environment.rank == 0:
+        print_remarks(dataset)
+        if classes is None:
+            print(
+                f"{options.weights} names no classes: its outputs are taken for those of {dataset.path}, in their order"
+            )
     if len(dataset.classes) != network.num_classes:
         raise ConfigError(
             f"{options.weights} tells {network.num_classes} classes apart and {dataset.path} has {len(dataset.classes)}"
         )
     communicator = join(environment, StrategyConfig())
     network.to(communicator.device).to(memory_format=torch.channels_last).eval()
-    data = DataConfig(
-        backend=options.backend, workers=options.workers, resolution=options.resolution, on_error=options.on_error
-    )
     scorer = Scorer(network, use_bf16(options.precision, communicator.device), options.flip).to(communicator.device)
     with evaluation_loader(data, dataset, network, options.batch_size, communicator) as loader:
         result = evaluate(scorer, loader, options.batch_size, communicator)

@@ -51,7 +51,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Predicts as the command line says, prints as it goes, and returns the exit status."""
     options = parse(arguments)
-    images = find_images(options.images)
+    images, passed_over = find_images(options.images)
+    if passed_over:
+        print(passed_over, file=sys.stderr, flush=True)
     device = choose_device(detect())
     model = open_model(options.weights, device, use_bf16(options.precision, device), options.resolution, options.trust)
     predictions = []

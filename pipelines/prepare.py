@@ -18,7 +18,9 @@ _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
 from pipelines.preparing.catalogue import Inputs
-from pipelines.preparing.preparation import MANIFEST, Form, Prepared, prepare
+from pipelines.preparing.output_directory import MANIFEST
+from pipelines.preparing.pieces import Form
+from pipelines.preparing.preparation import Prepared, prepare
 from pipelines.support.cores import usable_cores
 from pipelines.support.entry_point import DONE, Parser, run_entry_point
 from pipelines.support.errors import DataError

@@ -33,7 +33,7 @@ def load_config(arguments: Sequence[str]) -> Config:
     try:
         # The recipe is read first so that the other options override it wherever they stand on the line.
         given = parser.parse_args(list(arguments))
-        recipe = given.recipe or ("" if given.data.path else DEFAULT_RECIPE)
+        recipe = given.recipe or ("" if _names_data(given.data) else DEFAULT_RECIPE)
         base = Namespace()
         if recipe:
             base = parser.parse_object(_read_recipe(recipe))
@@ -42,7 +42,7 @@ def load_config(arguments: Sequence[str]) -> Config:
         raise ConfigError(_one_line(str(error))) from None
     merged.pop("recipe", None)
     config = Config(**vars(parser.instantiate(merged)))
-    if not config.data.path and _recipe_path(recipe) != _recipe_path(DEFAULT_RECIPE):
+    if not _names_data(config.data) and _recipe_path(recipe) != _recipe_path(DEFAULT_RECIPE):
         raise ConfigError(
             f"recipe {recipe} names no dataset: add --data.path DIR "
             f"(only the recipe {DEFAULT_RECIPE} means the embedded sample; it lies in {sample_path()})"
@@ -50,6 +50,10 @@ def load_config(arguments: Sequence[str]) -> Config:
     config.run.dir = config.run.dir or str(Path("runs") / (Path(recipe).stem or config.network.name))
     check_values(config)
     return config
+
+
+def _names_data(options: Any) -> bool:
+    return bool(options.path or options.train or options.val)
 
 
 def config_from_dict(tree: dict[str, Any]) -> Config:

@@ -37,7 +37,13 @@ class DataConfig:
     """The data and how it is read."""
 
     path: str = ""
-    """Dataset with a train and a val split, class folders, tar shards or FFCV files [path; empty: the embedded sample]."""
+    """Dataset with a train and a val split: class folders, tar shards, FFCV files or lists [path; empty: the embedded sample]."""
+    train: str = ""
+    """The training split where it lies apart: a folder, a list, a file or a pattern of shards [path; empty: in path]."""
+    val: str = ""
+    """The validation split where it lies apart [path; empty: in path]."""
+    classes: str | None = None
+    """File that names the classes in the order of their numbers, one a line [path; null: the order of their names]."""
     backend: Literal["auto", "native", "dali", "ffcv", "synthetic"] = "auto"
     """What decodes the images; auto: the fastest on this machine."""
     batch_size: int | Literal["auto"] = bounded(32, least=1, most=65536)

@@ -14,11 +14,12 @@ from torch import Tensor
 from engine.config.options import ConfigError
 from engine.inference.models import Model
 from pipelines import DataError, EvalPlan
+from pipelines.datasets.folders import images_below
+from pipelines.datasets.passed_over import PassedOver
+from pipelines.datasets.source import Aside
 from pipelines.decoding.decode import crop_resize, decode
 from pipelines.support.cores import usable_cores
 
-# What is taken from a folder; a file that is named itself is tried whatever it is called.
-SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"))
 WILDCARDS = frozenset("*?[")
 
 
@@ -47,18 +48,23 @@ class Prediction:
         return {"image": str(self.image), "predictions": guesses}
 
 
-def find_images(names: Iterable[str]) -> list[Path]:
-    """The files that the names stand for, each once, in order: files as they are, folders searched through, wildcards.
+def find_images(names: Iterable[str]) -> tuple[list[Path], PassedOver]:
+    """The files that the names stand for, each once, in order: files as they are, folders searched through, wildcards; and
+    what was passed over in folders, where training would pass it over too.
 
-    Raises ConfigError for a name that stands for nothing.
+    Raises ConfigError for a name that stands for nothing, or cannot be read.
     """
     found: dict[Path, None] = {}
+    aside = Aside.none()
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            try:
+                images = [path / name for name in images_below(path, "", aside)]
+            except OSError as error:
+                raise ConfigError(f"{error.filename or path} cannot be read: {error.strerror}") from None
             if not images:
-                raise ConfigError(f"no images in {path} (files named {', '.join(sorted(SUFFIXES))})")
+                raise ConfigError(f"no images in {path}, by their names (.jpg, .png, ...)")
         elif not path.exists() and WILDCARDS & set(name):
             matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob takes no absolute patterns)
             images = sorted(match for match in matches if match.is_file())
@@ -69,7 +75,7 @@ def find_images(names: Iterable[str]) -> list[Path]:
         else:
             raise ConfigError(f"there is no image {path}")
         found.update(dict.fromkeys(images))
-    return list(found)
+    return list(found), aside.passed_over
 
 
 def read_image(path: Path, size: int, crop_fraction: float) -> Tensor:

@@ -43,7 +43,14 @@ class RunState:
     def load_state_dict(self, state: dict[str, Any], where: Path) -> None:
         """Becomes what the checkpoint `where` holds. Raises ConfigError when it is of another run or dataset."""
         check_same_run(self._config, config_from_dict(state["config"]), where)
-        if state["metadata"]["classes"] != self.metadata["classes"] or state["dataset_size"] != self._images:
+        classes = state["metadata"]["classes"]
+        if classes != self.metadata["classes"] and sorted(classes) == sorted(self.metadata["classes"]):
+            file = where.parent / "classes.txt"
+            file.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8", errors="surrogateescape")
+            raise ConfigError(
+                f"{where} has the same classes as the dataset in another order: go on with --data.classes {file}"
+            )
+        if classes != self.metadata["classes"] or state["dataset_size"] != self._images:
             raise ConfigError(
                 f"{where} was trained on another dataset (classes or number of images): choose another --run.dir"
             )

@@ -9,7 +9,11 @@ def introduce(run: Run) -> None:
     config, communicator, say = run.config, run.communicator, run.monitor.say
     count = sum(parameter.numel() for parameter in run.network.parameters())
     ranks = f"{communicator.world_size} ranks, {run.parallelism.name}" if communicator.world_size > 1 else "1 process"
-    dataset = config.data.path or "the embedded sample (a part of CIFAR-10; --data.path names another dataset)"
+    dataset = (
+        config.data.train
+        or config.data.path
+        or "the embedded sample (a part of CIFAR-10; --data.path names another dataset)"
+    )
     say(
         f"training {run.network.name} ({count / 1e6:.2f} M parameters) on {dataset}: {len(run.loader.dataset):,} images "
         f"of {run.network.num_classes} classes, global batch {run.batching.global_batch}, {config.schedule.epochs} epochs"

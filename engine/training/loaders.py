@@ -1,27 +1,55 @@
 """From the data options of a run to datasets and loaders."""
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
 
 from engine.config.batching import Batching
-from engine.config.options import Config, DataConfig
+from engine.config.options import Config, ConfigError, DataConfig
 from engine.distributed.communicator import Communicator
 from inception.vocabulary.network import Network
-from pipelines import Dataset, EvalPlan, Loader, TrainPlan, build_loader, open_dataset, sample_path
+from pipelines import DataError, Dataset, EvalPlan, Loader, TrainPlan, build_loader, open_dataset, sample_path
+from pipelines.datasets.class_names import read_classes
 from pipelines.plan.augmentation import Augmentation
 from pipelines.support.cores import usable_cores
 
 
 def open_splits(options: DataConfig, progress: bool) -> tuple[Dataset, Dataset]:
     """The train and the val split, whose labels are positions in the train split's classes. Both are without what the
-    quarantine file names; with `progress`, how many images that is gets printed."""
-    path = options.path or sample_path()
-    train = open_dataset(path, "train", quarantine=options.quarantine, progress=progress)
-    val = open_dataset(
-        path, "val", classes=train.classes, quarantine=options.quarantine, shared=True, progress=progress
+    quarantine file names; with `progress`, how many images that is gets printed, and what was assumed or passed over."""
+    classes = read_classes(Path(options.classes).expanduser()) if options.classes else None
+    train = open_split(options, "train", classes=classes, quarantine=options.quarantine, progress=progress)
+    if len(train.classes) == 1 and classes is None:
+        raise DataError(
+            f"all {len(train):,} images of {train.path} are of one class, {train.classes[0]!r}, from which nothing can be "
+            f"learned: {'; '.join(train.remarks) or 'look at its folders'}. To train all the same, name the class in a file: "
+            "--data.classes FILE"
+        )
+    val = open_split(
+        options, "val", classes=train.classes, quarantine=options.quarantine, shared=True, progress=progress
     )
+    if progress:
+        print_remarks(train, val)
     if options.quarantine and progress:
         print(f"in quarantine: {train.quarantined} images of train, {val.quarantined} of val are left out")
     return train, val
+
+
+def open_split(options: DataConfig, split: Literal["train", "val"], **how: Any) -> Dataset:
+    """One split, from where it lies apart or of the dataset; how: what `open_dataset` takes."""
+    apart = {"train": options.train, "val": options.val}[split]
+    if apart:
+        return open_dataset(apart, split, alone=True, **how)
+    if not options.path and (options.train or options.val):
+        raise ConfigError(f"no {split} split: give --data.{split} as well, or --data.path")
+    return open_dataset(options.path or sample_path(), split, **how)
+
+
+def print_remarks(*datasets: Dataset) -> None:
+    """What was assumed of the splits and what was passed over, a line each."""
+    for dataset in datasets:
+        for remark in dataset.remarks:
+            print(f"{dataset.split}: {remark}", flush=True)
 
 
 def training_loader(

@@ -43,6 +43,8 @@ def _split_json(checkup: Checkup, name: str, split: Split) -> dict:
     counts = class_counts(split)
     return {
         "images": len(split.records),
+        "remarks": split.dataset.remarks,
+        "passed_over": split.dataset.passed_over,
         "conditions": {
             kind_name(condition): [
                 {"name": split.dataset.short_name(position), "reason": split.reasons.get(position, "")}
@@ -100,6 +102,7 @@ def to_text(checkup: Checkup) -> str:
     lines: list[str] = []
     for name, split in checkup.splits.items():
         lines += [f"{name}: {len(split.records):,} images, {len(split.dataset.classes):,} classes"]
+        lines += [f"  {remark}" for remark in split.dataset.remarks]
         for condition in Condition:
             positions = split.having(condition)
             if len(positions):

@@ -114,16 +114,15 @@ class Tables:
 
     def sizes(self, places: np.ndarray) -> np.ndarray:
         """int64 (n,): the bytes at each place; DataError when the file does not hold them all."""
-        table = self._allocations
+        table, wrong = self._allocations, f"{self.file} does not hold all that its tables name; write it again"
+        if not len(table):
+            raise DataError(wrong)
         rows = np.minimum(np.searchsorted(table["ptr"], places), len(table) - 1)
-        found = table["size"][rows].astype(np.int64)
-        if (
-            not len(table)
-            or (table["ptr"][rows] != places).any()
-            or (places + found.astype(np.uint64) > self.size).any()
-        ):
-            raise DataError(f"{self.file} does not hold all that its tables name; write it again")
-        return found
+        found, size = table["size"][rows], np.uint64(self.size)
+        there = (table["ptr"][rows] == places) & (places <= size)
+        if not (there & (found <= size - np.minimum(places, size))).all():  # sums could overflow
+            raise DataError(wrong)
+        return found.astype(np.int64)
 
     def forget_sizes(self) -> None:
         """Free the table of sizes, which only listing needs."""
@@ -131,14 +130,13 @@ class Tables:
 
 
 class Beton(Source):
-    """PATH/<split>.beton. Samples are named by their number in it; raw pixels read as a PPM file."""
+    """One split's file. Samples are named by their number in it; raw pixels read as a PPM file."""
 
     kind, separator = "beton", ":"
 
-    def __init__(self, path: Path, split: str) -> None:
-        super().__init__(path, split)
-        self.groups = [f"{split}.beton"]
-        self.path = path / self.groups[0]
+    def __init__(self, file: Path, split: str) -> None:
+        super().__init__(file.parent, split)
+        self.groups, self.path = [file.name], file
         self.tables = Tables(self.path)
         self._classes = self._read_classes()
 
@@ -192,7 +190,7 @@ class Beton(Source):
             raise DataError(
                 f"{self.path} holds label {label}, but {classes_file(self.path)} names {len(self._classes)} classes"
             )
-        return self._classes[label]
+        return f"{label}\t{self._classes[label]}"
 
     def file(self, group: int, name: str) -> str:
         return str(self.path)

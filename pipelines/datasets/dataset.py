@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.datasets.class_names import name_classes
 from pipelines.datasets.files import Located, OpenFile, read_at, retried
-from pipelines.datasets.forms import find_source
+from pipelines.datasets.forms import SPLITS, find_source, source_at
 from pipelines.datasets.image_headers import Flag, Header, probe_bytes
 from pipelines.datasets.index import Index, open_index
+from pipelines.datasets.passed_over import PassedOver
 from pipelines.datasets.source import Source
 from pipelines.support.errors import DataError, nearest
-
-SPLITS = ("train", "val")
 
 
 def sample_path() -> str:
@@ -28,25 +28,30 @@ def open_dataset(
     path: str | os.PathLike,
     split: str,
     *,
+    alone: bool = False,
     classes: Sequence[str] | None = None,
     quarantine: str | os.PathLike | None = None,
     shared: bool = False,
     progress: bool = True,
     renew: bool = False,
 ) -> "Dataset":
-    """Open one split ("train" or "val") of class folders, tar shards or an FFCV file, indexing it on first use.
+    """Open one split ("train" or "val") of class folders, tar shards, an FFCV file or a list, indexing it on first use.
 
-    Recognises PATH/split/<class>/*.jpg, PATH/split/*.tar and PATH/split-*.tar (WebDataset's layout), and PATH/split.beton
-    (FFCV's). classes: the class names that labels are positions in, such as the training split's; by default the split's
-    own, sorted. quarantine: a file of sample names to leave out, one a line; a name may begin with its split ("val/..."), and
-    names of another split are passed over. shared: the file serves both splits, so that names that do not tell their split are
-    the training split's. renew: read every image's header again, whatever an index says of it. DataError says what is wrong
-    with any of it.
+    path: the dataset's folder, in any of the forms of docs/data.md; alone: it is the split itself, perhaps as a pattern of
+    shards. classes: the class names that labels are positions in, such as the training split's; by default the split's
+    own. quarantine: a file of sample names to leave out, one a line; a name may begin with its split ("val/..."), and names of
+    another split are passed over. shared: the file serves both splits, so that names that do not tell their split are the
+    training split's. renew: read every image's header again, whatever an index says of it. DataError says what is wrong with
+    any of it.
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}{nearest(split, SPLITS)}; choose from {', '.join(SPLITS)}")
-    root = Path(path).expanduser().resolve()
-    source = find_source(root, split)
+    if alone:
+        source = source_at(os.fspath(path), split)
+        root = source.root
+    else:
+        root = Path(path).expanduser().resolve()
+        source = find_source(root, split)
     index = open_index(source, root, progress, renew)
     return Dataset(source, index, classes, quarantine, shared)
 
@@ -65,8 +70,10 @@ class Dataset:
     ) -> None:
         self.path, self.split = str(source.root), source.split
         self.source, self._index = source, index
-        self.classes = _sorted_names(index.classes) if classes is None else tuple(classes)
-        self._labels = self._label_table()
+        named = name_classes(index.classes, f"{self.path} ({self.split})", classes)
+        self.classes, self._assumed = named.order, named.remarks
+        position = {name: number for number, name in enumerate(self.classes)}
+        self._labels = np.array([position[name] for name in named.names], np.int64)
         self._excluded = self._read_quarantine(Path(quarantine), shared) if quarantine else np.empty(0, np.int64)
         # Excluded entry k stands before position excluded[k] - k: what positions are moved by.
         self._shifts = self._excluded - np.arange(len(self._excluded))
@@ -81,6 +88,18 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self._index.entries) - len(self._excluded)
+
+    @property
+    def passed_over(self) -> PassedOver:
+        """What lies with the samples and is none, or cannot be one."""
+        found = PassedOver(self.source.passed_over)
+        found.join(self._index.passed_over)
+        return found
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was assumed of the data, and what of it was passed over: a line each."""
+        return [*self.source.remarks, *self._assumed, *filter(None, [str(self.passed_over)])]
 
     @property
     def quarantined(self) -> int:
@@ -230,18 +249,6 @@ class Dataset:
             raise IndexError(f"sample {index} is outside a dataset of {len(self)}")
         return int(self._entries(np.array([index]))[0])
 
-    def _label_table(self) -> NDArray[np.int64]:
-        """The position in `classes` of each class as the index numbers them."""
-        position = {name: number for number, name in enumerate(self.classes)}
-        unknown = [name for name in self._index.classes if name not in position]
-        if unknown:
-            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            raise DataError(
-                f"{self.path} ({self.split}) holds class {unknown[0]!r}{more}, which is not among the {len(position)} "
-                f"expected classes{nearest(unknown[0], position)}; remove it or train with it"
-            )
-        return np.array([position[name] for name in self._index.classes], np.int64)
-
     def _read_quarantine(self, file: Path, shared: bool) -> NDArray[np.int64]:
         """Entries to leave out, sorted."""
         try:
@@ -281,10 +288,3 @@ class Dataset:
                 hint = f" (nearest: {name.removesuffix(member)}{close[0]})" if close else ""
                 raise DataError(f"{file}, line {number}: no sample {name!r} in {self.path}{hint}")
         return [entry_of[member] for _, _, member in members]
-
-
-def _sorted_names(names: Sequence[str]) -> tuple[str, ...]:
-    """In alphabetical order; names that are all numbers in numerical order, so that class "10" follows "9"."""
-    if all(name.isdecimal() for name in names):
-        return tuple(sorted(names, key=int))
-    return tuple(sorted(names))

@@ -1,47 +1,230 @@
-"""The forms that a dataset may have, and how they are recognised: class folders, tar shards, FFCV's files."""
+"""The forms that a dataset may have, and how they are recognised: class folders, tar shards, FFCV's files, lists."""
 
 import os
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pipelines.datasets.beton import Beton
-from pipelines.datasets.folders import Folders
+from pipelines.datasets.folders import Folders, class_folders
+from pipelines.datasets.image_names import INDEX, is_image, kind_of, left_behind
+from pipelines.datasets.lists import ENDINGS as LIST_ENDINGS
+from pipelines.datasets.lists import Listed, find_list, list_names
+from pipelines.datasets.passed_over import PassedOver
+from pipelines.datasets.patterns import expanded, is_pattern, missing_numbers
 from pipelines.datasets.shards import Shards
 from pipelines.datasets.source import Source
 from pipelines.support.errors import DataError, nearest
 
+SPLITS = ("train", "val")
+HELD_OUT = 0.1  # share of each class that is the val split where a dataset has no splits
+# What a split may be called, the first that is there.
+_CALLED = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test", "testing")}
+_BETONS = (".beton", ".ffcv")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
+# Where Kaggle's archive of ImageNet has its splits.
+_KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+# What preparation and indexing leave beside the data.
+_OURS = re.compile(r"manifest\.json|checksums\.xxh128|.*\.(beton|ffcv)\.json|readme\.md|license(\.\w+)?", re.IGNORECASE)
+
+
+class NoSplit(DataError):
+    """A dataset lacks a split."""
+
 
 def find_source(path: Path, split: str) -> Source:
-    """The source of PATH/split/<class>/*, PATH/split/*.tar, PATH/split-*.tar or PATH/split.beton; DataError when there
-    is none."""
+    """The source of a split ("train" or "val") of the dataset in a folder; DataError when there is none, or more than one.
+
+    docs/data.md has the table of forms.
+    """
     if not path.exists():
         raise DataError(f"data directory {path} does not exist")
     if not path.is_dir():
         raise DataError(
-            f"{path} is no directory; give the one that holds '{split}' (class folders, tar shards or a .beton)"
+            f"{path} is no directory; give the one that holds '{split}' (class folders, tar shards, FFCV's files or a list), "
+            f"or the split itself by --data.{split}"
         )
-    below = path / split
-    beside = sorted(entry.name for entry in path.glob(f"{split}-*.tar"))
-    inside = sorted(entry.name for entry in below.glob("*.tar"))
-    beton = (path / f"{split}.beton").is_file()
-    classes: list[str] = []
-    if below.is_dir():
-        classes = sorted(entry.name for entry in os.scandir(below) if entry.is_dir() and not entry.name.startswith("."))
-    forms = {f"{split}-*.tar": beside, f"{split}/*.tar": inside, "folders": classes, f"{split}.beton": beton}
-    found = [what for what, there in forms.items() if there]
-    if len(found) > 1:
-        raise DataError(f"{path} holds the '{split}' split more than once ({' and '.join(found)}); keep one of them")
-    if beton:
-        return Beton(path, split)
-    if beside:
-        return Shards(path, split, beside)
-    if inside:
-        return Shards(below, split, inside)
-    if classes:
-        return Folders(below, split, classes)
-    if below.is_dir():
-        raise DataError(f"{below} holds no class folders and no tar shards; expected {split}/<class>/*.jpg")
-    entries = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
-    raise DataError(
-        f"no '{split}' split in {path}: expected {split}/<class>/*.jpg, {split}/*.tar, {split}-*.tar or {split}.beton"
-        + (nearest(split, entries) if entries else "; the directory is empty")
+    try:
+        return _found(path, split)
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror}") from None
+
+
+def splits_in(path: Path) -> list[str]:
+    """Which of "train" and "val" a dataset has; DataError when it has neither, or one of them makes no sense."""
+    found, reason = [], ""
+    for split in SPLITS:
+        try:
+            find_source(path, split)
+            found.append(split)
+        except NoSplit as error:
+            reason = reason or str(error)
+    if not found:
+        raise DataError(f"{path} holds neither a train nor a val split: {reason}")
+    return found
+
+
+def source_at(where: str, split: str) -> Source:
+    """The source of a split that `where` names itself: a folder of class folders or shards, a shard, a pattern of shards
+    ("imagenet-train-{0000..1023}.tar", "*.tar"), an FFCV file, or a list of paths and labels."""
+    path = Path(where).expanduser().absolute()
+    try:
+        if is_pattern(where) and not path.exists():
+            return _of_pattern(path, split)
+        if not path.exists():
+            raise DataError(f"{path} does not exist")
+        if path.is_file():
+            return _of_file(path, split)
+        return _of_folder(path, split, path.name, path.parent)
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror}") from None
+
+
+def _found(path: Path, split: str) -> Source:
+    top = next((path / below for below in _KAGGLE if (path / below).is_dir()), path)
+    names = sorted(os.listdir(top))  # noqa: PTH208  # names are all that is wanted
+    for called in _CALLED[split]:
+        forms = _forms(top, names, called, split)
+        if len(forms) > 1:
+            raise DataError(
+                f"{top} holds the '{called}' split more than once ({' and '.join(forms)}); keep one of them"
+            )
+        for make in forms.values():
+            source = make()
+            if called != split:
+                source.remarks.append(f"the {split} split is what {top} calls '{called}'")
+            if split == "train":
+                source.passed_over.join(_beside(top, names))
+            return source
+    if not any(_forms(top, names, called, split) for calls in _CALLED.values() for called in calls):
+        classes, passed_over = class_folders(top)
+        whole = Folders(top, split, classes, HELD_OUT)
+        whole.passed_over = passed_over
+        if len(classes) > 1 and all(map(whole.holds_images, classes)):
+            whole.remarks.append(
+                f"{top} has no splits: {HELD_OUT:.0%} of each class, chosen by the images' names, are the val split"
+            )
+            return whole
+    visible = [name for name in names if not name.startswith(".")]
+    packed = next((name for name in visible if name.lower().endswith(_COMPRESSED)), "")
+    expected = ", ".join(f"{split}{form}" for form in ("/<class>/*.jpg", "/*.tar", "-*.tar", ".beton"))
+    raise NoSplit(
+        f"no '{split}' split in {top}: expected {expected} or {split}.csv"
+        + (
+            f"; {packed} is compressed: unpack it"
+            if packed
+            else nearest(split, visible)
+            if visible
+            else "; the directory is empty"
+        )
     )
+
+
+def _forms(top: Path, names: list[str], called: str, split: str) -> dict[str, Callable[[], Source]]:
+    """What makes a source of each form in which a folder holds the split of that name."""
+    forms: dict[str, Callable[[], Source]] = {}
+    folder = next((name for name in names if name.lower() == called and (top / name).is_dir()), "")
+    shards = [name for name in names if _is_of(name, called, (".tar",))]
+    for name in names:
+        if _is_of(name, called, _BETONS):
+            forms[name] = partial(Beton, top / name, split)
+    if shards:
+        forms[f"{called}-*.tar"] = partial(_of_shards, top, split, shards, f"--data.{split}")
+    if folder:
+        forms[f"{folder}/"] = partial(_of_folder, top / folder, split, called, top)
+    elif not forms:
+        forms |= {name: partial(Listed, top / name, split) for name in names if name.lower() in list_names(called)}
+    return forms
+
+
+def _is_of(name: str, called: str, endings: tuple[str, ...]) -> bool:
+    """Whether a file's name holds a split's name as a word: "imagenet1k-train-0000.tar", "train_500_0.50_90.ffcv"."""
+    lower = name.lower()
+    ending = next((ending for ending in endings if lower.endswith(ending)), None)
+    return ending is not None and bool(re.fullmatch(rf"(.*[^a-z0-9])?{called}([^a-z].*)?", lower.removesuffix(ending)))
+
+
+def _of_shards(root: Path, split: str, names: list[str], option: str) -> Shards:
+    """Shards of one set, with a remark when their numbers have gaps."""
+    sets = sorted({re.sub(r"\d+", "*", name) for name in names})
+    if len(sets) > 1:
+        raise DataError(
+            f"{root} holds several sets of shards ({', '.join(sets[:3])}); choose one: {option} '{root / sets[0]}'"
+        )
+    source = Shards(root, split, sorted(names))
+    if missing := missing_numbers(names):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        source.remarks.append(f"the shards' numbers have gaps: {missing[0]}{more} is not there")
+    return source
+
+
+def _of_folder(folder: Path, split: str, called: str, top: Path) -> Source:
+    """Of a folder that is a split."""
+    names = sorted(os.listdir(folder))  # noqa: PTH208
+    shards = [name for name in names if name.lower().endswith(".tar") and not left_behind(name)]
+    classes, passed_over = class_folders(folder)
+    if shards:
+        if any(is_image(name) for name in names):
+            raise DataError(f"{folder} holds tar shards and images; keep one of them")
+        source: Source = _of_shards(folder, split, shards, f"--data.{split}")
+        source.passed_over.join(_but(passed_over, ".tar"))
+        return source
+    flat = any(is_image(name) and not left_behind(name) for name in names)
+    if (not classes or [name.lower() for name in classes] == ["images"] or flat) and (
+        file := find_list(folder, top, called, split)
+    ):
+        return Listed(file, split, [folder, *(folder / name for name in classes)], folder)
+    if classes:
+        source = Folders(folder, split, classes)
+        source.passed_over = passed_over
+        return source
+    raise DataError(
+        f"{folder} holds images, but no class folders and no list of their labels ({called}.csv: path,label)"
+        if flat
+        else f"{folder} holds no class folders and no tar shards; expected {called}/<class>/*.jpg"
+    )
+
+
+def _but(passed_over: PassedOver, kind: str) -> PassedOver:
+    return PassedOver({what: found for what, found in passed_over.items() if what != kind})
+
+
+def _of_file(file: Path, split: str) -> Source:
+    ending = file.suffix.lower()
+    if ending == ".tar":
+        return Shards(file.parent, split, [file.name])
+    if ending in _BETONS:
+        return Beton(file, split)
+    if ending in LIST_ENDINGS:
+        return Listed(file, split)
+    raise DataError(f"{file} is no dataset: expected a .tar, a .beton or .ffcv, a list (.csv, .tsv, .txt), or a folder")
+
+
+def _of_pattern(pattern: Path, split: str) -> Source:
+    files = expanded(pattern)
+    if len(files) == 1:
+        return _of_file(files[0], split)
+    others = [file for file in files if file.suffix.lower() != ".tar"]
+    if others:
+        raise DataError(f"{pattern} names {others[0].name}, which is no tar shard; only of shards there may be several")
+    root = Path(os.path.commonpath([file.parent for file in files]))
+    return Shards(root, split, [str(file.relative_to(root)) for file in files])
+
+
+def _beside(top: Path, names: list[str]) -> PassedOver:
+    """What lies beside the splits and belongs to none of them."""
+    found = PassedOver()
+    calls = [[called for called in _CALLED[split] if _forms(top, names, called, split)] for split in SPLITS]
+    used = [called for of_split in calls for called in of_split[:1]]
+    for name in names:
+        if name == INDEX or _OURS.fullmatch(name):
+            continue
+        of_split = any(name.lower() == called or _is_of(name, called, (".tar", *_BETONS)) for called in used)
+        if of_split or any(name.lower() in list_names(called) for called in used):
+            continue
+        folder = (top / name).is_dir() and not left_behind(name)
+        found.add(
+            "folder beside the splits" if folder else kind_of(name) if not is_image(name) else "image in no split", name
+        )
+    return found

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.datasets.image_names import suffix
+from pipelines.datasets.image_names import is_image, kind_of, left_behind, suffix
 from pipelines.datasets.source import Found, Source
+from pipelines.datasets.tar_files import File, list_files
 from pipelines.support.errors import DataError, nearest
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 _WORDNET_ID = re.compile(r"n\d{8}")
-_CUT_OFF = "is cut off or damaged: {reason}; copy it again and compare its checksum with the one where it came from"
 
 
 class Archive(Source):
@@ -49,22 +49,9 @@ class Archive(Source):
         for place, size in sorted(ranges):
             os.posix_fadvise(self.opened(0, "").descriptor, place, size, os.POSIX_FADV_WILLNEED)
 
-    def _members(self, start: int, end: int) -> Iterator[tarfile.TarInfo]:
-        """The files of the tar that lies between two offsets of the file, with offsets in the whole file."""
-        try:
-            with self.root.open("rb") as file, tarfile.open(fileobj=_Part(file, start, end), mode="r:") as archive:
-                while (member := archive.next()) is not None:
-                    archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
-                    member.offset_data += start
-                    if member.offset_data + member.size > end:
-                        raise tarfile.ReadError(f"{member.name} goes on beyond its end")
-                    if member.isreg():
-                        yield member
-                tail = archive.offset  # tarfile takes a file that ends where a header may begin for complete
-                if end - start < tail + tarfile.BLOCKSIZE:
-                    raise tarfile.ReadError("its end mark is missing")
-        except (tarfile.TarError, EOFError) as error:
-            raise DataError(f"{self.root} {_CUT_OFF.format(reason=error)}") from None
+    def _files(self, start: int, end: int) -> list[File]:
+        """The files of the tar that lies between two offsets of the file."""
+        return list_files(self.root, self._aside.passed_over, start, end)
 
 
 class TrainArchive(Archive):
@@ -74,9 +61,7 @@ class TrainArchive(Archive):
 
     def __init__(self, file: Path) -> None:
         super().__init__(file, "train")
-        self._parts = sorted(
-            (member.name, member.offset_data, member.size) for member in self._members(0, self.root.stat().st_size)
-        )
+        self._parts = sorted((file.name, file.place, file.size) for file in self._files(0, self.root.stat().st_size))
         self.groups = [name for name, _, _ in self._parts]
         wrong = [name for name in self.groups if not _WORDNET_ID.fullmatch(name.removesuffix(".tar"))]
         if wrong:
@@ -93,9 +78,12 @@ class TrainArchive(Archive):
     def samples(self, group: int) -> Iterator[Found]:
         name, start, size = self._parts[group]
         count = 0
-        for member in self._members(start, start + size):
+        for file in self._files(start, start + size):
+            if not is_image(file.name) or left_behind(file.name.rpartition("/")[2]):
+                self._aside.passed_over.add(kind_of(file.name), f"{name}:{file.name}")
+                continue
             count += 1
-            yield Found(member.name, name.removesuffix(".tar"), member.offset_data, member.size)
+            yield Found(file.name, name.removesuffix(".tar"), file.place, file.size)
         if not count:
             raise DataError(f"{self.root}: {name} holds no images")
 
@@ -111,41 +99,17 @@ class ValArchive(Archive):
         self._labels = labels
 
     def samples(self, group: int) -> Iterator[Found]:
-        for member in self._members(0, self.root.stat().st_size):
-            name = member.name.rpartition("/")[2]
+        for file in self._files(0, self.root.stat().st_size):
+            name = file.name.rpartition("/")[2]
             if suffix(name) == "tar":
                 raise DataError(f"{self.root} holds {name!r}, no image; is it ILSVRC2012_img_val.tar?")
+            if not is_image(name) or left_behind(name):
+                self._aside.passed_over.add(kind_of(file.name), file.name)
+                continue
             label = self._labels.get(name.rpartition(".")[0])
             if label is None:
                 raise DataError(f"{self.root}: the validation labels do not name {name!r}")
-            yield Found(name, label, member.offset_data, member.size)
-
-
-class _Part(io.RawIOBase):
-    """A part of a file as a file of its own."""
-
-    def __init__(self, file: io.BufferedReader, start: int, end: int) -> None:
-        self._file, self._start, self._size, self._at = file, start, end - start, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer) -> int:  # type: ignore[override]
-        self._file.seek(self._start + self._at)
-        data = self._file.read(min(len(buffer), max(self._size - self._at, 0)))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+            yield Found(name, label, file.place, file.size)
 
 
 def read_labels(file: Path) -> dict[str, str]:

@@ -27,8 +27,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pipelines.datasets.image_headers import Flag, Header
+from pipelines.datasets.image_names import INDEX
 from pipelines.datasets.index_writing import VERSION, write_index, write_rows
 from pipelines.datasets.indexing import ENTRY, Part, made_part
+from pipelines.datasets.passed_over import PassedOver
 from pipelines.datasets.source import Aside, Found, Source
 from pipelines.support.cache import user_cache
 from pipelines.support.errors import DataError
@@ -39,14 +41,14 @@ from pipelines.support.locks import machine_lock
 class Index:
     """entries: memory-mapped structured array (n,) of `ENTRY`, in which a change is this process's own; classes: names by
     label; starts: int64 (groups + 1,), where each group's entries begin; unreadable: how many samples no decoder could
-    read; passed_over: how many files were left out, by what they are."""
+    read; passed_over: what was left out."""
 
     directory: Path
     entries: np.ndarray
     classes: list[str]
     starts: np.ndarray
     unreadable: int
-    passed_over: dict[str, int]
+    passed_over: PassedOver
     _meta: dict[str, Any]
     _names: mmap.mmap
     _in_use: BinaryIO
@@ -95,8 +97,10 @@ class Index:
         entries["name"] -= begin
         entries["group"] = number
         names = self._names[begin : self._names.find(b"\0", last) + 1]
-        beside = self._meta["beside"].get(self._meta["state"][group][0], ({}, {}))
-        return Part(number, entries, names, [self.classes[label] for label in used]), Aside(*beside)
+        folders, passed_over = self._meta["beside"].get(self._meta["state"][group][0], ({}, {}))
+        return Part(number, entries, names, [self.classes[label] for label in used]), Aside(
+            folders, PassedOver(passed_over)
+        )
 
 
 def open_index(source: Source, data: Path, progress: bool, renew: bool = False) -> Index:
@@ -136,7 +140,7 @@ def _stem(source: Source) -> str:
 
 
 def _homes(data: Path) -> list[Path]:
-    return [data / ".index", user_cache() / f"{data.name}-{sha256(os.fsencode(data)).hexdigest()[:12]}"]
+    return [data / INDEX, user_cache() / f"{data.name}-{sha256(os.fsencode(data)).hexdigest()[:12]}"]
 
 
 def _writable(homes: list[Path]) -> Path:
@@ -182,10 +186,9 @@ def _load(directory: Path) -> Index | None:
             names = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if len(entries) != meta["count"] or len(names) != meta["names"]:
             raise ValueError("its files are cut off")
-        passed_over: dict[str, int] = {}
-        for _, counts in meta["beside"].values():
-            for what, count in counts.items():
-                passed_over[what] = passed_over.get(what, 0) + count
+        passed_over = PassedOver()
+        for _, beside in meta["beside"].values():
+            passed_over.join(beside)
         starts = np.array(meta["starts"], np.int64)
     except FileNotFoundError:
         return None
@@ -277,7 +280,7 @@ def record_index(
 def _as_parts(source: Source, rows: Iterable[tuple[int, list[tuple[Found, Header | None]] | None]]) -> Iterator:
     for group, samples in rows:
         if samples is None:
-            yield group, Aside({}, {})
+            yield group, Aside.none()
         elif samples:
             modified = os.stat(source.file(group, samples[0][0].name)).st_mtime_ns  # noqa: PTH116  # a shard's
             yield group, made_part(group, [(found, modified, header) for found, header in samples])

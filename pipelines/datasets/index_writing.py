@@ -84,8 +84,7 @@ def _with_known(source: Source, known: dict[int, tuple[Part, Aside]], progress: 
             if group in known:
                 yield from ((group, part) for part in known[group])
                 continue
-            folders: dict[str, int] = {}
-            passed_over: dict[str, int] = {}
+            aside = Aside.none()
             before = count
             for position, found in read:
                 if isinstance(found, Part):
@@ -93,14 +92,13 @@ def _with_known(source: Source, known: dict[int, tuple[Part, Aside]], progress: 
                     bar.update(task, done=f"{count:,} images")
                     yield group, found
                     continue
-                folders |= found.folders
-                for what, number in found.passed_over.items():
-                    passed_over[what] = passed_over.get(what, 0) + number
+                aside.folders.update(found.folders)
+                aside.passed_over.join(found.passed_over)
                 if position == ends[group]:
                     break
             if count == before:
                 source.check()  # says which groups are empty, and what to do
-            yield group, Aside(folders, passed_over)
+            yield group, aside
             bar.update(task, advance=1)
 
 
@@ -120,7 +118,7 @@ class _Writer:
                 self._write(part)
                 continue
             starts.append(self._count)
-            if part != Aside({}, {}):
+            if part != Aside.none():
                 beside[self._source.groups[group]] = part
         return {
             "version": VERSION,

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.datasets.files import OPEN, OpenFile, read_at, retried
 from pipelines.datasets.image_headers import Header, ReadAt
+from pipelines.datasets.passed_over import PassedOver
 from pipelines.support.errors import DataError
 
 
@@ -26,10 +27,15 @@ class Found(NamedTuple):
 
 class Aside(NamedTuple):
     """What lies beside samples. folders: when each folder below a group was modified (ns), which `Source.state` does not
-    cover; passed_over: how many files were left out, by what they are (".jfif", "hidden")."""
+    cover; passed_over: what was left out."""
 
     folders: dict[str, int]
-    passed_over: dict[str, int]
+    passed_over: PassedOver
+
+    @classmethod
+    def none(cls) -> "Aside":
+        """Nothing, yet."""
+        return cls({}, PassedOver())
 
 
 class Piece(NamedTuple):
@@ -42,7 +48,8 @@ class Piece(NamedTuple):
 
 class Source(ABC):
     """One split's files. groups: names of class folders or shards, sorted; own_files: whether each sample is a file of its
-    own, and not a part of its group's."""
+    own, and not a part of its group's; remarks: what was assumed in finding it, a line each; passed_over: what lies beside the
+    groups."""
 
     kind: str
     groups: list[str]
@@ -52,7 +59,9 @@ class Source(ABC):
 
     def __init__(self, root: Path, split: str) -> None:
         self.root, self.split = root, split
-        self._aside = Aside({}, {})
+        self.remarks: list[str] = []
+        self.passed_over = PassedOver()
+        self._aside = Aside.none()
         weakref.finalize(self, OPEN.forget, str(root))
 
     @abstractmethod
@@ -116,5 +125,5 @@ class Source(ABC):
 
     def aside(self) -> Aside:
         """What listing samples showed beside them, since this was last asked."""
-        taken, self._aside = self._aside, Aside({}, {})
+        taken, self._aside = self._aside, Aside.none()
         return taken

@@ -7,7 +7,8 @@ class folder, and without a dot in its stem, which WebDataset takes for the end 
 import json
 import mmap
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,14 +16,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.datasets.forms import find_source
+from pipelines.datasets.class_names import name_classes
+from pipelines.datasets.forms import SPLITS, find_source, splits_in
 from pipelines.datasets.imagenet import open_train, open_val
+from pipelines.datasets.passed_over import PassedOver
 from pipelines.datasets.source import Found, Source
-from pipelines.support.errors import DataError, nearest
+from pipelines.support.errors import DataError
 from pipelines.support.progress import progress_bar
 from pipelines.support.work_sharing import Team
 
-SPLITS = ("train", "val")
+# Characters that end a line, or do worse, in lists of names.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ENTRY = np.dtype(
     [
         ("place", "<u8"),  # byte offset in an archive or shard; 0 for a file
@@ -49,16 +53,7 @@ class Inputs:
             return [split for split in SPLITS if getattr(self, split) is not None]
         if not self.path.is_dir():
             raise DataError(f"{self.path} is no directory" if self.path.exists() else f"{self.path} does not exist")
-        found = [split for split in SPLITS if _holds(self.path, split)]
-        if not found:
-            raise DataError(
-                f"{self.path} holds neither a train nor a val split: expected train/<class>/*.jpg or train-*.tar"
-            )
-        return found
-
-
-def _holds(path: Path, split: str) -> bool:
-    return (path / split).is_dir() or (path / f"{split}.beton").is_file() or any(path.glob(f"{split}-*.tar"))
+        return splits_in(self.path)
 
 
 @cache
@@ -74,25 +69,28 @@ def open_source(inputs: Inputs, split: str) -> Source:
 
 
 class Sample(NamedTuple):
-    """One sample. group, name, place, size: where its source has it; label: its class; output: its name
-    in the output, "class/file"."""
+    """One sample. group, name, place, size: where its source has it; label, number: its class; output: its name in the
+    output, "class/file"."""
 
     group: int
     name: str
     place: int
     size: int
     label: str
+    number: int
     output: str
 
 
 class Catalogue:
     """A split's samples by position, memory-mapped. classes: names by label; counts: int64 (classes,) samples of each;
-    bytes: of all samples."""
+    bytes: of all samples; passed_over: what the input holds beside them; remarks: what was assumed, a line each."""
 
     def __init__(self, directory: Path, split: str) -> None:
         description = json.loads((directory / f"{split}.json").read_text())
         self.split = split
         self.classes: list[str] = description["classes"]
+        self.passed_over = PassedOver(description["passed_over"])
+        self.remarks: list[str] = description["remarks"]
         self._entries = np.memmap(directory / f"{split}.entries", _ENTRY, "r")
         with (directory / f"{split}.names").open("rb") as file:
             self._names = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -114,53 +112,56 @@ class Catalogue:
             middle = self._names.find(b"\0", start)
             end = self._names.find(b"\0", middle + 1)
             name, output = os.fsdecode(self._names[start:middle]), os.fsdecode(self._names[middle + 1 : end])
-            yield Sample(group, name, place, size, self.classes[label], output)
+            yield Sample(group, name, place, size, self.classes[label], label, output)
 
 
-def build_catalogue(team: Team, inputs: Inputs, split: str, directory: Path) -> None:
-    """List a split's groups in parallel and write its catalogue to the directory."""
+def build_catalogue(
+    team: Team, inputs: Inputs, split: str, directory: Path, expected: Sequence[str] | None = None
+) -> None:
+    """List a split's groups in parallel and write its catalogue to the directory; expected: the classes by number, when
+    another split settles them. DataError when it holds others."""
     source = open_source(inputs, split)
     source.check()
     groups = len(source.groups)
     listed: list[list[Found]] = [[] for _ in range(groups)]
+    passed_over = PassedOver(source.passed_over)
     with progress_bar(f"Listing {split}", groups) as advance:
-        for group, found in team.run(_list_group, [(inputs, split, group) for group in range(groups)]):
+        for group, (found, beside) in team.run(_list_group, [(inputs, split, group) for group in range(groups)]):
             listed[group] = found
+            passed_over.join(beside)
             advance(1)
+    if not any(listed):
+        raise DataError(f"{source.root} holds no images of the {split} split")
     labels = sorted({found.label for rows in listed for found in rows})
-    for label in labels:
-        _check_class(label, source)
-    number_of = {label: number for number, label in enumerate(labels)}
+    classes = name_classes(labels, f"{source.root} ({split})", expected)
+    for name in classes.names:
+        _check_class(name, source)
+    place = {name: number for number, name in enumerate(classes.order)}
+    name_of = dict(zip(labels, classes.names))
     names, rows, name_bytes = _Names(split), [], 0
     with (directory / f"{split}.names").open("wb") as file:
         for group, members in enumerate(listed):
             for found in members:
-                name = os.fsencode(found.name) + b"\0" + os.fsencode(names.output(found)) + b"\0"
-                rows.append((found.place, found.size, name_bytes, group, number_of[found.label]))
-                name_bytes += file.write(name)
+                label = name_of[found.label]
+                both = os.fsencode(found.name) + b"\0" + os.fsencode(names.output(found.name, label)) + b"\0"
+                rows.append((found.place, found.size, name_bytes, group, place[label]))
+                name_bytes += file.write(both)
     np.array(rows, _ENTRY).tofile(directory / f"{split}.entries")
-    (directory / f"{split}.json").write_text(json.dumps({"classes": labels}))
+    remarks = [*source.remarks, *classes.remarks, *filter(None, [str(passed_over)])]
+    description = {"classes": classes.order, "passed_over": passed_over, "remarks": remarks}
+    (directory / f"{split}.json").write_text(json.dumps(description))
 
 
-def _list_group(task: tuple[Inputs, str, int]) -> list[Found]:
+def _list_group(task: tuple[Inputs, str, int]) -> tuple[list[Found], PassedOver]:
     inputs, split, group = task
-    return list(open_source(inputs, split).samples(group))
+    source = open_source(inputs, split)
+    source.aside()  # of a task before, which may have failed
+    return list(source.samples(group)), source.aside().passed_over
 
 
 def _check_class(label: str, source: Source) -> None:
-    if "/" in label or "\0" in label or label.startswith("."):
+    if "/" in label or label.startswith(".") or _CONTROL.search(label):
         raise DataError(f"{source.root} holds class {label!r}, which cannot be a folder's name; rename it")
-
-
-def check_classes(train: Catalogue, val: Catalogue) -> None:
-    """DataError when a class of the val split is none of the train split's."""
-    unknown = sorted(set(val.classes) - set(train.classes))
-    if unknown:
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise DataError(
-            f"the val split holds class {unknown[0]!r}{more}, which is none of the {len(train.classes)} of the train split"
-            + nearest(unknown[0], train.classes)
-        )
 
 
 class _Names:
@@ -170,16 +171,17 @@ class _Names:
         self._split = split
         self._keys: set[str] = set()
 
-    def output(self, found: Found) -> str:
+    def output(self, name: str, label: str) -> str:
         """ "class/stem.extension", perhaps with folders between, its key (all before the dot) given once only; without an
         extension where the input has none."""
-        *folders, file = [part for part in found.name.split("/") if part not in ("", ".")]
-        for prefix in (self._split, found.label):  # shards made from folders name them in their members
+        *folders, file = [part for part in name.split("/") if part not in ("", ".")]
+        for prefix in (self._split, label):  # shards made from folders name them in their members
             if folders[:1] == [prefix]:
                 folders = folders[1:]
+        *folders, file = [_CONTROL.sub("_", part) for part in (*folders, file)]
         stem, _, extension = file.rpartition(".") if "." in file else (file, "", "")
         stem = (stem or "image").replace(".", "_")
-        key = "/".join([found.label, *(folder.lstrip(".") or "_" for folder in folders), stem])
+        key = "/".join([label, *(folder.lstrip(".") or "_" for folder in folders), stem])
         if key in self._keys:
             number = 2
             while f"{key}-{number}" in self._keys:

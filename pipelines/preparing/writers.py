@@ -28,7 +28,7 @@ from pipelines.support.errors import DataError
 
 FOLDER_PIECE = 256  # files
 LARGE = 8 << 20  # bytes: a file that is worth a task of its own
-_BUFFER = 1 << 20
+BESIDE = 4 * BLOCKSIZE  # bytes that a sample's .cls and .json take in a shard
 # Mode 0644, no owner, no time: the same input gives the same bytes. The eight blanks stand for the checksum, which is
 # the sum of all bytes of the block with blanks in its place.
 _USTAR = b"%b0000644\x000000000\x000000000\x00%011o\x0000000000000\x00        0"
@@ -113,7 +113,8 @@ class Pieces:
 
 
 def write_shard(pieces: Pieces, number: int, output: Path) -> Piece:
-    """Writes OUTPUT/<split>-<number>.tar, which appears when it is complete."""
+    """Writes OUTPUT/<split>-<number>.tar, which appears when it is complete: for each sample its image, its class's number as
+    .cls, which WebDataset and timm read, and number and name as .json."""
     split = pieces.catalogue.split
     piece = Piece(split, number)
     final = output / shard_name(split, number)
@@ -124,12 +125,18 @@ def write_shard(pieces: Pieces, number: int, output: Path) -> Piece:
         for sample, (data, name, header, damaged) in pieces.samples(number):
             # The first folder of a member's name is its class, unless it is the split's name: then the second is.
             name = f"{split}/{name}" if sample.label == split else name
-            size = len(data)
-            head = _tar_header(name, size)
-            _write(file, digest, [head, data, bytes(-size % BLOCKSIZE)])
+            stem = name.rpartition(".")[0] or name
+            fields = json.dumps({"label": sample.number, "class_name": sample.label}).encode()
+            parts = [
+                *_member(name, data),
+                *_member(f"{stem}.cls", b"%d" % sample.number),
+                *_member(f"{stem}.json", fields),
+            ]
+            _write(file, digest, parts)
             known = None if header is None else _numbers(header)
-            piece.members.append(Member(name, sample.label, written + len(head), size, known))
-            written += len(head) + size + -size % BLOCKSIZE
+            label = f"{sample.number}\t{sample.label}"  # as whoever reads the shard finds it
+            piece.members.append(Member(name, label, written + len(parts[0]), len(data), known))
+            written += sum(map(len, parts))
             if damaged:
                 piece.unreadable.append(name)
         end = bytes(2 * BLOCKSIZE)
@@ -151,6 +158,11 @@ def _write(file: io.FileIO, digest: xxhash.xxh3_128, parts: list[bytes | memoryv
         rest = memoryview(b"".join(parts))[written:]
         while len(rest):
             rest = rest[file.write(rest) or 0 :]
+
+
+def _member(name: str, data: bytes | memoryview) -> list[bytes | memoryview]:
+    """A file in an archive: header, content, and what fills its last block."""
+    return [_tar_header(name, len(data)), data, bytes(-len(data) % BLOCKSIZE)]
 
 
 def _numbers(header: Header) -> tuple[int, int, int, int]:

@@ -15,7 +15,8 @@ def machine_lock(file: Path, announce: bool) -> Iterator[bool]:
     """Hold the lock `file`; yields whether another process held it first. The system frees it when its holder dies.
 
     On a shared file system that supports locks only one process of the whole cluster holds it; where it does not, a
-    lock in this machine's temporary directory stands in.
+    lock in this machine's temporary directory stands in. Whoever holds the lock may remove its file: those who wait take
+    the next one.
     """
     descriptor, waited = _acquire(file, announce)
     try:
@@ -26,18 +27,45 @@ def machine_lock(file: Path, announce: bool) -> Iterator[bool]:
 
 def _acquire(file: Path, announce: bool) -> tuple[int, bool]:
     stand_in = Path(tempfile.gettempdir()) / f"inception-{hashlib.sha256(os.fsencode(file)).hexdigest()[:16]}.lock"
+    waited = False
     for path, last in ((file, False), (stand_in, True)):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor, False
-        except BlockingIOError:
-            if announce:
-                print(f"waiting for another process to finish {file.stem}", file=sys.stderr, flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            return descriptor, True
-        except OSError:
-            os.close(descriptor)
-            if last:
-                raise
+        while True:
+            descriptor = -1
+            try:
+                descriptor = _opened(path)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if announce and not waited:
+                        print(f"waiting for another process to finish {file.stem}", file=sys.stderr, flush=True)
+                    waited = True
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if _is_still(path, descriptor):
+                    return descriptor, waited
+                os.close(descriptor)
+            except OSError:
+                if descriptor >= 0:
+                    os.close(descriptor)
+                if last:
+                    raise
+                break
     raise AssertionError("unreachable")
+
+
+def _opened(path: Path) -> int:
+    """The lock file, made if it is not there; another user's is opened for reading, which is enough to lock it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether the file was not removed while it was waited for."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -160,7 +160,9 @@ def test_images_folders_and_patterns_are_found(tmp_path):
         file.touch()
 
     def names(*arguments):
-        return [str(path.relative_to(tmp_path)) for path in find_images([f"{tmp_path}/{name}" for name in arguments])]
+        return [
+            str(path.relative_to(tmp_path)) for path in find_images([f"{tmp_path}/{name}" for name in arguments])[0]
+        ]
 
     assert names("strange", "a.jpeg") == ["strange", "a.jpeg"]
     assert names("b") == ["b/1.PNG", "b/2.jpg"]

@@ -92,8 +92,9 @@ def test_files_that_ffcv_wrote_are_read_with_numbers_for_names(tmp_path, photos)
     np.random.seed(0)  # noqa: NPY002  # which FFCV draws the compressed ones from
     writer.from_indexed_dataset([(label, pixels) for pixels, label in samples], chunksize=2)
     dataset = open_dataset(tmp_path, "train", progress=False)
-    assert dataset.classes == ("9", "10", "11")
-    assert dataset.labels(np.arange(7)).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert dataset.classes == tuple(str(number) for number in range(12))  # a class keeps its number
+    assert dataset.labels(np.arange(7)).tolist() == [9, 10, 11, 9, 10, 11, 9]
+    assert dataset.remarks == ["labels are numbers up to 11; of 0, 1, 2, 3, 4, ... there are no images"]
     modes = dataset.source.tables.rows(0, len(dataset))[0]["mode"]
     assert set(modes) == {JPEG, RAW}
     for index, (pixels, _) in enumerate(samples):

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torchvision.datasets import ImageFolder
 
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, open_dataset, sample_path
 from pipelines.preparing.beton_writer import write_beton
 
 CASES = {
     "no directory": ({}, "train", "data directory .*/data does not exist"),
-    "no split": ({"valid/a/1.jpg": "plain"}, "val", r"no 'val' split in .*expected val/<class>.* \(nearest: valid\)"),
+    "no split": ({"vall/a/1.jpg": "plain"}, "val", r"no 'val' split in .*expected val/<class>.* \(nearest: vall\)"),
     "an empty split": ({"train/notes.txt": "text"}, "train", "holds no class folders and no tar shards"),
     "an empty class": (
         {"train/a/1.jpg": "plain", "train/b/x.txt": "text"},
@@ -21,7 +22,7 @@ CASES = {
     ),
     "two layouts": ({"train/a/1.jpg": "plain", "train-0.tar": "text"}, "train", "'train' split more than once"),
     "no tar": ({"train-0.tar": "text"}, "train", "train-0.tar is damaged or no tar file"),
-    "an empty tar": ({"train-0.tar": "zeros"}, "train", "train-0.tar holds no samples"),
+    "an empty tar": ({"train-0.tar": "zeros"}, "train", "train-0.tar holds no images"),
     "a misspelt split": ({"train/a/1.jpg": "plain"}, "trian", r"unknown split 'trian' \(nearest: train\)"),
 }
 
@@ -52,9 +53,12 @@ def test_a_validation_split_may_lack_classes_and_keeps_their_numbers(make_folder
     assert dataset.labels([0]).tolist() == [1]
 
 
-def test_numbered_classes_are_sorted_by_number(make_folder, odd_images):
+def test_folders_are_sorted_by_their_text_as_imagefolder_does(make_folder, odd_images):
     path = make_folder({f"train/{number}/1.jpg": odd_images["plain"] for number in (10, 9, 1)})
-    assert open_dataset(path, "train", progress=False).classes == ("1", "9", "10")
+    ours = open_dataset(path, "train", progress=False)
+    theirs = ImageFolder(path / "train")
+    assert ours.classes == tuple(theirs.classes) == ("1", "10", "9")
+    assert ours.labels(range(3)).tolist() == theirs.targets
 
 
 def test_a_quarantine_file_names_samples_that_exist(make_folder, odd_images):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm.data
 import webdataset
 import xxhash
 from PIL import Image
@@ -59,8 +60,9 @@ def samples_of(root: Path, split: str) -> dict[str, bytes]:
 
 
 def member_names(shard: Path) -> list[str]:
+    """Of the images."""
     with tarfile.open(shard) as archive:
-        return archive.getnames()
+        return [name for name in archive.getnames() if not name.endswith((".cls", ".json"))]
 
 
 # ---- what comes out ---------------------------------------------------------------------------------------------------
@@ -108,6 +110,103 @@ def test_webdataset_reads_the_shards(imagenet, tmp_path: Path) -> None:
     urls = [str(path) for path in sorted((tmp_path / "out").glob("*.tar"))]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert {f"{sample['__key__']}.JPEG": sample["jpeg"] for sample in samples} == train_images()
+    for sample in samples:
+        number, name = int(sample["cls"]), sample["__key__"].partition("/")[0]
+        assert json.loads(sample["json"]) == {"label": number, "class_name": name}
+        assert CLASSES[number] == name
+
+
+def test_timm_reads_the_shards(imagenet, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare("imagenet", "--train", imagenet[0], "--to", "shards", "--output", out, "--shard-size", "8K")
+    shards = sorted(path.name for path in out.glob("train-*.tar"))
+    dataset = timm.data.create_dataset(
+        f"wds/{out}", root=str(out), split=f"train-{{000000..{len(shards) - 1:06}}}.tar", num_samples=15, batch_size=1,
+        input_key="jpg;jpeg;png",
+    )  # fmt: skip
+    found = sorted((label, image.size) for image, label in dataset)
+    assert found == [(label, (64, 48)) for label in range(3) for _ in range(5)]
+
+
+def test_shards_without_their_index_are_the_same_dataset(imagenet, tmp_path: Path) -> None:
+    train, val = imagenet
+    prepare("imagenet", "--train", train, "--val", val, "--to", "shards", "--output", tmp_path / "out")
+    for split in ("train", "val"):
+        before, known = samples_of(tmp_path / "out", split), open_dataset(tmp_path / "out", split, progress=False)
+        shutil.rmtree(tmp_path / "out/.index")
+        found = open_dataset(tmp_path / "out", split, progress=False)
+        assert samples_of(tmp_path / "out", split) == before
+        assert (found.classes, found.remarks) == (known.classes, known.remarks)
+        everything = np.arange(len(found))
+        assert (found.labels(everything) == known.labels(everything)).all()
+
+
+def test_class_numbers_keep_their_place_and_are_one_in_both_splits(make_folder, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for split, numbers in (("train", (0, 3, 7)), ("val", (3,))):
+        members = [
+            (f"{n}.{end}", picture(n) if end == "jpg" else b"%02d" % n) for n in numbers for end in ("cls", "jpg")
+        ]
+        (tmp_path / f"in/{split}-0.tar").write_bytes(tar(members))
+    prepare("folder", tmp_path / "in", "--to", "shards", "--output", tmp_path / "out")
+    train = open_dataset(tmp_path / "out", "train", progress=False)
+    assert train.classes == tuple("01234567")
+    val = open_dataset(tmp_path / "out", "val", classes=train.classes, progress=False)
+    assert val.labels([0]).tolist() == [3]
+
+
+def test_what_is_passed_over_stands_in_the_manifest_and_is_said(make_folder, tmp_path: Path, capsys) -> None:
+    files = {f"train/{name}/1.jpg": picture(1) for name in ("a", "b")}
+    data = make_folder(files | {"train/a/x.heic": b"?", "train/.DS_Store": b"", "train/b/notes.txt": b""})
+    prepare("folder", data, "--to", "shards", "--output", tmp_path / "out")
+    line = "3 files passed over: 1 .heic (a/x.heic), 1 .txt (b/notes.txt), 1 hidden (.DS_Store)"
+    assert f"train: {line}\n" in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["remarks"] == {"train": [line]}
+    assert manifest["passed_over"]["train"][".heic"] == [1, ["a/x.heic"]]
+
+
+@pytest.mark.parametrize("form", ["shards", "folder", "beton"])
+def test_names_with_line_ends_come_out_and_are_checked_again(tmp_path: Path, form: str) -> None:
+    data = write_folder(tmp_path / "in")
+    (data / "train/cat/two\nlines.jpg").write_bytes(picture(70))
+    (data / "train/cat/and\r\n\u2028.jpg").write_bytes(picture(71))
+    (data / "train/dog/bad\n.jpg").write_bytes(b"no image")
+    arguments = ("folder", data, "--to", form, "--output", tmp_path / "out")
+    prepare(*arguments)
+    dataset = open_dataset(tmp_path / "out", "train", progress=False)
+    assert len(dataset) == (12 if form == "beton" else 13)
+    prepare(*arguments)
+
+
+def test_a_class_with_a_line_end_in_its_name_is_refused(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "in")
+    (data / "train/do\ng").mkdir()
+    (data / "train/do\ng/1.jpg").write_bytes(picture(71))
+    message = refused("folder", data, "--to", "shards", "--output", tmp_path / "out")
+    assert "holds class 'do\\ng', which cannot be a folder's name" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_that_waited_for_another_finds_its_work_done(tmp_path: Path, start_command) -> None:
+    data = write_folder(tmp_path / "in", each=60, size=(400, 400))
+    command = [
+        SCRIPT,
+        "folder",
+        data,
+        "--to",
+        "shards",
+        "--quality",
+        "60",
+        "--output",
+        tmp_path / "out",
+        "--workers",
+        "1",
+    ]
+    ended = [process.wait(180) for process in [start_command(command) for _ in range(3)]]
+    assert [done.returncode for done in ended] == [0, 0, 0], [done.stderr for done in ended]
+    assert sum("prepared and checked" in done.stdout for done in ended) == 1
+    assert not (tmp_path / "out/.prepare").exists()
 
 
 def test_shards_and_folders_turn_into_each_other(tmp_path: Path) -> None:
@@ -249,10 +348,10 @@ def test_archives_that_are_missing_cut_off_or_mixed_up(imagenet, tmp_path: Path)
     whole = train.read_bytes()
     for cut in (len(whole) // 2, len(whole) // 3, 100, 0, len(whole) - 10240):
         (tmp_path / "cut.tar").write_bytes(whole[:cut])
-        assert "cut off or damaged" in refused("imagenet", "--train", tmp_path / "cut.tar", *ending), cut
+        assert "is damaged or no tar file" in refused("imagenet", "--train", tmp_path / "cut.tar", *ending), cut
     (tmp_path / "cut.tar").write_bytes(val.read_bytes()[:9000])
     shutil.copy(val.with_name("ILSVRC2012_devkit_t12.tar.gz"), tmp_path)
-    assert "cut off or damaged" in refused("imagenet", "--val", tmp_path / "cut.tar", *ending)
+    assert "is damaged or no tar file" in refused("imagenet", "--val", tmp_path / "cut.tar", *ending)
     assert "is it ILSVRC2012_img_train.tar?" in refused("imagenet", "--train", val, *ending)
     assert "is it ILSVRC2012_img_val.tar?" in refused("imagenet", "--val", train, *ending)
 

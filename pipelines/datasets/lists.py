@@ -1,0 +1,161 @@
+"""Samples that a list names: a path and a label a line, as in CSV files, Kaggle's solutions, Caffe's text lists."""
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipelines.datasets.folders import images_below
+from pipelines.datasets.image_names import IMAGES
+from pipelines.datasets.source import Aside, Found, Source
+from pipelines.support.errors import DataError
+
+# What the columns of paths and of labels are called, the surest first.
+_PATHS = ("path", "file_path", "filepath", "image_path", "img_path", "file_name", "filename", "file", "image_name", "image",
+          "img", "image_id", "imageid", "name", "id")  # fmt: skip
+_LABELS = ("label", "labels", "class", "class_name", "classname", "class_id", "category", "target", "species", "breed",
+           "wnid", "synset", "predictionstring", "y")  # fmt: skip
+_WORDNET_ID = re.compile(r"n\d{8}")
+_ADDED = ("", ".jpg", ".JPEG", ".jpeg", ".png", ".JPG")  # what lists that name images by number leave out
+_ABOVE = 3  # folders up in which Kaggle's labels lie
+
+
+ENDINGS = (".csv", ".tsv", ".txt", ".lst")
+
+
+def list_names(called: str, *others: str) -> set[str]:
+    """What the list of a split's labels may be called, in lower case; others: further names without an ending."""
+    stems = (called, *(f"{called}_{what}" for what in ("labels", "list", "annotations", "map")), *others)
+    return {stem + ending for stem in stems for ending in ENDINGS}
+
+
+def find_list(folder: Path, top: Path, called: str, split: str) -> Path | None:
+    """The list of the labels of a split's images: in their folder, beside it, or where Kaggle has it; DataError when there
+    are several."""
+    solution = f"LOC_{split}_solution.csv"
+    for place, wanted in (
+        (folder, list_names(called, "labels", "annotations", "metadata")),
+        (top, list_names(called) | {solution.lower()}),
+        *((above, {solution.lower()}) for above in top.parents[:_ABOVE]),
+    ):
+        found = sorted(name for name in os.listdir(place) if name.lower() in wanted)  # noqa: PTH208
+        if len(found) > 1:
+            raise DataError(
+                f"{place} holds several lists of labels ({', '.join(found)}); keep one, or name it: --data.{split}"
+            )
+        if found:
+            return place / found[0]
+    return None
+
+
+class Listed(Source):
+    """The images that a list names. bases: folders that its paths may be relative to; folder: where all images lie, so that
+    those which the list does not name can be counted."""
+
+    kind, separator, own_files = "list", ":", True
+
+    def __init__(self, file: Path, split: str, bases: Sequence[Path] = (), folder: Path | None = None) -> None:
+        super().__init__(file.parent, split)
+        self.groups = [file.name]
+        usual = (file.parent / name for name in (file.stem, file.stem.partition("_")[0], split, "images"))
+        self._bases = [*bases, file.parent, *(base for base in usual if base.is_dir())]
+        self.list_file, self._folder = file, folder
+        self.remarks.append(f"labels from {file}")
+
+    def state(self) -> list[list]:
+        stat = self.list_file.stat()
+        common = [[str(base), base.stat().st_mtime_ns] for base in dict.fromkeys(self._bases)]
+        return [[self.groups[0], stat.st_size, stat.st_mtime_ns], *common]
+
+    def check(self) -> None:
+        """Nothing can be said before the list is read: `samples` does."""
+
+    def samples(self, group: int) -> Iterator[Found]:
+        rows = read_rows(self.list_file)
+        seen: dict[str, str] = {}
+        guess = (self._bases[0], "")
+        for number, path, label in rows:
+            found = self._resolved(path, guess)
+            if found is None:
+                self._aside.passed_over.add("listed, but not there", path)
+                continue
+            name, size, guess = found
+            if name in seen:
+                if seen[name] != label:
+                    raise DataError(
+                        f"{self.list_file}, line {number}: {path} is listed as {seen[name]!r} and {label!r}"
+                    )
+                self._aside.passed_over.add("listed again", path)
+                continue
+            seen[name] = label
+            yield Found(name, label, 0, size)
+        if not seen:
+            raise DataError(
+                f"{self.list_file} names no image that is there: {self._aside.passed_over or 'it is empty'}"
+            )
+        if self._folder is not None:
+            self._count_unlisted(self._folder, seen)
+
+    def _count_unlisted(self, folder: Path, seen: dict[str, str]) -> None:
+        aside = Aside.none()
+        for name in images_below(folder, "", aside):
+            if self._named(folder / name) not in seen:
+                self._aside.passed_over.add("not listed", name)
+        for kind in [kind for kind in aside.passed_over if kind in ENDINGS and self.list_file.parent == folder]:
+            count, names = aside.passed_over.pop(kind)
+            names = [name for name in names if name != self.list_file.name]
+            if count > 1:
+                aside.passed_over[kind] = count - 1, names
+        self._aside.passed_over.join(aside.passed_over)
+
+    def _resolved(self, path: str, guess: tuple[Path, str]) -> tuple[str, int, tuple[Path, str]] | None:
+        """The name and size of a listed file, and where it was found: the folder that the path is relative to, and what the
+        list leaves out at its end. What held for the line before is tried first."""
+        added = ("",) if path.rpartition(".")[2].lower() in IMAGES else _ADDED
+        for base, end in (guess, *((base, end) for base in self._bases for end in added)):
+            file = base / (path + end)
+            try:
+                return self._named(file), file.stat().st_size, (base, end)
+            except OSError:
+                continue
+        return None
+
+    def _named(self, file: Path) -> str:
+        return os.path.relpath(file, self.root) if file.is_relative_to(self.root) else str(file)
+
+    def file(self, group: int, name: str) -> str:
+        return name if name.startswith("/") else f"{self.root}/{name}"
+
+
+def read_rows(file: Path) -> Iterator[tuple[int, str, str]]:
+    """(line, path, label) for each line; DataError when one has no label."""
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(f"list {file} cannot be read: {error.strerror}") from None
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
+    if not lines:
+        raise DataError(f"list {file} is empty; expected `path,label` a line")
+    separator = next((mark for mark in ("\t", ",", ";") if mark in lines[0][1]), "")
+    heading = [cell.strip().lower() for cell in _cells(lines[0][1], separator)]
+    label_at = next((heading.index(name) for name in _LABELS if name in heading), -1)
+    has_heading = label_at >= 0
+    path_at, label_at = (_path_column(heading), label_at) if has_heading else (0, 1)
+    for number, line in lines[has_heading:]:
+        cells = _cells(line, separator)
+        if len(cells) <= max(path_at, label_at) or not cells[path_at].strip() or not cells[label_at].strip():
+            raise DataError(f"{file}, line {number}: expected a path and a label, got {line!r}")
+        label = cells[label_at].strip()
+        if id_ := _WORDNET_ID.match(label):  # Kaggle's solutions have a box behind it
+            label = id_[0]
+        yield number, cells[path_at].strip().replace("\\", "/"), label.rstrip("/")
+
+
+def _path_column(heading: list[str]) -> int:
+    return next((heading.index(name) for name in _PATHS if name in heading), 0)
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    """A line's cells; separated by blanks, the label is the last word: paths may hold blanks."""
+    return next(csv.reader([line], delimiter=separator)) if separator else line.strip().rsplit(None, 1)

@@ -1,0 +1,228 @@
+"""Datasets as they are found: in every form, with what systems and programs leave among images, and damaged."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from archives import picture
+from tars import archive
+
+CLASSES = ("cat", "dog", "fox")
+EACH = {"train": 6, "val": 3}
+_MAC = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(100)
+
+
+def images(split: str) -> Iterable[tuple[str, str, bytes]]:
+    """(class, stem, JPEG) of each image of a split, no two alike."""
+    for place, label in enumerate(CLASSES):
+        for number in range(EACH[split]):
+            yield label, f"{label}_{number:03}", picture(1000 * (split == "val") + 100 * place + number)
+
+
+def write(file: Path, content: bytes | str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def folders(root: Path, splits: Iterable[str] = ("train", "val"), name: str = "{split}/{label}/{stem}.jpg") -> None:
+    for split in splits:
+        for label, stem, data in images(split):
+            write(root / name.format(split=split, label=label, stem=stem), data)
+
+
+def shards(root: Path, members: Callable[[str, str, bytes], list], name: str = "{split}-{part:06}.tar", **how) -> None:
+    """Two shards a split, whose samples are what `members` makes of (class, stem, JPEG)."""
+    for split in EACH:
+        samples = [members(*image) for image in images(split)]
+        for part in range(2):
+            content = [member for sample in samples[part::2] for member in sample]
+            write(root / name.format(split=split, part=part), archive(content, **how))
+
+
+def packed(label: str, stem: str, data: bytes) -> list:
+    return [(f"{label}/{stem}.jpg", data)]
+
+
+def with_class(label: str, stem: str, data: bytes) -> list:
+    return [(f"{stem}.cls", b"%d" % CLASSES.index(label)), (f"{stem}.jpg", data)]
+
+
+def _first_shard(root: Path) -> Path:
+    return root / "train-000000.tar"
+
+
+def _changed(root: Path, change: Callable[[bytearray, list[tarfile.TarInfo]], None]) -> None:
+    shards(root, with_class)
+    with tarfile.open(_first_shard(root)) as tar:
+        members = tar.getmembers()
+    data = bytearray(_first_shard(root).read_bytes())
+    change(data, members)
+    _first_shard(root).write_bytes(data)
+
+
+def _flipped(data: bytearray, members: list[tarfile.TarInfo]) -> None:
+    data[members[5].offset + 3] ^= 1
+
+
+def _zeroed(data: bytearray, members: list[tarfile.TarInfo]) -> None:
+    data[members[5].offset : members[5].offset + 512] = bytes(512)
+
+
+def _cut(by: int) -> Callable[[bytearray, list[tarfile.TarInfo]], None]:
+    def cut(data: bytearray, members: list[tarfile.TarInfo]) -> None:
+        del data[members[5].offset + by :]
+
+    return cut
+
+
+# ---- forms: what is made, and how many of each split's files a person would count as images ---------------------------
+
+
+def _kaggle(root: Path) -> None:
+    top = root / "ILSVRC/Data/CLS-LOC"
+    ids = {"cat": "n02123045", "dog": "n02085620", "fox": "n02119789"}
+    rows = ["ImageId,PredictionString"]
+    for label, stem, data in images("train"):
+        write(top / "train" / ids[label] / f"{stem}.JPEG", data)
+    for label, stem, data in images("val"):
+        write(top / "val" / f"{stem}.JPEG", data)
+        rows.append(f"{stem},{ids[label]} 1 2 3 4")
+    write(root / "LOC_val_solution.csv", "\n".join(rows))
+
+
+def _listed(root: Path) -> None:
+    for split in EACH:
+        rows = ["path,label"]
+        for label, stem, data in images(split):
+            write(root / split / f"{stem}.jpg", data)
+            rows.append(f"{split}/{stem}.jpg,{label}")
+        write(root / f"{split}.csv", "\n".join([*rows, f"{split}/gone.jpg,cat"]))
+        write(root / split / "unlisted.jpg", picture(5000))
+
+
+def _with_junk(root: Path) -> None:
+    folders(root)
+    for split in EACH:
+        for name in ("._a.jpg", ".DS_Store", "Thumbs.db", "@eaDir/a.jpg", "notes.txt", "x.heic", "noname", ".x.jpg"):
+            write(root / split / "cat" / name, _MAC)
+        write(root / split / "stray.jpg", picture(5000))
+        os.mkfifo(root / split / "cat/pipe.jpg")
+
+
+def _linked(root: Path) -> None:
+    folders(root)
+    for split in EACH:
+        (root / split / "cat/again.jpg").symlink_to("cat_000.jpg")
+        os.link(root / split / "dog/dog_000.jpg", root / split / "dog/twin.jpg")
+        (root / split / "fox/up").symlink_to(".")
+
+
+def _linked_shards(root: Path) -> None:
+    def members(label: str, stem: str, data: bytes) -> list:
+        name = f"{label}/{stem}.jpg"
+        twin, far = (tarfile.LNKTYPE, name), (tarfile.SYMTYPE, f"../{name}")
+        return [(name, data), (f"{label}/copy_{stem}.jpg", twin), (f"{label}/far_{stem}.jpg", far)]
+
+    shards(root, members)
+
+
+def _mac_shards(root: Path) -> None:
+    def members(label: str, stem: str, data: bytes) -> list:
+        junk = [(f"._{stem}.cls", _MAC), (f"._{stem}.jpg", _MAC)]
+        return [*junk, *with_class(label, stem, data)]
+
+    shards(root, members, form="pax", pax_headers={"LIBARCHIVE.xattr.com.apple.quarantine": "x"})
+
+
+def _repeated(root: Path) -> None:
+    shards(root, packed)
+    for shard in root.glob("*.tar"):
+        with tarfile.open(shard, "a") as tar:
+            tar.addfile(*_as_member("cat/cat_000.jpg", picture(7000)))
+            tar.addfile(*_as_member("cat/new.jpg", picture(7001)))
+
+
+def _as_member(name: str, data: bytes) -> tuple[tarfile.TarInfo, io.BytesIO]:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    return member, io.BytesIO(data)
+
+
+def _joined(root: Path) -> None:
+    shards(root, packed)
+    for split in EACH:
+        whole = b"".join(shard.read_bytes() for shard in sorted(root.glob(f"{split}-*.tar")))
+        for shard in root.glob(f"{split}-*.tar"):
+            shard.unlink()
+        write(root / f"{split}.tar", whole)
+
+
+def _sparse(root: Path) -> None:
+    for split in EACH:
+        folders(root / "in", [split])
+        place = root / "in" / split / "cat/holes.jpg"
+        with place.open("wb") as file:
+            file.write(picture(1))
+            file.truncate(1 << 20)
+        command = ["tar", "--sparse", "-cf", root / f"{split}-0.tar", "-C", root / "in" / split, "."]
+        subprocess.run(command, check=True)
+    subprocess.run(["rm", "-r", root / "in"], check=True)
+
+
+def _bad_images(root: Path) -> None:
+    folders(root)
+    for split in EACH:
+        write(root / split / "cat/empty.jpg", b"")
+        write(root / split / "cat/text.jpg", b"<html>404 not found</html>\n" * 20)
+
+
+FORMS: dict[str, Callable[[Path], None]] = {
+    "class folders": folders,
+    "other endings": lambda root: folders(root, name="{split}/{label}/{stem}.jfif"),
+    "nested folders": lambda root: folders(root, name="{split}/{label}/images/{stem}.JPG"),
+    "called validation": lambda root: (folders(root), (root / "val").rename(root / "validation")),
+    "folders with junk": _with_junk,
+    "folders with links": _linked,
+    "folders of all": lambda root: folders(root, ["train"], "{label}/{stem}.jpg"),
+    "Kaggle's ImageNet": _kaggle,
+    "lists": _listed,
+    "shards with .cls": lambda root: shards(root, with_class),
+    "shards of folders": lambda root: shards(root, packed),
+    "shards with a leading folder": lambda root: shards(
+        root, lambda label, stem, data: packed(f"imagenet/x/{label}", stem, data)
+    ),
+    "shards in folders": lambda root: shards(root, with_class, "{split}/imagenet1k-{split}-{part:04}.tar"),
+    "shards from a Mac": _mac_shards,
+    "shards with links": _linked_shards,
+    "shards with names that come again": _repeated,
+    "shards joined by cat": _joined,
+    "shards with holes": _sparse,
+    "images that cannot be read": _bad_images,
+}
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a flipped bit": (lambda root: _changed(root, _flipped), r"train-000000.tar is damaged .* at byte 8,192"),
+    "a zeroed header": (lambda root: _changed(root, _zeroed), r"train-000000.tar is damaged .* at byte 8,192"),
+    "cut between members": (lambda root: _changed(root, _cut(0)), r"train-000000.tar is damaged .* at byte 8,192"),
+    "cut in a header": (lambda root: _changed(root, _cut(100)), r"train-000000.tar is damaged .* at byte 8,192"),
+    "cut in an image": (lambda root: _changed(root, _cut(600)), r"train-000000.tar is damaged .* at byte 8,192"),
+    "something behind the end": (
+        lambda root: _changed(root, lambda data, _: data.extend(b"log line\n")),
+        r"train-000000.tar is damaged .* behind its end",
+    ),
+    "no class": (
+        lambda root: shards(root, lambda label, stem, data: [(f"{stem}.jpg", data)]),
+        r"train-000000.tar:cat_000.jpg has no class",
+    ),
+    "classes in part": (
+        lambda root: shards(root, lambda label, stem, data: (packed if label == "dog" else with_class)(label, stem, data)),
+        r"some samples have a label of their own",
+    ),
+    "compressed": (lambda root: write(root / "train-000000.tar.gz", b"\x1f\x8b"), r"train-000000.tar.gz is compressed"),
+    "an empty class": (lambda root: (folders(root), (root / "train/owl").mkdir()), r"class folder .*owl holds no images"),
+}  # fmt: skip
