@@ -1,11 +1,11 @@
 """How fast the system trains, what limits it, and how that compares: every script here prints, draws and records.
 
-from benchmarks.measuring.measure import alternate, drained, repeated
-from benchmarks.reporting.results import Result
+A benchmark is a page: its options, its subjects, which take turns, and the rows that follow.
 
-timed = alternate({"ours": repeated(step, images), "theirs": repeated(other, images)}, windows=7)
-result = Result("networks", options)
-for name, measurement in timed.items():
-    result.add({"subject": name}, "images/s", measurement)
-print(result.save())
+options = Parser("What it compares.", batch_size=8, windows=7).parse_args(arguments)
+result = Result("name", options)
+measured = alternate({"ours": repeated(step, 8), "theirs": repeated(other, 8)}, windows=options.windows)
+result.add_each({"batch": 8}, "of", "images/s", measured)
+result.add({"batch": 8}, "times as fast", measured["ours"].over(measured["theirs"]))
+result.finish()  # prints the table and writes the file
 """

@@ -190,7 +190,7 @@ block_loaders() {
     fi
     limited benchmarks/throughput.py --networks "${network[v3]}" --backends "${backends[@]}" --batch-sizes "${batch[v3]}" \
         --compile "$compiled" --precisions bf16 "${cores[@]}" "${sizes[@]}" --peers --no-trial \
-        --output "$out" || status=1
+        --budget "$((budget - table_takes - SECONDS))" --output "$out" || status=1
     [[ -z $watch ]] || kill "$watch"
     return $status
 }

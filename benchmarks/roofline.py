@@ -6,80 +6,65 @@ Measures the machine's limits, counts every block's operations and bytes of a tr
 says for each what bounds it and which share of that bound is reached. Table, picture and JSON file.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
-from rich.console import Console
 from torch import nn
 
-from benchmarks.measuring.bounds import UPDATE_BYTES, Bound, bound
-from benchmarks.measuring.command_line import Parser, add_output_options, positive
-from benchmarks.measuring.counting import Block, Kernel, block_inputs, count
+from benchmarks.measuring import Measurement, Parser, Subject, alternate, repeated
+from benchmarks.measuring.bounds import UPDATE_BYTES, bound
+from benchmarks.measuring.counting import Counts, Kernel, block_inputs, counts
 from benchmarks.measuring.limits import Limits, measure_limits
-from benchmarks.measuring.measure import Measurement, Subject, alternate, repeated
-from benchmarks.reporting.drawing import draw_roofline
-from benchmarks.reporting.results import RESULTS, Result, number
+from benchmarks.reporting.drawing import Bars, draw_roofline
+from benchmarks.reporting.results import Result, number
 from engine.distributed.device import use_bf16
 from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 
-# Beyond so many graphs of the same code torch would run it uncompiled, without a word.
-_GRAPHS = 256
+_COMPILED = " compiled"  # after a block's name
+_GRAPHS = 256  # beyond so many graphs of the same code torch would run it uncompiled, without a word
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    parser = Parser(
+        "Bounds of every block of a network on this machine, and the share of them that is reached.",
+        networks=["inception_v3"], batch_size=8, resolution=None, precision="auto", seconds=0.5, windows=3
+    )  # fmt: skip
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--compile", action="store_true", help="time the blocks compiled by torch.compile too")
+    options = parser.parse_args(arguments)
     device = torch.device(options.device)
-    bf16 = use_bf16(options.precision, device)
-    result = Result("roofline", vars(options))
-    console = Console(highlight=False)
-    console.print("measuring the limits of this machine ...")
+    precision = "bf16" if use_bf16(options.precision, device) else "fp32"
+    result = Result("roofline", options)
+    result.say("measuring the limits of this machine ...")
     limits = measure_limits(device, options.seconds)
     _add_limits(result, limits)
     pictures = []
     for name in options.networks:
-        with torch.device("meta"):
-            network = create_model(name).train()
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        step = counts(partial(create_model, name), options.batch_size, options.resolution or 0, dtype)
+        result.say(f"timing {len(step.blocks)} blocks of {name}, {options.batch_size} images ...")
+        network, names = create_model(name), {block.name for block in step.blocks}
         size = options.resolution or network.input_size
         shape = (options.batch_size, 3, size, size)
-        blocks = count(network, shape, torch.bfloat16 if bf16 else torch.float32)
-        console.print(f"timing {len(blocks)} blocks of {name}, {options.batch_size} images of {size} x {size} ...")
-        measured = _measure(create_model(name), {block.name for block in blocks}, shape, device, bf16, options)
-        rows = _add_network(result, name, blocks, measured, limits, "bf16" if bf16 else "fp32", options.batch_size)
-        pictures.append((name, blocks, rows))
+        measured = _measure(network, names, shape, device, precision == "bf16", options)
+        pictures.append((name, step.blocks, _add_network(result, name, step, measured, limits, precision)))
     result.note(
         "Counts: operations of matrix kernels, two a multiply-add; bytes as if element-wise work were fused into its "
         "neighbours and every other tensor went through memory once a kernel (benchmarks/measuring/counting.py has the list). "
         "A share above 100% means that data stayed in a cache. Warm-up windows are excluded; blocks are timed in turns."
     )
-    if device.type == "cpu" and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         result.note("No GPU here: GPU limits and host-to-device bandwidth are not measured.")
-    draw_roofline(result.picture_path(options.output), pictures, limits, "bf16" if bf16 else "fp32")
-    result.print(("bound_by", "bound_ms", "share", "gmacs", "operations_per_byte"))
-    console.print(f"Written: {result.save(options.output)}", soft_wrap=True)
+    draw_roofline(result.picture_path(), pictures, limits, precision)
+    result.finish("bound_by", "bound_ms", "share", "gmacs", "operations_per_byte")
     return DONE
-
-
-def _parser() -> Parser:
-    parser = Parser("Bounds of every block of a network on this machine, and the share of them that is reached.")
-    parser.add_argument("--networks", nargs="+", default=["inception_v3"], help="names of networks")
-    parser.add_argument("--batch-size", type=positive, default=8, help="images")
-    parser.add_argument("--resolution", type=positive, default=None, help="pixels a side; none: the network's own")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the training step")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--seconds", type=float, default=0.5, help="a limit and a window are measured for")
-    parser.add_argument("--windows", type=positive, default=3, help="measured windows of every block")
-    parser.add_argument("--compile", action="store_true", help="time the blocks compiled by torch.compile too")
-    add_output_options(parser, RESULTS)
-    return parser
 
 
 def _add_limits(result: Result, limits: Limits) -> None:
@@ -98,35 +83,25 @@ def _add_limits(result: Result, limits: Limits) -> None:
 
 
 def _measure(
-    network: nn.Module,
-    worthwhile: set[str],
-    shape: tuple[int, int, int, int],
-    device: torch.device,
-    bf16: bool,
-    options: Any,
+    network: nn.Module, worthwhile: set[str], shape: Sequence[int], device: torch.device, bf16: bool, options: Any
 ) -> dict[str, Measurement]:
     """The blocks of these names, and the whole network as "whole", timed in turns; compiled ones as "... compiled"."""
     network = network.to(device).to(memory_format=torch.channels_last).train()
-    images = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(*shape, device=device).contiguous(memory_format=torch.channels_last)
     subjects: dict[str, Subject] = {}
 
-    def subject(module: Any, inputs: torch.Tensor, parameters: list[nn.Parameter]) -> Subject:
-        step = _training_pass(module, inputs, parameters, bf16)
-        return repeated(step, shape[0], seconds=options.seconds / 2, least=1, device=device)
+    def add(name: str, module: nn.Module, inputs: torch.Tensor) -> None:
+        for variant, function in (("", module), *([(_COMPILED, _compiled(module))] if options.compile else [])):
+            step = _training_pass(function, inputs, list(module.parameters()), bf16)
+            subjects[name + variant] = repeated(step, shape[0], seconds=options.seconds / 2, least=1, device=device)
 
     for position, (name, module, inputs) in enumerate(block_inputs(network, images)):
         inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
         if bf16 and position > 0:  # what the block before gives under autocast
             inputs = inputs.bfloat16()
-        inputs = inputs.requires_grad_(position > 0)
-        if name not in worthwhile:
-            continue
-        subjects[name] = subject(module, inputs, list(module.parameters()))
-        if options.compile:
-            subjects[f"{name} compiled"] = subject(_compiled(module), inputs, list(module.parameters()))
-    subjects["whole"] = subject(network, images, list(network.parameters()))
-    if options.compile:
-        subjects["whole compiled"] = subject(_compiled(network), images, list(network.parameters()))
+        if name in worthwhile:
+            add(name, module, inputs.requires_grad_(position > 0))
+    add("whole", network, images)
     return alternate(subjects, windows=options.windows)
 
 
@@ -150,54 +125,37 @@ def _training_pass(module: Any, inputs: torch.Tensor, parameters: list[nn.Parame
 
 
 def _add_network(
-    result: Result, name: str, blocks: list[Block], measured: dict[str, Measurement], limits: Limits, precision: str,
-    batch: int,
-) -> list[tuple[str, Bound, float | None]]:  # fmt: skip
+    result: Result, name: str, step: Counts, measured: dict[str, Measurement], limits: Limits, precision: str
+) -> Bars:
     """Adds a row a block and one of the whole; returns (block, bound, measured seconds a step)."""
-    rows: list[tuple[str, Bound, float | None]] = []
-    for block in blocks:
-        for variant in ("", " compiled"):
-            timing = measured.get(block.name + variant)
-            if timing is None:
+    rows: Bars = []
+    for part, kernels in [*((block.name, block.kernels) for block in step.blocks), ("whole", step.kernels)]:
+        least = bound(kernels, limits, precision)
+        for variant in ("", _COMPILED):
+            if (timing := measured.get(part + variant)) is None:
                 continue
-            least = bound(block.kernels, limits, precision)
-            seconds = _add_block(result, name, block.name + variant, block.kernels, least, timing, batch)
-            if not variant:
-                rows.append((block.name, least, seconds))
-    macs = sum(block.macs for block in blocks if not block.auxiliary) / batch
-    parameters = sum(block.parameters for block in blocks)
-    update = parameters * UPDATE_BYTES / limits.bandwidth(parameters * UPDATE_BYTES)
-    kernels = [kernel for block in blocks for kernel in block.kernels]
-    least = bound(kernels, limits, precision)
-    for variant in ("", " compiled"):
-        if f"whole{variant}" in measured:
-            _add_block(result, name, f"whole{variant}", kernels, least, measured[f"whole{variant}"], batch)
+            seconds = step.images / timing.rate.median if timing.windows else None
+            share = least.seconds / seconds if seconds else None
+            result.add(
+                {"network": name, "block": part + variant}, "images/s", timing, bound_by=least.by,
+                bound_ms=least.seconds * 1000, share=share, **_work(kernels, step.images),
+            )  # fmt: skip
+            if part != "whole" and not variant:
+                rows.append((part, least, seconds))
+    update = step.parameters * UPDATE_BYTES / limits.bandwidth(step.parameters * UPDATE_BYTES)
     result.note(
-        f"{name}: {macs / 1e9:.2f} G multiply-adds an image forward; the bound is {number(batch / least.seconds)} images/s "
-        f"({number(least.compute * 1000)} ms a step by compute, {number(least.memory * 1000)} ms by memory), and the "
-        f"optimizer's pass over {parameters / 1e6:.1f} M weights adds {number(update * 1000)} ms a step."
+        f"{name}: {step.macs / 1e9:.2f} G multiply-adds an image forward; the bound is "
+        f"{number(step.images / least.seconds)} images/s ({number(least.compute * 1000)} ms a step by compute, "
+        f"{number(least.memory * 1000)} ms by memory), and the optimizer's pass over {step.parameters / 1e6:.1f} M weights "
+        f"adds {number(update * 1000)} ms a step."
     )
     return rows
 
 
-def _add_block(
-    result: Result, network: str, name: str, kernels: list[Kernel], least: Bound, timing: Measurement, batch: int
-) -> float | None:
-    moved = sum(kernel.fused_bytes for kernel in kernels)
-    operations = sum(kernel.operations for kernel in kernels)
-    seconds = batch / timing.rate.median if timing.windows else None
-    result.add(
-        {"network": network, "block": name},
-        "images/s",
-        timing,
-        bound_by=least.by,
-        bound_ms=least.seconds * 1000,
-        share=least.seconds / seconds if seconds else None,
-        gmacs=operations / 6e9 / batch,
-        operations_per_byte=operations / moved if moved else 0.0,
-        megabytes=moved / 1e6,
-    )
-    return seconds
+def _work(kernels: list[Kernel], images: int) -> dict[str, float]:
+    moved, operations = (sum(getattr(k, what) for k in kernels) for what in ("fused_bytes", "operations"))
+    per_byte = operations / moved if moved else 0.0
+    return {"gmacs": operations / 6e9 / images, "operations_per_byte": per_byte, "megabytes": moved / 1e6}
 
 
 if __name__ == "__main__":

@@ -5,39 +5,36 @@
     torchrun --nproc_per_node=8 benchmarks/throughput.py --networks inception_v3 --batch-sizes 256
 
 For every case: (a) the step on synthetic batches, (b) the loader alone, (c) both together; then a verdict in words, with
-the change that it proposes measured too. Peers run in turns with ours, window by window, in this process.
+the change that it proposes measured too. Peers run in turns with ours, window by window, in this process. What the budget
+of seconds has no room for is left out, peers before rounds of turns, and said.
 """
 
-from __future__ import annotations
-
-import contextlib
-import resource
+import math
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
-from rich.console import Console
 
-from benchmarks.measuring.bounds import Bounds
-from benchmarks.measuring.command_line import Parser, add_output_options, add_training_options, positive
-from benchmarks.measuring.energy import EnergyMeter
-from benchmarks.measuring.measure import Measurement, Subject, Window, alternate, one_line
-from benchmarks.measuring.photos import write_photos
+from benchmarks.measuring import PRECISIONS, Measurement, Parser, Subject, alternate, as_arguments, one_line
+from benchmarks.measuring.budget import Budget
+from benchmarks.measuring.cases import Case
+from benchmarks.measuring.limits import Limits, measure_limits
+from benchmarks.measuring.photos import shared_photos
 from benchmarks.measuring.workload import Workload
-from benchmarks.peers import DATA_PEERS
-from benchmarks.peers.subjects import data_subjects, network_subjects
-from benchmarks.reporting.advice import Observation, Verdict, judge
+from benchmarks.peers.loaders import LOADERS
+from benchmarks.peers.networks import peers_of
+from benchmarks.peers.subjects import compared_counts, data_setting, data_subject, network_subject
+from benchmarks.reporting.advice import Verdict
 from benchmarks.reporting.drawing import draw_bars
-from benchmarks.reporting.results import RESULTS, Result, number
-from engine.config.command_line import load_config
+from benchmarks.reporting.results import Result, Row, number
 from engine.config.options import StrategyConfig
 from engine.distributed.communicator import Communicator
 from engine.distributed.strategies import join
@@ -45,331 +42,232 @@ from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 from launch.environment import detect
 from pipelines import Dataset, open_dataset
-from pipelines.support.cores import usable_cores
 
-_PHOTOS = 512
-
-
-@dataclass(frozen=True)
-class Case:
-    """One training to be measured."""
-
-    network: str
-    backend: str
-    precision: str
-    batch_size: int
-    compile: str
-
-    @property
-    def setting(self) -> str:
-        return f"{self.precision}, {self.compile}, batch {self.batch_size}"
-
-    def arguments(self, options: Any) -> list[str]:
-        """The training's options that make this case."""
-        compiling = self.compile != "eager"
-        return [
-            "--network.name", self.network, "--data.backend", self.backend, "--precision", self.precision,
-            "--data.batch_size", str(self.batch_size), "--data.workers", str(options.workers),
-            "--data.path", str(options.folder), "--compile.enabled", str(compiling).lower(),
-            *(["--compile.mode", self.compile] if compiling else []), *options.set,
-        ]  # fmt: skip
+# A step on a CPU that takes a larger share of the budget has its batch halved, unless a batch was asked for.
+_LARGEST_STEP = 1 / 12
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
+    budget = Budget(options.budget)
+    options.any_batch = options.batch_sizes is None
+    options.batch_sizes = options.batch_sizes or [128 if torch.cuda.is_available() else 8]
     communicator = join(detect(), StrategyConfig())
-    say = Console(highlight=False, quiet=not communicator.is_main, soft_wrap=True).print
-    result = Result("throughput", vars(options))
-    with _photos(options, communicator) as folder, tempfile.TemporaryDirectory(prefix="peers-") as work:
-        options.folder, options.work = folder, Path(work)
-        dataset = open_dataset(folder, "train", progress=False)
-        for network in options.networks:
-            with torch.device("meta"):
-                create_model(network)  # a wrong name ends here
-        say("measuring the limits of this machine ...")
-        bounds = Bounds.measure(communicator, min(0.3, options.seconds))
-        for network in options.networks:
-            _measure_network(network, options, communicator, dataset, bounds, result, say)
+    result = Result("throughput", options, quiet=not communicator.is_main)
+    for network in options.networks:
+        with torch.device("meta"):
+            create_model(network)  # a wrong name ends here
+    images = max(options.batch_sizes) * communicator.world_size
+    options.folder = options.data or shared_photos(images, options.quality, result.say)
+    with tempfile.TemporaryDirectory(prefix="peers-") as work:
+        dataset = open_dataset(options.folder, "train", progress=False)
+        result.say("measuring the limits of this machine ...")
+        communicator.barrier()  # ranks that share a machine measure together
+        limits = measure_limits(communicator.device, min(0.3, options.seconds))
+        for done, network in enumerate(options.networks):
+            share = budget.share(len(options.networks) - done)
+            Comparison(network, options, communicator, dataset, limits, share, Path(work), result).run()
     if communicator.is_main:
-        _finish(result, options, communicator)
+        _finish(result, budget, communicator)
     communicator.close()
     return DONE
 
 
 def _parser() -> Parser:
-    parser = Parser("Throughput of training, its parts, its limiter, and what others would give.")
     on_gpu = torch.cuda.is_available()
-    parser.add_argument("--networks", nargs="+", default=["inception_v3"], help="names of networks")
+    parser = Parser(
+        "Throughput of training, its parts, its limiter, and what others would give.", networks=["inception_v3"],
+        batch_sizes=None, compile=["eager", "default"] if on_gpu else ["eager"], data=None, quality=85, workers=0,
+        windows=5, seconds=1.5, budget=180.0, set=[],
+    )  # fmt: skip
     parser.add_argument("--backends", nargs="+", default=["auto"], help="native, dali, ffcv, synthetic, auto")
-    parser.add_argument("--precisions", nargs="+", choices=("auto", "fp32", "bf16"), default=["auto"])
-    parser.add_argument("--batch-sizes", nargs="+", type=positive, default=[128 if on_gpu else 8], help="images a rank")
-    modes = ("eager", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-    parser.add_argument("--compile", nargs="+", choices=modes, default=["eager", "default"] if on_gpu else ["eager"])
-    parser.add_argument(
-        "--data", type=Path, default=None, help="dataset with class folders; none: made photos, 500 x 375"
-    )
-    parser.add_argument(
-        "--quality",
-        type=positive,
-        default=85,
-        help="of photos that are made here, and of those that FFCV encodes anew; 85 gives 46 kB, 97 gives 112 kB",
-    )
-    parser.add_argument("--workers", type=int, default=0, help="decoding threads or processes; 0: the cores of a rank")
-    parser.add_argument("--windows", type=positive, default=5, help="measured windows of every subject")
-    parser.add_argument("--seconds", type=float, default=1.5, help="of a window, about")
-    peers = tuple(DATA_PEERS)
-    parser.add_argument(
-        "--peers", nargs="*", choices=peers, default=peers, help="whom to measure beside us; none: nobody"
-    )
-    parser.add_argument(
-        "--no-trial", dest="trial", action="store_false", help="do not measure what the verdict proposes"
-    )
-    add_training_options(parser)
-    add_output_options(parser, RESULTS)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["auto"])
+    parser.add_argument("--peers", nargs="*", choices=LOADERS, default=tuple(LOADERS), help="whom to measure beside us")
+    parser.add_argument("--no-trial", dest="trial", action="store_false", help="do not try what the verdict proposes")
     return parser
 
 
-@contextlib.contextmanager
-def _photos(options: Any, communicator: Communicator) -> Iterator[Path]:
-    """The folder to read: the one given, or made photos that go away again."""
-    if options.data is not None:
-        yield options.data
-        return
-    with tempfile.TemporaryDirectory(prefix="photos-") as mine:
-        folder = Path(communicator.gather(mine)[0])
-        if communicator.is_main:
-            count = max(_PHOTOS, 4 * max(options.batch_sizes) * communicator.world_size)
-            write_photos(folder, count, quality=options.quality)
-        communicator.barrier()
-        yield folder
-        communicator.barrier()
+@dataclass
+class Comparison:
+    """All cases of one network, and the peers, in turns."""
 
+    network: str
+    options: Any
+    communicator: Communicator
+    dataset: Dataset
+    limits: Limits
+    budget: Budget
+    work: Path
+    result: Result
+    workloads: dict[Case, Workload] = field(default_factory=dict)
+    subjects: dict[str, Subject] = field(default_factory=dict)
 
-def _measure_network(
-    network: str, options: Any, communicator: Communicator, dataset: Dataset, bounds: Bounds, result: Result, say: Any
-) -> None:
-    """Measures all cases of one network, and the peers, in turns."""
-    cases = [
-        Case(network, *rest)
-        for rest in product(options.backends, options.precisions, options.batch_sizes, options.compile)
-    ]
-    workloads: dict[Case, Workload] = {}
-    subjects: dict[str, Subject] = {}
-    for case in cases:
-        say(f"preparing {network}: {case.setting}, {case.backend} loader ...")
+    @property
+    def alone(self) -> bool:
+        """Whether this is the only rank. Among several none may fail or stop where the others go on."""
+        return self.communicator.world_size == 1
+
+    def run(self) -> None:
+        options = self.options
+        settings = product(options.backends, options.precisions, options.batch_sizes, options.compile)
+        cases = [Case(self.network, *setting) for setting in settings]
+        for case in cases:
+            self._prepare(case, only=len(cases) == 1)
+        if not self.workloads:
+            return
+        first = next(iter(self.workloads))
+        if options.peers and self.alone:
+            self._prepare_networks(self.workloads[first])
+            self._prepare_loaders(self.workloads[first])
+        measured = self._measure()
+        for case, workload in self.workloads.items():
+            # Clocks differ from rank to rank, and all must try the same change: the first one's verdict holds.
+            verdict = self.communicator.gather(case.report(workload, measured, self.limits, self.result))[0]
+            if verdict is not None and verdict.change and case == first and options.trial:
+                self._try(case, verdict, workload)
+        for name, measurement in measured.items():
+            if not name.startswith("ours"):
+                part, of, setting = name.split(" | ")
+                ours = measured[first.key(part)]
+                share = measurement.over(ours).value if measurement.windows and ours.windows else None
+                row = {"network": self.network, "part": part, "of": of, "setting": setting}
+                self.result.add(row, "images/s", measurement, of_ours=share)
+        for workload in self.workloads.values():
+            workload.close()
+
+    def _prepare(self, case: Case, only: bool) -> None:
+        """Makes a case's workload and its subjects; on a slow CPU with a smaller batch than the default."""
+        self.result.say(f"preparing {case} ...")
         try:
-            workloads[case] = _workload(case, options, communicator, dataset)
-            subjects |= _subjects(case, workloads[case], options)
+            workload = case.workload(self.options, self.communicator, self.dataset)
+            subjects, seconds = case.subjects(workload, self.options.seconds)
         except Exception as error:
-            if communicator.world_size > 1 or len(cases) == 1:
+            if not self.alone or only:
                 raise
-            result.add_failure(_row(case, "step"), "images/s", one_line(error))
-    if not workloads:
-        return
-    first = next(iter(workloads))
-    reference = workloads[first]
-    if options.peers and communicator.world_size == 1:
-        say("preparing the peers, and checking that they do equal work ...")
-        subjects |= network_subjects(network, reference, options, result)
-        subjects |= data_subjects(reference, options, options.work / network, result)
-    say(f"measuring {len(subjects)} subjects in turns, {options.windows} windows each after one of warm-up ...")
-    measured = alternate(subjects, windows=options.windows, tolerant=communicator.world_size == 1)
-    for case, workload in workloads.items():
-        # Clocks differ from rank to rank, and all must try the same change: the first one's verdict holds.
-        verdict = communicator.gather(_report(case, workload, measured, bounds, result))[0]
-        if verdict is None or case != first or not options.trial or not verdict.change:
-            continue
-        if "compile.enabled" in verdict.change and workload.device.type == "cpu":
-            result.note("Not tried, since compiling takes minutes on a CPU: --compile eager default measures both.")
+            self.result.add_failure(case.row("step"), "images/s", one_line(error))
+            return
+        first, most = not self.workloads, _LARGEST_STEP * self.options.budget
+        if (
+            self.options.any_batch
+            and case.batch_size > 2
+            and workload.device.type == "cpu"
+            and workload.step_seconds > most
+        ):
+            workload.close()
+            self.result.say(f"a step takes {workload.step_seconds:.0f} s here: half the batch instead")
+            self._prepare(replace(case, batch_size=case.batch_size // 2), only)
+        elif self.budget.admits(str(case), 2 * seconds, must=first or not self.alone):
+            self.workloads[case] = workload
+            self.subjects |= subjects
         else:
-            _try(case, verdict, workload, options, communicator, dataset, result, say)
-    for name, measurement in measured.items():
-        if not name.startswith("ours"):
-            part, of, setting = name.split(" | ")
-            case_row = {"network": network, "part": part, "of": of, "setting": setting}
-            result.add(case_row, "images/s", measurement, of_ours=_of_ours(measurement, part, first, measured))
-    for workload in workloads.values():
-        workload.close()
+            workload.close()
+
+    def _prepare_networks(self, ours: Workload) -> None:
+        """Others' networks that the budget admits, with a window as warm-up and one that counts."""
+        precision, batch = "bf16" if ours.bf16 else "fp32", ours.batching.batch_size
+        window = max(self.options.seconds, 2 * ours.step_seconds)
+        for source in [source for source in peers_of(self.network) if source in self.options.peers]:
+            self.result.note(compared_counts(source, ours))
+            for mode in self.options.compile:
+                if self.budget.admits(f"{source}'s step", 2 * window):
+                    subject = network_subject(source, mode, ours, self.options.seconds)
+                    self.subjects[f"step | {source} | {precision}, {mode}, batch {batch}"] = subject
+        if not peers_of(self.network):
+            self.result.note(f"Neither torchvision nor timm has a network named {self.network}.")
+
+    def _prepare_loaders(self, ours: Workload) -> None:
+        """Others' loaders, likewise."""
+        setting = data_setting(ours, self.options)
+        for name in self.options.peers:
+            self.result.say(f"preparing the loader of {name}, and checking that it does equal work ...")
+            prepare = partial(data_subject, name, ours, self.options, self.work / self.network, self.result)
+            try:
+                prepared = self.budget.prepared(f"{name}'s loader", prepare)
+            except Exception as error:  # not installed, or broken on this machine: the table says so
+                row = {"network": self.network, "part": "data", "of": name, "setting": setting}
+                self.result.add_failure(row, "images/s", one_line(error))
+                continue
+            if prepared and self.budget.admits(f"{name}'s loader", 2 * prepared[1] * len(self.dataset)):
+                self.subjects[f"data | {name} | {setting}"] = prepared[0]
+
+    def _measure(self) -> dict[str, Measurement]:
+        """Rounds of turns, as many as were asked for and the budget has room for."""
+        wanted, seconds = self.options.windows, self.budget.remaining()
+        if not self.alone:  # all ranks end after the same round
+            rounds = self.communicator.gather(2 * seconds / self.budget.planned - 1)
+            wanted, seconds = max(1, min(wanted, *map(int, rounds))), math.inf
+        self.result.say(f"measuring {len(self.subjects)} subjects in turns, {wanted} windows and one of warm-up ...")
+        begun: set[int] = set()
+
+        def say(name: str, number: int) -> None:
+            if number < 0:
+                self.result.say(f"  warming up: {name}")
+            elif number not in begun:
+                begun.add(number)
+                self.result.say(f"  round {number + 1} of {wanted}")
+
+        measured = alternate(self.subjects, windows=wanted, budget_seconds=seconds, on_window=say, tolerant=self.alone)
+        self.budget.planned = 0.0
+        missing = self.options.windows - len(begun)
+        self.budget.left_out += [f"{missing} of {self.options.windows} windows"] if missing else []
+        return measured
+
+    def _try(self, case: Case, verdict: Verdict, before: Workload) -> None:
+        """Measures what the verdict proposes beside what it was proposed for, and says what it brought."""
+        change = as_arguments(verdict.change)
+        named = " ".join(change)
+        if "compile.enabled" in verdict.change and before.device.type == "cpu":
+            self.result.note("Not tried, since compiling takes minutes on a CPU: --compile eager default does.")
+            return
+        windows = max(3, self.options.windows // 2 + 1)
+        seconds = 4 * before.step_seconds + 2 * (windows + 1) * (self.options.seconds + 2 * before.step_seconds)
+        if not self.communicator.gather(self.budget.admits(f"trying {named}", seconds))[0]:
+            return
+        self.result.say(f"trying {named} ...")
+        trained = {"before": before}
+        try:
+            trained["after"] = case.workload(self.options, self.communicator, self.dataset, *change)
+            subjects = {name: w.timed_end_to_end(w.steps_in(self.options.seconds)) for name, w in trained.items()}
+            measured = alternate(subjects, windows=windows, tolerant=self.alone)
+        except Exception as error:
+            if not self.alone:
+                raise
+            self.result.note(f"Tried {named}: {one_line(error)}")
+            return
+        finally:
+            if "after" in trained:
+                trained["after"].close()
+        row = case.row("end to end", before)
+        row["setting"] += f", {named}"
+        added = self.result.add(row, "images/s", measured["after"])
+        if added.value is None:
+            self.result.note(f"Tried {named}: {added.failure}")
+        else:
+            ratio = measured["after"].over(measured["before"])
+            self.result.note(f"Tried {named}: {number(added.value)} images/s end to end, {ratio} of what it was.")
 
 
-def _workload(case: Case, options: Any, communicator: Communicator, dataset: Dataset, *extra: str) -> Workload:
-    config = load_config([*case.arguments(options), *extra])
-    return Workload(config, communicator, dataset, num_classes=1000)
-
-
-def _subjects(case: Case, workload: Workload, options: Any) -> dict[str, Subject]:
-    steps = workload.steps_in(options.seconds)
-    subjects = {
-        _key(case, "step"): workload.timed_step(steps),
-        _key(case, "data"): workload.timed_data(options.seconds),
-        _key(case, "end to end"): workload.timed_end_to_end(steps),
-    }
-    if workload.communicator.world_size > 1:
-        subjects[_key(case, "without exchange")] = workload.timed_step_without_exchange(steps)
-    return subjects
-
-
-def _key(case: Case, part: str) -> str:
-    return f"ours | {part} | {case}"
-
-
-def _row(case: Case, part: str, workload: Workload | None = None) -> dict[str, str]:
-    """What identifies a row; with a workload, "auto" is replaced by what it chose."""
-    backend = case.backend if workload is None else workload.loader.backend
-    precision = case.precision if workload is None else "bf16" if workload.bf16 else "fp32"
-    setting = f"{precision}, {case.compile}, batch {case.batch_size}"
-    return {"network": case.network, "part": part, "of": f"ours, {backend}", "setting": setting}
-
-
-def _of_ours(measurement: Measurement, part: str, first: Case, measured: dict[str, Measurement]) -> float | None:
-    """How fast a peer is, ours being 1."""
-    ours = measured[_key(first, part)]
-    return measurement.over(ours).value if measurement.windows and ours.windows else None
-
-
-def _report(
-    case: Case, workload: Workload, measured: dict[str, Measurement], bounds: Bounds, result: Result
-) -> Verdict | None:
-    """Adds a case's rows and its verdict. Every rank must call it: rates of loaders are added up over the ranks."""
-    parts = {part: measured[_key(case, part)] for part in ("step", "data", "end to end")}
-    data = _summed(parts["data"], workload.communicator)
-    memory = _memory(workload)
-    extra = _extra(case, measured)
-    rates = {}
-    for part, measurement in (parts | {"data": data} | extra).items():
-        details: dict[str, Any] = {"workers": workload.config.data.workers or None}
-        if part == "step":
-            details |= memory | {"first_step_seconds": workload.first_step_seconds}
-        row = result.add(_row(case, part, workload), "images/s", measurement, **details)
-        rates[part] = row.value
-    if not all(rates.values()):
-        return None
-    bound, bound_by = bounds.of(workload)
-    verdict = judge(
-        Observation(
-            step=parts["step"].rate.median,
-            data=data.rate.median,
-            end_to_end=parts["end to end"].rate.median,
-            waiting=sorted(workload.waiting)[len(workload.waiting) // 2],
-            bound=bound,
-            bound_by=bound_by,
-            without_exchange=rates.get("without exchange"),
-            host_share=workload.host_share(),
-            on_cpu=workload.device.type == "cpu",
-            workers=workload.config.data.workers or usable_cores() // workload.communicator.local_world_size,
-            cores=usable_cores() // workload.communicator.local_world_size,
-            batch_size=case.batch_size,
-            compiled=workload.config.compile.enabled,
-            bf16=workload.bf16,
-            bf16_is_faster=bounds.bf16_is_faster,
-        )
-    )
-    share = parts["end to end"].over(parts["step"])
-    result.add(
-        _row(case, "end to end", workload), "share of the step's speed", share.value, interval=(share.low, share.high)
-    )
-    result.add(
-        _row(case, "step", workload), "share of the machine's bound", parts["step"].rate.median / bound, bound=bound
-    )
-    named = _row(case, "step", workload)
-    result.note(f"{case.network}, {named['setting']}, {workload.loader.backend} loader. {verdict.words}")
-    return verdict
-
-
-def _extra(case: Case, measured: dict[str, Measurement]) -> dict[str, Measurement]:
-    key = _key(case, "without exchange")
-    return {"without exchange": measured[key]} if key in measured else {}
-
-
-def _summed(measurement: Measurement, communicator: Communicator) -> Measurement:
-    """The loaders of all ranks together: their rates add up, window by window."""
-    if communicator.world_size == 1:
-        return measurement
-    together = Measurement(measurement.name, warmup_seconds=measurement.warmup_seconds)
-    for windows in zip(*communicator.gather(measurement.windows)):
-        longest = max(window.seconds for window in windows)
-        cores = sum(window.cores for window in windows)
-        together.windows.append(Window(sum(w.rate for w in windows) * longest, longest, windows[0].steps, cores))
-    return together
-
-
-def _memory(workload: Workload) -> dict[str, float | None]:
-    """Peak memory of a step and its energy, measured apart from the timing."""
-    device = workload.device
-    if device.type != "cuda":
-        return {"process_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-    torch.cuda.reset_peak_memory_stats()
-    meter = EnergyMeter(device)
-    steps = workload.steps_in(1.0)
-    window = workload.timed_step(steps)()
-    joules = meter.joules()
-    return {
-        "gpu_gib": torch.cuda.max_memory_allocated() / 2**30,
-        "watts": joules / window.seconds if joules else None,
-        "images_per_joule": window.units / workload.communicator.world_size / joules if joules else None,
-    }
-
-
-def _try(
-    case: Case, verdict: Verdict, before: Workload, options: Any, communicator: Communicator, dataset: Dataset, result: Result,
-    say: Any,
-) -> None:  # fmt: skip
-    """Measures what the verdict proposes beside what it was proposed for, and says what it brought."""
-    change = [text for key, value in verdict.change.items() for text in (f"--{key}", value)]
-    say(f"trying {' '.join(change)} ...")
-    after = None
-    try:
-        after = _workload(case, options, communicator, dataset, *change)
-        subjects = {
-            "before": before.timed_end_to_end(before.steps_in(options.seconds)),
-            "after": after.timed_end_to_end(after.steps_in(options.seconds)),
-        }
-        measured = alternate(subjects, windows=max(3, options.windows // 2 + 1), tolerant=communicator.world_size == 1)
-    except Exception as error:
-        if communicator.world_size > 1:
-            raise
-        result.note(f"Tried {' '.join(change)}: {one_line(error)}")
-        return
-    finally:
-        if after is not None:
-            after.close()
-    identity = _row(case, "end to end", before)
-    identity["setting"] += f", {' '.join(change)}"
-    row = result.add(identity, "images/s", measured["after"])
-    if row.value is None:
-        result.note(f"Tried {' '.join(change)}: {row.failure}")
-    else:
-        ratio = measured["after"].over(measured["before"])
-        result.note(f"Tried {' '.join(change)}: {number(row.value)} images/s end to end, {ratio} of what it was.")
-
-
-def _finish(result: Result, options: Any, communicator: Communicator) -> None:
+def _finish(result: Result, budget: Budget, communicator: Communicator) -> None:
     result.note(
         "Medians with 95% intervals over windows measured in turns; the first window of each subject (compilation, start of "
-        f"workers, caches) and the first batches of every window are excluded. Ranks: {communicator.world_size}."
+        f"workers, caches) and what loaders made before a window are excluded. Ranks: {communicator.world_size}."
     )
+    if budget.left_out:
+        left_out = ", ".join(dict.fromkeys(budget.left_out))
+        result.note(f"Left out to keep the budget (--budget, in seconds): {left_out}.")
     if communicator.device.type == "cpu":
         result.note("No GPU here: power, GPU memory and GPU decoding are not measured.")
     if communicator.world_size > 1:
         result.note("Peers are measured on one rank only: run this without torchrun.")
-    shown = [row for row in result.rows if row.metric == "images/s"]
-    loading = [row for row in shown if row.case["part"] == "data"]
-    training = [row for row in shown if row not in loading]
-    draw_bars(result.picture_path(options.output), {"Training": training, "Loading alone": loading})
-    result.print(
-        (
-            "spread",
-            "step_seconds_p95",
-            "first_step_seconds",
-            "of_ours",
-            "cpu_cores",
-            "process_gib",
-            "gpu_gib",
-            "watts",
-            "images_per_joule",
-        )
-    )
-    print(f"Written: {result.save(options.output)}")
+    panels: dict[str, dict[str, Row]] = {}
+    for row in [row for row in result.rows if row.metric == "images/s"]:
+        part = row.case["part"]
+        title = f"{row.case['network']}: {'loading alone' if part == 'data' else 'training'}"
+        named = [*([] if part == "data" else [part]), row.case["of"], row.case["setting"]]
+        panels.setdefault(title, {})[", ".join(named)] = row
+    draw_bars(result.picture_path(), panels)
+    details = "spread step_seconds_p95 first_step_seconds of_ours cpu_cores process_gib gpu_gib watts images_per_joule"
+    result.finish(*details.split())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ and accuracy kept, rows of metrics, agreement among ranks, progress, a watchdog.
 out and leaves the loop alone.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import json
@@ -17,22 +15,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.measuring.command_line import Parser, add_output_options, positive
-from benchmarks.measuring.measure import Window, alternate
-from benchmarks.measuring.ranks import measure_on_ranks
-from benchmarks.measuring.summaries import paired_ratio
-from benchmarks.reporting.results import RESULTS, Result
+from benchmarks.measuring import Parser, Window, alternate, as_arguments, paired_ratio, positive
+from benchmarks.measuring.processes import measured_on_ranks
+from benchmarks.reporting.results import Result
 from engine.config.command_line import load_config
 from engine.distributed.ddp import SYNC_BUFFERS
 from engine.faults.exit_status import DONE, run_entry_point
@@ -45,50 +41,39 @@ from pipelines.support.cores import usable_cores
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    parser = Parser(
+        "The training loop against torch's minimal DistributedDataParallel loop.", network="debug", batch_size=64,
+        windows=25, steps=10,
+    )  # fmt: skip
+    parser.add_argument("--ranks", type=positive, default=2, help="number of ranks")
+    parser.add_argument("--worker", type=Path, default=None, help="for the ranks that this script starts")
+    options = parser.parse_args(arguments)
     if options.worker:
         return _work(options)
-    result = Result("ddp_overhead", vars(options))
+    result, ranks = Result("ddp_overhead", options), options.ranks
     case = {"network": options.network, "batch": options.batch_size}
-    together = _start(options.ranks, options)
-    ratio = paired_ratio(together["minimal"], together["trainer"])
+    together = _start(ranks, options)
     for name in ("minimal", "trainer"):
-        result.add(case | {"what": f"{name} loop, {options.ranks} ranks"}, "images/s of a rank", together[name])
-    result.add(
-        case | {"what": f"step of the trainer over that of the minimal loop, {options.ranks} ranks"}, "ratio",
-        [a / b for a, b in zip(together["minimal"], together["trainer"])],
-        interval=(ratio.low, ratio.high), higher_is_better=False,
-    )  # fmt: skip
-    alone = _start(1, options) if options.ranks > 1 else together
-    for ranks, found in {options.ranks: together, 1: alone}.items():
+        result.add(case | {"what": f"{name} loop, {ranks} ranks"}, "images/s of a rank", together[name])
+    ratio = paired_ratio(together["minimal"], together["trainer"])
+    what = f"step of the trainer over that of the minimal loop, {ranks} ranks"
+    ratios = [a / b for a, b in zip(together["minimal"], together["trainer"])]
+    result.add(case | {"what": what}, "ratio", ratios, interval=(ratio.low, ratio.high), higher_is_better=False)
+    alone = _start(1, options) if ranks > 1 else together
+    empty = {f"the loop alone, {ranks} ranks": together} if ranks > 1 else {}
+    for what, found in (empty | {"the loop alone, 1 rank": alone}).items():
         microseconds = [1e6 * seconds for seconds in found["empty"]]
-        where = f"the loop alone, {ranks} ranks" if ranks > 1 else "the loop alone, 1 rank"
-        result.add(case | {"what": where}, "microseconds a step", microseconds, higher_is_better=False)
-    result.note(
-        "The loop alone: everything but forward, backward and update; rows of metrics, every 20 steps, included."
-    )
-    result.print()
-    print(f"Written: {result.save(options.output)}")
+        result.add(case | {"what": what}, "microseconds a step", microseconds, higher_is_better=False)
+    result.note("The loop alone: everything but forward, backward and update; rows of metrics included.")
+    result.finish()
     return DONE
-
-
-def _parser() -> Parser:
-    parser = Parser("The training loop against torch's minimal DistributedDataParallel loop.")
-    parser.add_argument("--network", default="debug", help="name of the network")
-    parser.add_argument("--batch-size", type=positive, default=64, help="images a rank")
-    parser.add_argument("--ranks", type=positive, default=2, help="number of ranks")
-    parser.add_argument("--windows", type=positive, default=25, help="measured windows of each loop")
-    parser.add_argument("--steps", type=positive, default=10, help="steps in a window")
-    parser.add_argument("--worker", type=Path, default=None, help="for the ranks that this script starts")
-    add_output_options(parser, RESULTS)
-    return parser
 
 
 def _start(ranks: int, options: Any) -> dict[str, list[float]]:
     """Runs this script on so many ranks; what the first of them measured."""
-    arguments = ["--ranks", options.ranks, "--network", options.network, "--batch-size", options.batch_size]
-    arguments += ["--windows", options.windows, "--steps", options.steps]
-    return measure_on_ranks(Path(__file__), ranks, max(1, usable_cores() // ranks), arguments, "--worker")
+    names = ("ranks", "network", "batch-size", "windows", "steps")
+    told = as_arguments((name, getattr(options, name.replace("-", "_"))) for name in names)
+    return measured_on_ranks(Path(__file__), ranks, max(1, usable_cores() // ranks), told, "--worker")
 
 
 # ---- on every rank --------------------------------------------------------------------------------------------------
@@ -98,21 +83,18 @@ def _work(options: Any) -> int:
     environment = detect()
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(folder, options.network, options.batch_size, environment, "--ema.decay=0")
-        minimal = MinimalLoop(trainer)  # before training, so that both start from the same weights
-        subjects = {
-            "minimal": lambda: _window(lambda: minimal.run(options.steps), options),
-            "trainer": lambda: _window(lambda: run_steps(trainer, options.steps), options),
-        }
+        minimal = MinimalLoop(trainer.run)  # before training, so that both start from the same weights
+        loops = {"minimal": minimal.train, "trainer": partial(run_steps, trainer)}
         found: dict[str, Any] = {}
-        if environment.world_size == options.ranks:
-            measured = alternate(subjects, windows=options.windows, warmup=2, tolerant=False)
-            found = {name: measurement.rates for name, measurement in measured.items()}
-        found["empty"] = _empty_loop(trainer, 40 * options.steps, options.windows)
-        if trainer.run.communicator.is_main:
-            options.worker.write_text(json.dumps(found))
-        trainer.run.communicator.barrier()
         with trainer.run.closing():
-            pass
+            if environment.world_size == options.ranks:
+                subjects = {name: partial(_window, loop, options) for name, loop in loops.items()}
+                measured = alternate(subjects, windows=options.windows, warmup=2, tolerant=False)
+                found = {name: measurement.rates for name, measurement in measured.items()}
+            found["empty"] = _empty_loop(trainer, 40 * options.steps, options.windows)
+            if trainer.run.communicator.is_main:
+                options.worker.write_text(json.dumps(found))
+            trainer.run.communicator.barrier()
     return DONE
 
 
@@ -124,34 +106,27 @@ def build_trainer(folder: str, network: str, batch_size: int, environment: Envir
     return Trainer(assemble(load_config([*arguments, "--checkpoint.every_seconds=31536000", *options]), environment))
 
 
-def _window(work: Callable[[], None], options: Any) -> Window:
+def _window(loop: Callable[[int], None], options: Any) -> Window:
     started = time.perf_counter()
-    work()
+    loop(options.steps)
     return Window(options.steps * options.batch_size, time.perf_counter() - started)
 
 
 class MinimalLoop:
     """A training loop as torch's tutorial on DistributedDataParallel has it, and nothing more."""
 
-    def __init__(self, trainer: Trainer):
-        config = trainer.run.config
-        network = copy.deepcopy(trainer.run.network)
-        self.optimizer = create_optimizer(network, config.optimizer)
-        self.weights, self.smoothing = network.auxiliary_weights, config.loss.label_smoothing
-        self.scale = trainer.run.objective.normalise.scale
-        self.shift = trainer.run.objective.normalise.shift
-        device_ids = [trainer.run.communicator.device.index] if trainer.run.communicator.device.type == "cuda" else None
-        self.network = DistributedDataParallel(
-            network.train(),
-            device_ids,
-            gradient_as_bucket_view=True,
-            static_graph=True,
-            **{SYNC_BUFFERS: False},  # type: ignore[arg-type]
-        )
-        self.batch = next(iter(trainer.run.loader))
-        trainer.run.loader.load_state_dict({"samples_seen": 0})
+    def __init__(self, run: Run):
+        network = copy.deepcopy(run.network)
+        self.optimizer = create_optimizer(network, run.config.optimizer)
+        self.weights, self.smoothing = network.auxiliary_weights, run.config.loss.label_smoothing
+        self.scale, self.shift = run.objective.normalise.scale, run.objective.normalise.shift
+        device_ids = [run.communicator.device.index] if run.communicator.device.type == "cuda" else None
+        settings: dict[str, Any] = {"gradient_as_bucket_view": True, "static_graph": True, SYNC_BUFFERS: False}
+        self.network = DistributedDataParallel(network.train(), device_ids, **settings)
+        self.batch = next(iter(run.loader))
+        run.loader.load_state_dict({"samples_seen": 0})
 
-    def run(self, steps: int) -> None:
+    def train(self, steps: int) -> None:
         """So many steps on the same batch."""
         for _ in range(steps):
             images = torch.addcmul(self.shift, self.batch.images.float(), self.scale)
@@ -172,7 +147,7 @@ class _WindowEnds(Exception):
     """The trainer has made the steps of a window."""
 
 
-class StopAt(Hook):
+class _StopAt(Hook):
     """Leaves the training loop after step number `step`."""
 
     def __init__(self, step: int):
@@ -186,7 +161,7 @@ class StopAt(Hook):
 def run_steps(trainer: Trainer, steps: int) -> None:
     """So many steps of the trainer's own loop, over epochs as they come."""
     run = trainer.run
-    with run.hooks.added(StopAt(run.progress.step + steps)), contextlib.suppress(_WindowEnds):
+    with run.hooks.added(_StopAt(run.progress.step + steps)), contextlib.suppress(_WindowEnds):
         while True:
             trainer.train_epoch(run.progress.epoch)
     run.loader.load_state_dict({"samples_seen": run.progress.samples_seen})

@@ -7,32 +7,30 @@ whole runs with and without could not tell differences below a percent from the 
 the clock; on a CPU they are the CPU time of the loop's thread, so that other processes on the machine do not count.
 """
 
-from __future__ import annotations
-
-import contextlib
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 
-import engine.monitoring.report.writer
-from benchmarks.measuring.command_line import Parser, add_output_options, add_training_options, positive
-from benchmarks.reporting.results import RESULTS, Result
+from benchmarks.measuring import Parser, as_arguments, positive
+from benchmarks.reporting.results import Result
 from engine.config.command_line import load_config
 from engine.evaluation.findings import Findings
-from engine.faults.exit_status import run_entry_point
+from engine.faults.exit_status import DONE, run_entry_point
 from engine.monitoring.monitor import Monitor
 from engine.monitoring.phase_clock import PhaseClock
 from engine.monitoring.recorder import Recorder
+from engine.monitoring.report import writer
 from engine.training.assembly import assemble
 from engine.training.progress import RecentSteps
 from engine.training.train_step import TrainStep
@@ -40,10 +38,9 @@ from engine.training.trainer import Trainer
 
 _clock = time.perf_counter if torch.cuda.is_available() else time.thread_time
 
-_PAGE = "the page, in the background"
-
+PAGE, UPDATE, NORM = "the page, in the background", "update", "norm of the gradient"
 # In the loop, by what they are for.
-PARTS: dict[str, list[tuple[type, str]]] = {
+PARTS: dict[str, list[tuple[Any, str]]] = {
     "a step's loss and accuracy": [(RecentSteps, "add")],
     "progress bar": [(Monitor, "advance")],
     "phase clock": [(PhaseClock, "begin"), (PhaseClock, "phase")],
@@ -51,18 +48,19 @@ PARTS: dict[str, list[tuple[type, str]]] = {
     "confusion and pictures": [(Findings, "add"), (Findings, "sum")],
     "handing over to the report": [(Monitor, "keep_findings"), (Monitor, "report")],
 }
+# The optimizer's step is no part of the monitoring, but for the norm of the gradient where that is asked for.
+TIMED = {**PARTS, UPDATE: [(TrainStep, "update")]}
 
 
 class Meter:
-    """Seconds spent in functions, by part; a timed function within a timed one counts once."""
+    """The seconds of each call of functions, by part; a timed function within a timed one counts once."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.updates: dict[bool, list[float]] = {True: [], False: []}
+        self.calls: dict[str, list[float]] = defaultdict(list)
         self._inside = False
 
     def timing(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """`function`, timed as a piece of `part`."""
+        """`function`, timed as a piece of `part`; as one of the norm where it is told to measure that."""
 
         def timed(*arguments: Any, **options: Any) -> Any:
             if self._inside:
@@ -72,88 +70,61 @@ class Meter:
                 return function(*arguments, **options)
             finally:
                 self._inside = False
-                self.seconds[part] += _clock() - started
+                self.calls[NORM if options.get("measure") else part].append(_clock() - started)
 
         return timed
 
-    def timing_update(self, update: Callable[..., Any]) -> Callable[..., Any]:
-        """The optimizer's step, timed apart with and without measuring the gradient's norm."""
+    def timing_page(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        """The page is written in another thread, and counts the CPU time of that."""
 
-        def timed(step: TrainStep, measure: bool = False) -> Any:
-            started = _clock()
-            result = update(step, measure)
-            self.updates[measure].append(_clock() - started)
-            return result
-
-        return timed
-
-    def norm_seconds(self) -> float:
-        """What measuring the norms took in all: medians apart, times how often."""
-        plain, measured = (sorted(self.updates[measure]) for measure in (False, True))
-        if not plain or not measured:
-            return 0.0
-        return max(measured[len(measured) // 2] - plain[len(plain) // 2], 0.0) * len(measured)
-
-    @contextlib.contextmanager
-    def attached(self) -> Iterator[None]:
-        """Within it, the monitoring's functions are timed. The page, written in another thread, counts its CPU time."""
-
-        def write_report(*arguments: Any) -> Any:
+        def timed(*arguments: Any) -> Any:
             started = time.thread_time()
             try:
-                return original(*arguments)
+                return write(*arguments)
             finally:
-                self.seconds[_PAGE] += time.thread_time() - started
+                self.calls[PAGE].append(time.thread_time() - started)
 
-        original = engine.monitoring.report.writer.write_report
-        with contextlib.ExitStack() as stack:
-            for part, functions in PARTS.items():
-                for owner, name in functions:
-                    timed = self.timing(getattr(owner, name), part)
-                    stack.enter_context(mock.patch.object(owner, name, timed))
-            stack.enter_context(mock.patch.object(TrainStep, "update", self.timing_update(TrainStep.update)))
-            stack.enter_context(mock.patch.object(engine.monitoring.report.writer, "write_report", write_report))
-            yield
+        return timed
+
+    def seconds(self) -> dict[str, float]:
+        """By part. What the norms took is the difference of the medians with and without, times how often."""
+        spent = {part: sum(calls) for part, calls in self.calls.items() if part not in (UPDATE, NORM)}
+        plain, measured = self.calls[UPDATE], self.calls[NORM]
+        extra = max(median(measured) - median(plain), 0.0) * len(measured) if plain and measured else 0.0
+        return spent | {NORM: extra}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measures as the command line says; returns the exit status."""
-    parser = Parser(__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--network", default="debug", help="which network")
+    parser = Parser("What watching a run costs it.", network="debug", batch_size=64, set=[])
     parser.add_argument("--steps", type=positive, default=200, help="training steps, in two epochs")
-    parser.add_argument("--batch-size", type=positive, default=64, help="images in a step")
-    add_training_options(parser)
-    add_output_options(parser, RESULTS)
     options = parser.parse_args(arguments)
-    result, meter = Result("monitoring", vars(options)), Meter()
-    with tempfile.TemporaryDirectory() as folder:
-        config = load_config(
-            ["--recipe", "sample", "--network.name", options.network, "--data.backend", "synthetic",
-             "--data.batch_size", str(options.batch_size), "--data.global_batch_size", str(options.batch_size),
-             "--evaluation.batch_size", "100", "--run.dir", folder,
-             "--schedule.epochs", str(max(2, round(options.steps * options.batch_size / 4000))), *options.set]
-        )  # fmt: skip
+    result, meter = Result("monitoring", options), Meter()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        settings = {
+            "recipe": "sample", "network.name": options.network, "data.backend": "synthetic", "run.dir": folder,
+            "data.batch_size": options.batch_size, "data.global_batch_size": options.batch_size,
+            "evaluation.batch_size": 100, "schedule.epochs": max(2, round(options.steps * options.batch_size / 4000)),
+        }  # fmt: skip
+        config = load_config([*as_arguments(settings), *options.set])
         config.run.target_top1 = None
         trainer = Trainer(assemble(config))
-        with meter.attached():
-            started = _clock()
-            trainer.fit()
-            seconds = _clock() - started
-        _add_rows(result, meter, trainer.run.progress.step, seconds, options.network)
-    result.print(("microseconds_a_step",))
-    result.save(options.output)
-    return 0
-
-
-def _add_rows(result: Result, meter: Meter, steps: int, seconds: float, network: str) -> None:
-    spent = {**meter.seconds, "norm of the gradient": meter.norm_seconds()}
-    in_loop = sum(share for part, share in spent.items() if part != _PAGE)
+        for part, functions in TIMED.items():
+            for owner, name in functions:
+                stack.enter_context(mock.patch.object(owner, name, meter.timing(getattr(owner, name), part)))
+        stack.enter_context(mock.patch.object(writer, "write_report", meter.timing_page(writer.write_report)))
+        started = _clock()
+        steps = trainer.fit().step
+        seconds = _clock() - started
+    spent = meter.seconds()
+    in_loop = sum(share for part, share in spent.items() if part != PAGE)
     for part, share in {**spent, "all in the loop": in_loop}.items():
-        result.add(
-            {"network": network, "part": part}, "% of the run's time", 100 * share / seconds,
-            higher_is_better=False, microseconds_a_step=1e6 * share / steps,
-        )  # fmt: skip
+        case, microseconds = {"network": options.network, "part": part}, 1e6 * share / steps
+        shown = {"higher_is_better": False, "microseconds_a_step": microseconds}
+        result.add(case, "% of the run's time", 100 * share / seconds, **shown)
     result.note(f"{steps} steps in {seconds:.1f} s, {1e3 * seconds / steps:.1f} ms each, evaluation included")
+    result.finish("microseconds_a_step")
+    return DONE
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ training starts from; `tar` copies. Both bring what they wrote to the disk (fsyn
 whole command, with its start.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -19,15 +17,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from rich.console import Console
-
-from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output_options, positive
-from benchmarks.measuring.measure import Subject, Window, alternate
+from benchmarks.measuring import ROOT, Parser, Subject, Window, alternate
 from benchmarks.measuring.photos import write_photos
-from benchmarks.reporting.results import RESULTS, Result, number
+from benchmarks.measuring.processes import finished
+from benchmarks.reporting.results import Result, number
 from engine.faults.exit_status import DONE, run_entry_point
 from pipelines.datasets.image_headers import probe
 from pipelines.support.cores import usable_cores
@@ -38,48 +33,34 @@ _QUALITY = 97  # gives ImageNet's mean size, 110 KB
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
-    result = Result("prepare", vars(options))
-    say = Console(highlight=False, soft_wrap=True).print
+    parser = Parser(
+        "What preparing data costs, beside tar and headers.", images=12000, workers=usable_cores(), windows=5
+    )  # fmt: skip
+    place = Path(tempfile.gettempdir())
+    parser.add_argument("--directory", type=Path, default=place, help="where all is read and written")
+    options = parser.parse_args(arguments)
+    result = Result("prepare", options)
     with tempfile.TemporaryDirectory(prefix="prepare-", dir=options.directory) as work:
         folder = Path(work) / "photos"
-        say(f"making {options.images} photos ...")
+        result.say(f"making {options.images} photos ...")
         write_photos(folder, options.images, quality=_QUALITY)
-        size = sum(path.stat().st_size for path in folder.rglob("*.jpg"))
-        count = sum(1 for _ in folder.rglob("*.jpg"))
+        sizes = [path.stat().st_size for path in folder.rglob("*.jpg")]
+        size, count = sum(sizes), len(sizes)
         subjects = {
             TAR: _tar_and_headers(folder, Path(work) / "all.tar", count),
-            PREPARE: _prepare(folder, Path(work) / "shards", count, options),
+            PREPARE: _prepare(folder, Path(work) / "shards", count, options.workers),
         }
-        measured = alternate(
-            subjects, windows=options.windows, tolerant=False, on_window=lambda name, round: say(f"{name}, {round}")
-        )
-    for name, measurement in measured.items():
-        result.add({"what": name}, "images/s", measurement, megabytes=size / 1e6)
+        result.say(f"measuring in turns, {options.windows} windows each after one of warm-up ...")
+        measured = alternate(subjects, windows=options.windows, tolerant=False)
+    result.add_each({}, "what", "images/s", measured, megabytes=size / 1e6)
     longer = measured[TAR].over(measured[PREPARE])
-    result.add(
-        {"what": f"{PREPARE} over {TAR}"}, "times as long", longer.value, interval=(longer.low, longer.high),
-        higher_is_better=False, goal=GOAL,
-    )  # fmt: skip
+    result.add({"what": f"{PREPARE} over {TAR}"}, "times as long", longer, higher_is_better=False, goal=GOAL)
     result.note(
         f"{count:,} photos, {size / count / 1e3:.0f} KB each, in {options.directory}; goal: at most {GOAL} times as long; "
         f"measured {number(longer.value)}"
     )
-    result.print()
-    say(f"saved {result.save(options.output)}")
+    result.finish()
     return DONE
-
-
-def _parser() -> Parser:
-    parser = Parser("What preparing data costs, beside tar and reading each header.")
-    parser.add_argument("--images", type=positive, default=12000, help="photos of 500 x 375 pixels")
-    parser.add_argument(
-        "--directory", type=Path, default=Path(tempfile.gettempdir()), help="where all is read and written"
-    )
-    parser.add_argument("--workers", type=positive, default=usable_cores(), help="processes of preparation")
-    parser.add_argument("--windows", type=positive, default=5, help="measured windows of each")
-    add_output_options(parser, RESULTS)
-    return parser
 
 
 def _tar_and_headers(folder: Path, archive: Path, count: int) -> Subject:
@@ -107,20 +88,16 @@ def _read_header(path: str) -> None:
         os.close(descriptor)
 
 
-def _prepare(folder: Path, output: Path, count: int, options) -> Subject:
+def _prepare(folder: Path, output: Path, count: int, workers: int) -> Subject:
     command = [
-        sys.executable, str(ROOT / "pipelines/prepare.py"), "folder", str(folder), "--to", "shards",
-        "--output", str(output), "--shard-size", "32M", "--workers", str(options.workers),
+        sys.executable, ROOT / "pipelines/prepare.py", "folder", folder, "--to", "shards", "--output", output,
+        "--shard-size", "32M", "--workers", workers,
     ]  # fmt: skip
 
     def window() -> Window:
         shutil.rmtree(output, ignore_errors=True)
         os.sync()
-        started = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - started
-        if done.returncode:
-            raise BenchmarkError(f"preparation failed: {done.stderr.strip()}")
+        seconds, _ = finished(command, "preparation")
         return Window(count, seconds)
 
     return window

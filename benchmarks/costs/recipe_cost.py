@@ -7,20 +7,15 @@ trains of Inception-v3 at 299 pixels. Other networks and sizes take time in prop
 GPUs scale as benchmarks/measuring/scaling_model.py predicts. These are estimates, to plan a run with, and not measurements.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import torch
-
-from benchmarks.measuring.command_line import Parser
-from benchmarks.measuring.counting import count
+from benchmarks.measuring import Parser
+from benchmarks.measuring.counting import Counts, counts
 from benchmarks.measuring.scaling_model import INTERCONNECTS, model_from_rate
 from engine.config.command_line import RECIPES, load_config
 from engine.config.options import Config
@@ -34,26 +29,10 @@ GPUS = (1, 8, 64)
 RATE = 5100.0
 
 
-@dataclass(frozen=True)
-class Counted:
-    """A network at one image size: multiplications of an image's forward pass, kernels of a step, gradients in bytes."""
-
-    macs: float
-    launches: int
-    gradients: float
-
-
 @cache
-def counted(name: str, size: int) -> Counted:
-    """Counts one network at `size` pixels, from shapes alone."""
-    with torch.device("meta"):
-        network = create_model(name, auxiliary=False)
-    images = 2  # one alone cannot be normalised
-    blocks = count(network, (images, 3, size, size))
-    launches = sum(kernel.launches for block in blocks for kernel in block.kernels)
-    return Counted(
-        sum(block.macs for block in blocks) / images, launches, 4.0 * sum(p.numel() for p in network.parameters())
-    )
+def counted(name: str, size: int) -> Counts:
+    """One network at `size` pixels, without its auxiliary heads; two images, since one alone cannot be normalised."""
+    return counts(partial(create_model, name, auxiliary=False), 2, size)
 
 
 def hours(config: Config, rate: float, gpus: int) -> float:
@@ -66,7 +45,7 @@ def hours(config: Config, rate: float, gpus: int) -> float:
     for epoch in range(config.schedule.epochs):
         work = counted(name, resolution_at(epoch, full, config.progressive))
         one_gpu = rate * counted("inception_v3", 299).macs / work.macs
-        model = model_from_rate(one_gpu, 256, work.launches, work.gradients)
+        model = model_from_rate(one_gpu, 256, work.launches, 4.0 * work.parameters)
         step = model.step(gpus, share, INTERCONNECTS["nvlink+infiniband"])
         total += IMAGES / (share * gpus) * step
     return total / 3600
@@ -74,17 +53,15 @@ def hours(config: Config, rate: float, gpus: int) -> float:
 
 def page(rate: float) -> str:
     """The table as a page of Markdown."""
-    lines = [
-        "# Recipes",
-        "",
-        "Each recipe is a file in `engine/recipes` whose first lines say where its values come from. Hours are computed by",
-        f"`python benchmarks/costs/recipe_cost.py --rate {rate:g}`: one GPU that trains {rate:g} images of Inception-v3 a",
-        "second, time in proportion to multiplications, and scaling as `benchmarks/measuring/scaling_model.py` predicts for",
-        "NVLink nodes of eight on InfiniBand. They are estimates, not measurements; evaluation and reading of data are left out.",
-        "",
-        "| recipe | network | epochs | global batch | " + " | ".join(f"hours on {gpus} GPU" for gpus in GPUS) + " |",
-        "|---|---|---|---|" + "---|" * len(GPUS),
-    ]
+    lines = [f"""# Recipes
+
+Each recipe is a file in `engine/recipes` whose first lines say where its values come from. Hours are computed by
+`python benchmarks/costs/recipe_cost.py --rate {rate:g}`: one GPU that trains {rate:g} images of Inception-v3 a
+second, time in proportion to multiplications, and scaling as `benchmarks/measuring/scaling_model.py` predicts for
+NVLink nodes of eight on InfiniBand. They are estimates, not measurements; evaluation and reading of data are left out.
+
+| recipe | network | epochs | global batch | {" | ".join(f"hours on {gpus} GPU" for gpus in GPUS)} |
+|---|---|---|---|{"---|" * len(GPUS)}"""]  # fmt: skip
     for file in sorted(RECIPES.glob("imagenet_*.yaml")):
         config = load_config(["--recipe", file.stem, "--data.path", "unread"])
         cells = [f"[{file.stem}](../engine/recipes/{file.name})", config.network.name, str(config.schedule.epochs)]
@@ -95,19 +72,16 @@ def page(rate: float) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Prints the page, or writes it to a file."""
-    parser = Parser(description="Hours that the ImageNet recipes take, computed")
-    parser.add_argument(
-        "--rate", type=float, default=RATE, help=f"images/s of Inception-v3 on one GPU (default: {RATE:g})"
-    )
+    parser = Parser("Hours that the ImageNet recipes take, computed.")
+    parser.add_argument("--rate", type=float, default=RATE, help="images/s of Inception-v3 on one GPU")
     parser.add_argument("--output", type=Path, help="write the page here instead of printing it")
     options = parser.parse_args(arguments)
     if options.rate <= 0:
         parser.error(f"--rate must be above 0, not {options.rate:g}")
-    text = page(options.rate)
     if options.output:
-        options.output.write_text(text)
+        options.output.write_text(page(options.rate))
     else:
-        print(text, end="")
+        print(page(options.rate), end="")
     return 0
 
 

@@ -6,11 +6,7 @@ Each start is a process of its own that does what `engine/train.py` does until i
 cache, then warm with what the cold one left. Both begin where the process begins, so that imports count.
 """
 
-from __future__ import annotations
-
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,27 +14,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output_options, add_training_options, positive
-from benchmarks.reporting.results import RESULTS, Result
+from benchmarks.measuring import Parser, positive
+from benchmarks.measuring.processes import finished, own_environment
+from benchmarks.reporting.results import Result
 from engine.faults.exit_status import DONE, run_entry_point
 
 WORKER = Path(__file__).with_name("restart_worker.py")
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser("A start with an empty compile cache beside a restart with a full one.")
-    parser.add_argument("--network", default="debug", help="name of the network")
-    parser.add_argument("--batch-size", type=positive, default=64, help="images in a batch")
+    parser = Parser(
+        "A start with an empty compile cache, a restart with a full one.", network="debug", batch_size=64, set=[]
+    )  # fmt: skip
     parser.add_argument("--rounds", type=positive, default=2, help="cold starts, with two warm ones after each")
-    add_training_options(parser)
-    add_output_options(parser, RESULTS)
     options = parser.parse_args(arguments)
-    result = Result("restart", vars(options))
+    result = Result("restart", options)
     starts: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
-    for _ in range(options.rounds):
+    for number in range(options.rounds):
+        result.say(f"round {number + 1} of {options.rounds}: a cold start and two warm ones ...")
         with tempfile.TemporaryDirectory() as folder:
             for name in ("cold", "warm", "warm"):
                 starts[name].append(_start(options, Path(folder)))
@@ -51,8 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         pairs = zip(starts["cold"], starts["warm"][::2], starts["warm"][1::2])
         ratios = [2 * cold[part] / (first[part] + second[part]) for cold, first, second in pairs]
         result.add({"network": options.network, "start": "cold over warm", "part": part}, "times", ratios)
-    result.print()
-    print(f"Written: {result.save(options.output)}")
+    result.finish()
     return DONE
 
 
@@ -61,22 +55,12 @@ def _start(options: Any, folder: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as run:
         data = [f"--data.batch_size={options.batch_size}", f"--data.global_batch_size={options.batch_size}"]
         told = [f"--run.dir={run}/run", f"--network.name={options.network}", "--data.backend=synthetic", *data]
-        compiler = ["--compile.enabled=true", f"--compile.cache={folder / 'cache'}"]
+        told += ["--compile.enabled=true", f"--compile.cache={folder / 'cache'}", *options.set]
         # Code that was compiled for this process before must not be found in another cache of the machine.
-        environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
-        command = [
-            sys.executable,
-            str(WORKER),
-            f"{run}/seconds.json",
-            repr(time.time()),
-            *told,
-            *compiler,
-            *options.set,
-        ]
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if finished.returncode:
-            raise BenchmarkError(f"a start failed: {(finished.stderr.strip().splitlines() or ['?'])[-1]}")
-        return json.loads(Path(run, "seconds.json").read_text())
+        environment = {name: value for name, value in own_environment().items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+        output = Path(run, "seconds.json")
+        finished([sys.executable, WORKER, output, repr(time.time()), *told], "a start", environment)
+        return json.loads(output.read_text())
 
 
 if __name__ == "__main__":

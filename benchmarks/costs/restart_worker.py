@@ -5,8 +5,6 @@
 FILE gets the seconds by part as JSON; BEGAN is the time at which the process was started; the options are of engine/train.py.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -54,5 +52,4 @@ def main(file: Path, began: float, arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])
-    sys.stdout.flush()
     os._exit(0)

@@ -1,16 +1,14 @@
 """The machine's bound on a workload's step: measured limits, and the counts of what the step has to do."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from benchmarks.measuring.counting import Kernel, count
-from benchmarks.measuring.limits import Limits, measure_limits
+from benchmarks.measuring.counting import Kernel, counts
+from benchmarks.measuring.limits import Limits
 from benchmarks.measuring.workload import Workload
-from engine.distributed.communicator import Communicator
 from inception import create_model
 
 # SGD with momentum reads weight, gradient and momentum, and writes weight and momentum, all in fp32.
@@ -50,31 +48,11 @@ def step_bound(parameters: int, kernels: Sequence[Kernel], limits: Limits, preci
     return Bound(work.compute, work.memory + moved / limits.bandwidth(moved))
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """The limits of this rank, measured while every other rank of the machine measured its own."""
-
-    limits: Limits
-    communicator: Communicator
-
-    @classmethod
-    def measure(cls, communicator: Communicator, seconds: float) -> Bounds:
-        communicator.barrier()
-        return cls(measure_limits(communicator.device, seconds), communicator)
-
-    @property
-    def bf16_is_faster(self) -> bool:
-        """Whether matrix products in bf16 are faster by enough to matter."""
-        return self.limits.operations["bf16"] > 1.2 * self.limits.operations["fp32"]
-
-    def of(self, workload: Workload) -> tuple[float, str]:
-        """Images a second over all ranks at most, and whether compute or memory takes most of that time."""
-        with torch.device("meta"):
-            network = create_model(workload.config.network.name, **workload.network.options).train()
-        shape = (workload.batching.batch_size, 3, workload.resolution, workload.resolution)
-        blocks = count(network, shape, torch.bfloat16 if workload.bf16 else torch.float32)
-        kernels = [kernel for block in blocks for kernel in block.kernels] * workload.batching.micro_batches
-        parameters = sum(block.parameters for block in blocks)
-        least = step_bound(parameters, kernels, self.limits, "bf16" if workload.bf16 else "fp32")
-        slowest = max(self.communicator.gather(least.seconds))
-        return workload.images / slowest, least.by
+def bound_of(workload: Workload, limits: Limits) -> tuple[float, str]:
+    """Images a second over all ranks at most, and whether compute or memory takes most of that time. Every rank must call
+    it, with the limits that it measured while the others measured theirs."""
+    precision, dtype = ("bf16", torch.bfloat16) if workload.bf16 else ("fp32", torch.float32)
+    build = partial(create_model, workload.config.network.name, **workload.network.options)
+    step = counts(build, workload.batching.batch_size, workload.resolution, dtype)
+    least = step_bound(step.parameters, step.kernels * workload.batching.micro_batches, limits, precision)
+    return workload.images / max(workload.communicator.gather(least.seconds)), least.by

@@ -1,13 +1,16 @@
-"""What the scripts' command lines have in common."""
-
-from __future__ import annotations
+"""What the scripts' command lines have in common: options of the same names, and complaints of one line."""
 
 import argparse
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from benchmarks.measuring.machine import RESULTS
 from engine.config.options import ConfigError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+MODES = ("eager", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 class BenchmarkError(ConfigError):
@@ -15,40 +18,35 @@ class BenchmarkError(ConfigError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line and whose help shows the defaults."""
+    """A parser with `--output` and those of the `COMMON` options that get a default here. Its complaint is one line."""
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, **defaults: Any) -> None:
         super().__init__(
-            description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-        )
+            description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False,
+            conflict_handler="resolve",
+        )  # fmt: skip
+        for name, default in {**defaults, "output": RESULTS}.items():
+            self.add_argument(f"--{name.replace('_', '-')}", default=default, **COMMON[name])
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {message} (--help lists the options)", file=sys.stderr)
         raise SystemExit(2)
 
 
-def add_output_options(parser: argparse.ArgumentParser, results: Path) -> None:
-    """Where the JSON file and the picture go."""
-    parser.add_argument("--output", type=Path, default=results, help="folder for the JSON file and the picture")
-
-
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """`--set`, which gives the options of engine/train.py as a list of arguments."""
-    parser.add_argument(
-        "--set", nargs="+", action=_TrainingOptions, default=[], metavar="KEY=VALUE",
-        help="further options of the training, such as data.prefetch=4",
-    )  # fmt: skip
-
-
 class _TrainingOptions(argparse.Action):
+    """Collects KEY=VALUE pairs as arguments of engine/train.py."""
+
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        arguments: list[str] = []
         for pair in values:
-            key, equals, value = pair.partition("=")
-            if not equals:
-                parser.error(f"--set takes KEY=VALUE, not {pair!r}")
-            arguments += [f"--{key}", value]
-        setattr(namespace, self.dest, [*getattr(namespace, self.dest), *arguments])
+            if "=" not in pair:
+                parser.error(f"{option} takes KEY=VALUE, not {pair!r}")
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), *as_arguments(p.split("=", 1) for p in values)])
+
+
+def as_arguments(settings: Mapping[str, Any] | Iterable[Iterable[Any]]) -> list[str]:
+    """Options of the training and their values as its command line has them."""
+    pairs = settings.items() if isinstance(settings, Mapping) else settings
+    return [text for key, value in pairs for text in (f"--{key}", str(value))]
 
 
 def positive(text: str) -> int:
@@ -57,3 +55,26 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")
     return value
+
+
+COMMON: dict[str, dict[str, Any]] = {
+    "network": {"help": "name of the network"},
+    "networks": {"nargs": "+", "metavar": "NAME", "help": "names of networks"},
+    "batch_size": {"type": positive, "help": "images a step and rank"},
+    "batch_sizes": {"type": positive, "nargs": "+", "metavar": "IMAGES", "help": "images a step and rank"},
+    "resolution": {"type": int, "help": "pixels a side; 0 or none: the network's own"},
+    "precision": {"choices": PRECISIONS, "help": "of the training step"},
+    "compile": {"nargs": "+", "choices": MODES, "help": "modes of torch.compile"},
+    "workers": {"type": int, "help": "decoding threads or processes; 0: the cores of a rank"},
+    "data": {"type": Path, "help": "dataset with class folders; none: made photos, 500 x 375"},
+    "images": {"type": positive, "help": "photos"},
+    "quality": {"type": positive, "help": "of the JPEGs that are made here; 85 gives 46 kB, 97 gives 112 kB"},
+    "windows": {"type": positive, "help": "measured windows of each"},
+    "seconds": {"type": float, "help": "of a window, about"},
+    "budget": {"type": float, "help": "most seconds for all of it; inf: no limit"},
+    "steps": {"type": positive, "help": "steps in a window"},
+    "seeds": {"type": positive, "help": "trainings of each kind"},
+    "set": {"nargs": "+", "action": _TrainingOptions, "metavar": "KEY=VALUE",
+            "help": "further options of the training, such as data.prefetch=4"},
+    "output": {"type": Path, "help": "folder for the JSON file and the picture"},
+}  # fmt: skip

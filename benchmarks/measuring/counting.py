@@ -10,9 +10,8 @@ kernels (convolutions, linear layers), two a multiplication with its addition. B
   pass is two kernels that both read the gradient; pooling, residual sums and the rest as in eager.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,13 +54,10 @@ class Kernel:
 
 @dataclass
 class Block:
-    """What a direct child of a network does with one batch.
-
-    `shape` is its input; `parameters` the number of its weights; `auxiliary` whether it works in training only.
-    """
+    """What a direct child of a network does with one batch; `parameters` is the number of its weights, `auxiliary` whether it
+    works in training only."""
 
     name: str
-    shape: tuple[int, ...]
     parameters: int = 0
     auxiliary: bool = False
     forward: list[Kernel] = field(default_factory=list)
@@ -87,6 +83,26 @@ class Block:
         return sum(kernel.operations for kernel in self.kernels)
 
 
+class Counts:
+    """What a whole network does in a training step on so many images: its blocks and kernels, the number of its weights, the
+    launches of fused code, and the multiply-adds of an image's forward pass without the auxiliary heads."""
+
+    def __init__(self, blocks: list[Block], images: int):
+        self.blocks, self.images = blocks, images
+        self.kernels = [kernel for block in blocks for kernel in block.kernels]
+        self.parameters = sum(block.parameters for block in blocks)
+        self.launches = sum(kernel.launches for kernel in self.kernels)
+        self.macs = sum(block.macs for block in blocks if not block.auxiliary) / images
+
+
+def counts(build: Callable[[], nn.Module], images: int, size: int = 0, dtype: torch.dtype = torch.float32) -> Counts:
+    """Counts the network that `build` makes, at `size` pixels a side or its own."""
+    with torch.device("meta"):
+        network = build().train()
+    side = size or network.input_size
+    return Counts(count(network, (images, 3, side, side), dtype), images)
+
+
 def count(network: nn.Module, images: tuple[int, int, int, int], dtype: torch.dtype = torch.float32) -> list[Block]:
     """The blocks of `network` for a training step on `images` (N, C, H, W), in the order in which they run.
 
@@ -96,9 +112,7 @@ def count(network: nn.Module, images: tuple[int, int, int, int], dtype: torch.dt
     network = network.to(dtype)
     blocks: list[Block] = []
     for name, module, inputs in block_inputs(network, torch.empty(images, device="meta", dtype=dtype)):
-        block = Block(
-            name, tuple(inputs.shape), sum(p.numel() for p in module.parameters()), name.startswith(AUXILIARY)
-        )
+        block = Block(name, sum(p.numel() for p in module.parameters()), name.startswith(AUXILIARY))
         inputs = inputs.detach().requires_grad_(bool(blocks))  # the first block need not differentiate the images
         working = inputs.clone()  # layers that work in place may not change a leaf
         with _Recorder(block.forward):
@@ -114,15 +128,13 @@ def count(network: nn.Module, images: tuple[int, int, int, int], dtype: torch.dt
 def block_inputs(network: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
     """Names, modules and inputs of the blocks of `network` in the order in which they run on `images`."""
     seen: list[tuple[str, nn.Module, Tensor]] = []
+    names = {module: name for name, module in network.named_children()}
 
-    def remember(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if inputs and isinstance(inputs[0], Tensor):
-                seen.append((name, module, inputs[0].detach().clone()))
+    def remember(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            seen.append((names[module], module, inputs[0].detach().clone()))
 
-        return hook
-
-    hooks = [module.register_forward_pre_hook(remember(name)) for name, module in network.named_children()]
+    hooks = [module.register_forward_pre_hook(remember) for module in names]
     try:
         with torch.no_grad():
             network(images)
@@ -140,16 +152,16 @@ class _Recorder(TorchDispatchMode):
         self._kernels = kernels
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if not name.startswith(_NO_KERNEL) and name != "t":  # a matrix seen from its other side
             formula = flop_registry.get(func.overloadpacket)
-            operations = formula(*args, **kwargs, out_val=result) if formula else 0
-            read = [_bytes(leaf) for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, Tensor)]
-            written = [_bytes(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-            eager = sum(read) + sum(written)
-            self._kernels.append(Kernel(name, int(operations), eager, _fused_bytes(name, read, written)))
+            operations = int(formula(*args, **(kwargs or {}), out_val=result)) if formula else 0
+            read, written = (
+                [_bytes(leaf) for leaf in tree_leaves(side) if isinstance(leaf, Tensor)]
+                for side in ([args, kwargs], result)
+            )
+            self._kernels.append(Kernel(name, operations, sum(read) + sum(written), _fused_bytes(name, read, written)))
         return result
 
 
@@ -158,14 +170,11 @@ def _fused_bytes(name: str, read: list[int], written: list[int]) -> int:
         return NORM_PASSES["backward" if "backward" in name else "forward"] * max(read)
     if name == "convolution_backward":
         gradient, image, weight = read[:3]
-        to_image = gradient + weight + image if len(written) > 2 or image in written else 0
-        return to_image + gradient + image + weight
-    if name.startswith(_POINTWISE):
-        return 0
-    return sum(read) + sum(written)
+        kernels = 2 if len(written) > 2 or image in written else 1  # the image's gradient may not be wanted
+        return kernels * (gradient + image + weight)
+    return 0 if name.startswith(_POINTWISE) else sum(read) + sum(written)
 
 
 def _bytes(tensor: Tensor) -> int:
-    if not tensor.ndim:  # counters and other single numbers
-        return 0
-    return math.prod(tensor.shape) * tensor.element_size()
+    """Those of counters and other single numbers do not matter."""
+    return math.prod(tensor.shape) * tensor.element_size() if tensor.ndim else 0

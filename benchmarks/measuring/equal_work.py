@@ -1,15 +1,12 @@
 """Whether a loader does the work that is asked of it: form and type of its batches, and where its crops come from."""
 
-from __future__ import annotations
-
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from benchmarks.measuring.photos import HEIGHT, WIDTH, recovered_crops
-from benchmarks.peers import DataJob, Passes
+from benchmarks.peers.loaders import DataJob, Passes
 from pipelines import TrainPlan
 
 # What a loader's means may differ by, in standard errors: a false alarm in ten thousand checks.
@@ -30,9 +27,6 @@ class Work:
     ratio: float
     mirrored: float
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def observe(passes: Passes, limit: int = 10_000) -> Work:
     """The work of one pass over a dataset of `photos.write_gradients`."""
@@ -41,15 +35,9 @@ def observe(passes: Passes, limit: int = 10_000) -> Work:
         batches.append(images.cpu().clone())  # some loaders reuse their buffers
         if sum(map(len, batches)) >= limit:
             break
-    crops = np.concatenate([recovered_crops(images) for images in batches])
-    return Work(
-        images=len(crops),
-        dtype=str(batches[0].dtype).removeprefix("torch."),
-        size=(batches[0].shape[2], batches[0].shape[3]),
-        area=float(crops[:, 0].mean()),
-        ratio=float(np.log(crops[:, 1]).mean()),
-        mirrored=float(crops[:, 2].mean()),
-    )
+    area, ratio, mirrored = np.concatenate([recovered_crops(images) for images in batches]).T
+    kind, size = str(batches[0].dtype).removeprefix("torch."), tuple(batches[0].shape[2:])
+    return Work(len(area), kind, size, float(area.mean()), float(np.log(ratio).mean()), float(mirrored.mean()))
 
 
 def expected(job: DataJob, images: int) -> tuple[Work, dict[str, float]]:
@@ -68,13 +56,11 @@ def expected(job: DataJob, images: int) -> tuple[Work, dict[str, float]]:
 def differences(work: Work, job: DataJob) -> list[str]:
     """In what a loader's work differs from what was asked, in words; empty when it is equal."""
     wanted, errors = expected(job, work.images)
-    found = [
-        f"{name} is {getattr(work, name)}, not {getattr(wanted, name)}"
-        for name in ("dtype", "size")
-        if getattr(work, name) != getattr(wanted, name)
-    ]
-    for name, error in errors.items():
+    found = []
+    for name in ("dtype", "size", *errors):
         seen, asked = getattr(work, name), getattr(wanted, name)
-        if abs(seen - asked) > _ERRORS * error + _BLUR[name]:
-            found.append(f"mean {name} is {seen:.3f}, not {asked:.3f} +- {error:.3f}")
+        if name not in errors and seen != asked:
+            found.append(f"{name} is {seen}, not {asked}")
+        elif name in errors and abs(seen - asked) > _ERRORS * errors[name] + _BLUR[name]:
+            found.append(f"mean {name} is {seen:.3f}, not {asked:.3f} +- {errors[name]:.3f}")
     return found

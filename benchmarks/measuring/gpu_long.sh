@@ -82,7 +82,7 @@ stage_step() {
     local network mode status=0
     for network in "${networks[@]}"; do
         for mode in "${modes[@]}"; do
-            limited benchmarks/throughput.py --networks "$network" --batch-sizes "$batch" --compile "$mode" \
+            limited benchmarks/throughput.py --budget "$limit" --networks "$network" --batch-sizes "$batch" --compile "$mode" \
                 --precisions bf16 --backends synthetic --no-trial "${windows[@]}" --peers torchvision timm --output "$out" ||
                 status=1
         done
@@ -104,7 +104,7 @@ stage_variants() {
 # The batch size to the knee, for the first network.
 stage_sweep() {
     needs_gpu "no GPU memory"
-    limited benchmarks/throughput.py --networks "${networks[0]}" --batch-sizes "${batches[@]}" --compile "${modes[0]}" \
+    limited benchmarks/throughput.py --budget "$limit" --networks "${networks[0]}" --batch-sizes "${batches[@]}" --compile "${modes[0]}" \
         --precisions bf16 --backends synthetic --no-trial "${windows[@]}" --peers --output "$out"
 }
 
@@ -112,11 +112,11 @@ stage_sweep() {
 stage_loaders() {
     needs_gpu "DALI decodes on the CPU"
     local share status=0
-    limited benchmarks/throughput.py --networks "${networks[0]}" --backends native dali --batch-sizes "$batch" \
+    limited benchmarks/throughput.py --budget "$limit" --networks "${networks[0]}" --backends native dali --batch-sizes "$batch" \
         --compile "${modes[0]}" --precisions bf16 "${windows[@]}" --output "$out" || status=1
     if ((on_gpu)) && "$python" -c 'import nvidia.dali' 2>/dev/null; then
         for share in 0.5 0.75 1.0; do
-            limited benchmarks/throughput.py --networks "${networks[0]}" --backends dali --batch-sizes "$batch" \
+            limited benchmarks/throughput.py --budget "$limit" --networks "${networks[0]}" --backends dali --batch-sizes "$batch" \
                 --compile "${modes[0]}" --precisions bf16 --no-trial "${windows[@]}" --peers --output "$out/jpeg-engine-$share" \
                 --set "data.dali.hw_decoder_load=$share" || status=1
         done

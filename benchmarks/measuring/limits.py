@@ -1,21 +1,19 @@
 """What this machine can do at best, measured: matrix throughput, memory and host-to-device bandwidth, JPEG decoding."""
 
-from __future__ import annotations
-
 import io
 import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
+from benchmarks.measuring.measure import repeated
 from pipelines.decoding.whole_jpeg import usable
 from pipelines.support.cores import usable_cores
 
@@ -32,12 +30,21 @@ class Limits:
     jpegs: decoded images a second, of one thread and of all cores, of `jpeg` = (width, height, bytes).
     """
 
-    device: str
     operations: dict[str, float]
     bandwidths: tuple[tuple[int, float], ...]
-    host_to_device: float | None
-    jpegs: tuple[float, float]
-    jpeg: tuple[int, int, int]
+    host_to_device: float | None = None
+    jpegs: tuple[float, float] = (math.nan, math.nan)
+    jpeg: tuple[int, int, int] = (0, 0, 0)
+
+    @classmethod
+    def given(cls, operations: dict[str, float], bandwidth: float) -> Self:
+        """Those of a machine that is not at hand, with one bandwidth for kernels of any size."""
+        return cls(operations, ((1, bandwidth), (2**40, bandwidth)))
+
+    @property
+    def bf16_is_faster(self) -> bool:
+        """Whether matrix products in bf16 are faster by enough to matter."""
+        return self.operations["bf16"] > 1.2 * self.operations["fp32"]
 
     def bandwidth(self, moved: float) -> float:
         """Bytes a second for a kernel that moves so many bytes, interpolated on a logarithmic scale."""
@@ -47,9 +54,6 @@ class Limits:
     def seconds(self, operations: float, moved: float, precision: str) -> tuple[float, float]:
         """The least seconds that a kernel's operations and its bytes take."""
         return operations / self.operations[precision], moved / self.bandwidth(moved)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure_limits(device: torch.device, seconds: float = 0.5) -> Limits:
@@ -64,7 +68,7 @@ def measure_limits(device: torch.device, seconds: float = 0.5) -> Limits:
     jpeg = photo_like_jpeg(width, height)
     decoding = _decode_rate(jpeg, 1, seconds), _decode_rate(jpeg, usable_cores(), seconds)
     copying = _host_to_device(device, seconds) if device.type == "cuda" else None
-    return Limits(str(device), operations, bandwidths, copying, decoding, (width, height, len(jpeg)))
+    return Limits(operations, bandwidths, copying, decoding, (width, height, len(jpeg)))
 
 
 def _matrix(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
@@ -94,41 +98,24 @@ def _shortest(work: Callable[[], Any], device: torch.device, seconds: float) -> 
     """The shortest duration of `work` on the device."""
     for _ in range(2):
         work()
-    shortest, deadline = math.inf, time.perf_counter() + seconds
-    while time.perf_counter() < deadline or math.isinf(shortest):
-        shortest = min(shortest, _duration(work, device))
-    return shortest
-
-
-def _duration(work: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        work()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1000
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    window = repeated(work, 1, seconds=seconds, least=1, device=device)()
+    return min(window.steps)
 
 
 def _decode_rate(jpeg: bytes, threads: int, seconds: float) -> float:
     """Images a second that `threads` threads decode to full size; decoding releases the interpreter lock."""
     encoded = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
-    deadline = time.perf_counter() + seconds
-    started = time.perf_counter()
+    started, decode = time.perf_counter(), usable()[0].decode
+
+    def decoded(_: int) -> int:
+        done = 0
+        while not done or time.perf_counter() < started + seconds:
+            decode(encoded)
+            done += 1
+        return done
+
     with ThreadPoolExecutor(threads) as pool:
-        done = sum(pool.map(lambda _: _decode_until(encoded, deadline), range(threads)))
-    return done / (time.perf_counter() - started)
-
-
-def _decode_until(encoded: Tensor, deadline: float) -> int:
-    done, decode = 0, usable()[0].decode
-    while time.perf_counter() < deadline or not done:
-        decode(encoded)
-        done += 1
-    return done
+        return sum(pool.map(decoded, range(threads))) / (time.perf_counter() - started)
 
 
 def photo_like_jpeg(width: int, height: int, quality: int = 85, seed: int = 0) -> bytes:

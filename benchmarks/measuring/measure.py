@@ -4,20 +4,17 @@ A *subject* is a callable that runs one window of work and says what it did; `re
 `drained` of a loader. `alternate` lets subjects take turns after a warm-up that is thrown away.
 """
 
-from __future__ import annotations
-
-import contextlib
 import gc
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Self
 
-import psutil
 import torch
 
+from benchmarks.measuring.machine import processor_seconds
 from benchmarks.measuring.summaries import Ratio, Summary, paired_ratio, summarise
 
 
@@ -40,12 +37,6 @@ class Window:
 Subject = Callable[[], Window]
 
 
-class Sized(Protocol):
-    """What a loader hands out: `len` is the number of images."""
-
-    def __len__(self) -> int: ...
-
-
 @dataclass
 class Measurement:
     """A subject's windows after the warm-up, or the one-line reason why there are none."""
@@ -66,94 +57,70 @@ class Measurement:
         return summarise(self.rates)
 
     @property
-    def step_seconds(self) -> Summary | None:
-        """Summary of the seconds of single steps, where they were taken."""
-        steps = [seconds for window in self.windows for seconds in window.steps]
-        return summarise(steps) if steps else None
+    def step_seconds(self) -> list[float]:
+        """The seconds of single steps, where they were taken."""
+        return [seconds for window in self.windows for seconds in window.steps]
 
     @property
-    def cores(self) -> Summary | None:
-        """Summary of the CPU cores that the windows kept busy, where they were taken."""
-        cores = [window.cores for window in self.windows if window.cores is not None]
-        return summarise(cores) if cores else None
+    def cores(self) -> list[float]:
+        """The CPU cores that the windows kept busy, where they were taken."""
+        return [window.cores for window in self.windows if window.cores is not None]
 
-    def over(self, other: Measurement) -> Ratio:
+    def over(self, other: Self) -> Ratio:
         """How many times faster than `other`, measured in the same `alternate`."""
         return paired_ratio(self.rates, other.rates)
 
 
 def alternate(
-    subjects: Mapping[str, Subject],
-    *,
-    windows: int = 7,
-    warmup: int = 1,
-    budget_seconds: float = math.inf,
-    on_window: Callable[[str, int], Any] | None = None,
-    tolerant: bool = True,
-) -> dict[str, Measurement]:
+    subjects: Mapping[str, Subject], *, windows: int = 7, warmup: int = 1, budget_seconds: float = math.inf,
+    on_window: Callable[[str, int], Any] = lambda name, number: None, tolerant: bool = True,
+) -> dict[str, Measurement]:  # fmt: skip
     """Measures all subjects, in turns.
 
     Every round runs one window of each, in an order that reverses from round to round. The first `warmup` rounds are thrown
     away, the last of which begins with the last subject. Loaders that start processes belong at the end: a fork makes
     this process copy every page of memory that it writes next, which would slow a step's first window. Then rounds are
-    run until there are `windows` of them or `budget_seconds` are spent (at least one round is). A subject that raises is
-    listed as failed with its reason, and the others go on; unless not `tolerant`, as among ranks, where the others would
-    wait for the one that failed.
-    `on_window(name, round)` is called before each window, for a sign of life.
+    run until there are `windows` of them or another one would exceed `budget_seconds`, which count from the call (at least
+    one round is run). A subject that raises is listed as failed with its reason, and the others go on; unless not
+    `tolerant`, as among ranks, where the others would wait for the one that failed.
+    `on_window(name, round)` is called before each window, for a sign of life; rounds of the warm-up are negative.
     """
     measured = {name: Measurement(name) for name in subjects}
+    begun = time.perf_counter()
     # Each window starts with a collection, so that no subject pays for another's garbage; what is alive by now need not be
     # looked through every time.
     gc.collect()
     gc.freeze()
     try:
-        _warm_up(subjects, measured, warmup, on_window, tolerant)
-        deadline = time.perf_counter() + budget_seconds
-        for number in range(windows):
-            for name in _order(subjects, number):
-                if on_window:
+        for number in range(-warmup, windows):
+            started = time.perf_counter()
+            for name in subjects if number % 2 == 0 else reversed(list(subjects)):
+                if measured[name].failure is None:
                     on_window(name, number)
-                _run(subjects[name], measured[name], tolerant)
-            if time.perf_counter() >= deadline:
+                    _run(subjects[name], measured[name], number < 0, tolerant)
+            now = time.perf_counter()
+            if number >= 0 and now - begun + (now - started) > budget_seconds:
                 break
     finally:
         gc.unfreeze()
     return measured
 
 
-def _order(subjects: Mapping[str, Subject], number: int) -> Iterable[str]:
-    return subjects if number % 2 == 0 else reversed(list(subjects))
-
-
-def _warm_up(
-    subjects: Mapping[str, Subject],
-    measured: Mapping[str, Measurement],
-    rounds: int,
-    on_window: Callable[[str, int], Any] | None,
-    tolerant: bool,
-) -> None:
-    for number in range(-rounds, 0):
-        for name in _order(subjects, number):
-            if on_window:
-                on_window(name, number)
-            started = time.perf_counter()
-            _run(subjects[name], measured[name], tolerant)
-            measured[name].warmup_seconds += time.perf_counter() - started
-    for measurement in measured.values():
-        measurement.windows.clear()
-
-
-def _run(subject: Subject, measurement: Measurement, tolerant: bool) -> None:
-    if measurement.failure is not None:
-        return
+def _run(subject: Subject, measurement: Measurement, warming_up: bool, tolerant: bool) -> None:
     gc.collect()
+    started = time.perf_counter()
     try:
-        measurement.windows.append(subject())
+        window = subject()
     except Exception as error:  # a peer may fail in any way, and the table says how
         if not tolerant:
             raise
         measurement.failure = one_line(error)
         measurement.windows.clear()
+        return
+    if warming_up:
+        measurement.warmup_seconds += time.perf_counter() - started
+    else:
+        measurement.windows.append(window)
 
 
 def one_line(error: BaseException) -> str:
@@ -170,23 +137,17 @@ def repeated(
     On a CPU each call is timed. On a GPU calls are only queued; events on the device time each of them and the window
     ends when the device is done, so that the host runs ahead of it as it does in training.
     """
-    device = torch.device(device)
-    return lambda: (
-        _window_on_gpu(step, units, seconds, least)
-        if device.type == "cuda"
-        else _window_on_cpu(step, units, seconds, least)
-    )
+    on_gpu = torch.device(device).type == "cuda"
+    return lambda: (_window_on_gpu if on_gpu else _window_on_cpu)(step, units, seconds, least)
 
 
 def _window_on_cpu(step: Callable[[], Any], units: float, seconds: float, least: int) -> Window:
-    steps: list[float] = []
-    started = previous = time.perf_counter()
-    while len(steps) < least or previous - started < seconds:
+    marks = [time.perf_counter()]
+    while len(marks) <= least or marks[-1] - marks[0] < seconds:
         step()
-        now = time.perf_counter()
-        steps.append(now - previous)
-        previous = now
-    return Window(units * len(steps), previous - started, tuple(steps))
+        marks.append(time.perf_counter())
+    steps = tuple(after - before for before, after in itertools.pairwise(marks))
+    return Window(units * len(steps), marks[-1] - marks[0], steps)
 
 
 def _window_on_gpu(step: Callable[[], Any], units: float, seconds: float, least: int) -> Window:
@@ -206,62 +167,36 @@ def _window_on_gpu(step: Callable[[], Any], units: float, seconds: float, least:
     return Window(units * len(steps), elapsed, steps)
 
 
-def drained(
-    passes: Callable[[], Iterable[Any]],
-    *,
-    discard: int = 2,
-    seconds: float = math.inf,
-    count: Callable[[Any], int] = len,
-) -> Subject:
-    """A subject that reads one fresh pass of a loader to its end, as fast as it comes.
+def drained(passes: Callable[[], Iterable[Any]], *, ahead: int, seconds: float = math.inf) -> Subject:
+    """A subject that reads one fresh pass of a loader to its end, as fast as it comes; `len` of a batch is its images.
 
-    The first `discard` batches (start of workers, filling of queues) do not count. CPU cores are those of this process and
-    its workers. A window ends with the pass, so that no worker of this loader runs while another one is measured; a pass
+    The clock starts when `ahead` batches have been read, as many as the loader makes before they are asked for, and at
+    least two: what was made during the start of its workers is never counted. CPU cores are those of this process and its
+    workers. A window ends with the pass, so that no worker of this loader runs while another one is measured; a pass
     longer than `seconds` is left early, and then `passes` must return something whose `close` stops its workers.
+    Raises ValueError for a pass that is over before it has begun to count.
     """
+    ahead = max(2, ahead)
 
     def window() -> Window:
-        images, steps = 0, []
-        source = passes()
-        iterator = iter(source)
+        images, source = 0, passes()
+        batches = iter(source)
         try:
-            for _ in range(discard):
-                next(iterator)
-            busy_before = processor_seconds()
-            started = previous = time.perf_counter()
-            for batch in iterator:
-                now = time.perf_counter()
-                images += count(batch)
-                steps.append(now - previous)
-                previous = now
-                if now - started >= seconds:
+            skipped = sum(1 for _ in itertools.islice(batches, ahead))
+            busy, marks = processor_seconds(), [time.perf_counter()]
+            for batch in batches:
+                images += len(batch)
+                marks.append(time.perf_counter())
+                if marks[-1] - marks[0] >= seconds:
                     break
-            busy = processor_seconds() - busy_before
+            busy = processor_seconds() - busy
         finally:
             if hasattr(source, "close"):
                 source.close()
-        if not steps:
-            raise ValueError(f"a pass of no more than {discard} batches is too short to be measured")
-        return Window(images, previous - started, tuple(steps), busy / (previous - started))
+        if not images:
+            raise ValueError(f"a pass of {skipped} batches is too short: its first {ahead} may be made beforehand")
+        elapsed = marks[-1] - marks[0]
+        steps = tuple(after - before for before, after in itertools.pairwise(marks))
+        return Window(images, elapsed, steps, busy / elapsed)
 
     return window
-
-
-def processor_seconds() -> float:
-    """CPU time taken so far by this process and all processes that it started, those that have ended included."""
-    total, mine = 0.0, psutil.Process()
-    for process in [mine, *mine.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # ended just now: its parent has its time
-            total += sum(process.cpu_times()[:4])  # user and system, of itself and of children that it waited for
-    return total
-
-
-def failed(name: str, reason: str) -> Measurement:
-    """A subject that cannot be measured here, for the table."""
-    return Measurement(name, failure=reason)
-
-
-def fastest(measured: Mapping[str, Measurement], names: Sequence[str] | None = None) -> str | None:
-    """The name with the highest median rate; None when all failed."""
-    candidates = [name for name in names or measured if measured[name].failure is None and measured[name].windows]
-    return max(candidates, key=lambda name: measured[name].rate.median, default=None)

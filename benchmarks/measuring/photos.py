@@ -1,27 +1,57 @@
 """Images to measure with: photo-like ones of ImageNet's usual size, and gradients that tell where they were cropped."""
 
-from __future__ import annotations
-
 import io
 import tarfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.measuring.command_line import BenchmarkError
 from benchmarks.measuring.limits import photo_like_jpeg
 from pipelines import Dataset
+from pipelines.support.cache import user_cache
+from pipelines.support.cores import usable_cores
+from pipelines.support.locks import machine_lock
 
 WIDTH, HEIGHT = 500, 375  # the most common size in ImageNet
+# Batches that a loader reads in a pass at least; and for each core, since a loader with a worker a core makes two batches
+# a worker before they are asked for, which do not count.
+BATCHES, _BATCHES_A_CORE = 64, 6
 _CLASSES = 4
+_DISTINCT = 16
 
 
-def write_photos(folder: Path, count: int, distinct: int = 16, quality: int = 85) -> Path:
-    """`count` JPEGs under folder/train and a few under folder/val, in class folders. `distinct` of them differ: decoders
-    have no memory, so that repeating pictures saves time in making them and changes nothing in reading them."""
-    pictures = [photo_like_jpeg(WIDTH, HEIGHT, quality, seed) for seed in range(min(count, distinct))]
-    return _write(folder, [pictures[number % len(pictures)] for number in range(count)])
+def shared_photos(batch: int, quality: int, say: Callable[[str], Any]) -> Path:
+    """A folder of photos for at least 64 batches of so many images, which all benchmarks and ranks of a machine share: it
+    stays in the user's cache. Raises BenchmarkError where that cannot be written."""
+    count = (
+        1 << (max(BATCHES, _BATCHES_A_CORE * usable_cores()) * batch - 1).bit_length()
+    )  # few sizes are shared by many
+    folder = user_cache() / f"photos-{WIDTH}x{HEIGHT}-{quality}-{count}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with machine_lock(folder / "lock", announce=True):
+            if not (folder / "complete").exists():
+                say(f"writing {count:,} photos to {folder}, once ...")
+                write_photos(folder / "images", count, quality)
+                (folder / "complete").touch()
+    except OSError as error:
+        raise BenchmarkError(
+            f"photos cannot be written to {folder} ({error.strerror}): name a dataset with --data"
+        ) from None
+    return folder / "images"
+
+
+def write_photos(folder: Path, count: int, quality: int = 85) -> Path:
+    """`count` JPEGs under folder/train and a few under folder/val, in class folders. Sixteen of them differ: decoders have no
+    memory, so that repeating pictures saves time in making them and changes nothing in reading them."""
+    return _write(
+        folder, [photo_like_jpeg(WIDTH, HEIGHT, quality, seed) for seed in range(min(count, _DISTINCT))], count
+    )
 
 
 def write_gradients(folder: Path, count: int) -> Path:
@@ -31,15 +61,16 @@ def write_gradients(folder: Path, count: int) -> Path:
     pixels[:, :, 1] = np.linspace(0, 255, HEIGHT)[:, None]
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
-    return _write(folder, [file.getvalue()] * count)
+    return _write(folder, [file.getvalue()], count)
 
 
-def _write(folder: Path, pictures: list[bytes]) -> Path:
-    for split, chosen in (("train", pictures), ("val", pictures[:_CLASSES])):
-        for number, picture in enumerate(chosen):
+def _write(folder: Path, pictures: Sequence[bytes], count: int) -> Path:
+    for split, images in (("train", count), ("val", _CLASSES)):
+        for label in range(_CLASSES):
+            (folder / split / f"class{label}").mkdir(parents=True, exist_ok=True)
+        for number in range(images):
             path = folder / split / f"class{number % _CLASSES}" / f"{number:06d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(picture)
+            path.write_bytes(pictures[number % len(pictures)])
     return folder
 
 
@@ -54,24 +85,20 @@ def write_shards(split: Path, folder: Path, count: int) -> list[Path]:
     for number, path in enumerate(paths):
         with tarfile.open(path, "w") as tar:
             for image in images[number::count]:
-                _add(tar, f"{image.stem}.jpg", image.read_bytes())
-                _add(tar, f"{image.stem}.cls", str(classes[image.parent.name]).encode())
+                label = str(classes[image.parent.name]).encode()
+                for kind, content in (("jpg", image.read_bytes()), ("cls", label)):
+                    entry = tarfile.TarInfo(f"{image.stem}.{kind}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
     return paths
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    tar.addfile(entry, io.BytesIO(content))
 
 
 def export_folder(dataset: Dataset, folder: Path) -> None:
     """Writes every image of `dataset`, as encoded, to folder/<split>/<class>/, for peers that read nothing else."""
-    indices = np.arange(len(dataset))
-    for index, label in zip(indices, dataset.labels(indices)):
+    for index, label in enumerate(dataset.labels(np.arange(len(dataset)))):
         path = folder / dataset.split / dataset.classes[label] / f"{index:07d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dataset.read(int(index)).tobytes())
+        path.write_bytes(dataset.read(index).tobytes())
 
 
 def recovered_crops(images: Tensor) -> np.ndarray:
@@ -82,7 +109,6 @@ def recovered_crops(images: Tensor) -> np.ndarray:
     # The ends of a fitted line, and not single pixels, so that the codec's noise averages out.
     steps = np.arange(side) - (side - 1) / 2
     across, down = pixels[..., 0].mean(axis=1), pixels[..., 1].mean(axis=2)
-    width = (across * steps).sum(axis=1) / (steps**2).sum() * side
-    height = (down * steps).sum(axis=1) / (steps**2).sum() * side
+    width, height = ((line * steps).sum(axis=1) / (steps**2).sum() * side for line in (across, down))
     ratio = np.abs(width) * WIDTH / np.maximum(np.abs(height) * HEIGHT, 1e-9)
     return np.stack([np.abs(width * height), ratio, width < 0], axis=1)

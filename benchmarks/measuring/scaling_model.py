@@ -10,17 +10,17 @@ when the backward pass is over. A synchronous step ends with its slowest rank: z
 normal variables.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-import torch
+import numpy as np
 from scipy import stats
-from torch import nn
 from torchvision.models import resnet50
 
-from benchmarks.measuring.counting import count
+from benchmarks.measuring.counting import counts
 from inception import create_model
 
 # DDP's default size of a bucket of gradients.
@@ -80,8 +80,7 @@ class ScalingModel:
 
     def step(self, ranks: int, batch: int, links: Interconnect) -> float:
         """Seconds of a step of `ranks` with `batch` images each."""
-        parts = self.parts(ranks, batch, links)
-        return sum(parts.values())
+        return sum(self.parts(ranks, batch, links).values())
 
     def parts(self, ranks: int, batch: int, links: Interconnect) -> dict[str, float]:
         """The seconds of a step by cause: compute, stragglers, communication that nothing hides."""
@@ -97,8 +96,7 @@ class ScalingModel:
     def efficiency(self, ranks: int, batch: int, links: Interconnect, base: tuple[int, int] | None = None) -> float:
         """Images a second and rank over those of `base` (ranks, batch), by default one rank with the same batch."""
         base_ranks, base_batch = base or (1, batch)
-        each = batch / self.step(ranks, batch, links)
-        return each / (base_batch / self.step(base_ranks, base_batch, links))
+        return batch / self.step(ranks, batch, links) * self.step(base_ranks, base_batch, links) / base_batch
 
 
 def expected_maximum(ranks: int) -> float:
@@ -137,8 +135,7 @@ def published_scalings() -> list[Published]:
     batch of 64; MLPerf's ResNet-50 on eight H100 comes to about 7,000 images/s each at a batch of 400, with gradients in
     16 bits.
     """
-    with torch.device("meta"):
-        inception, resnet = create_model("inception_v3"), resnet50()
+    inception, resnet = partial(create_model, "inception_v3"), resnet50
     return [
         Published(
             "Inception-v3 on 512 P100, batch 64 each", "Horovod (arXiv 1802.05799)",
@@ -151,28 +148,19 @@ def published_scalings() -> list[Published]:
     ]  # fmt: skip
 
 
-def _counted(network: nn.Module, size: int, rate: float, batch: int, gradient_bytes: int) -> ScalingModel:
-    blocks = count(network.train(), (2, 3, size, size))
-    launches = sum(kernel.launches for block in blocks for kernel in block.kernels)
-    return model_from_rate(rate, batch, launches, gradient_bytes * sum(block.parameters for block in blocks))
+def _counted(build: Callable[[], Any], size: int, rate: float, batch: int, gradient_bytes: int) -> ScalingModel:
+    step = counts(build, 2, size)
+    return model_from_rate(rate, batch, step.launches, gradient_bytes * step.parameters)
 
 
 def fit_compute(points: list[tuple[int, float]]) -> tuple[float, float]:
     """fixed and per-image seconds from (batch, seconds of a step) at two or more batches, by least squares on relative
     errors; the fixed part is not negative."""
-    weights = [1 / seconds**2 for _, seconds in points]
-    total = sum(weights)
-    mean_b = sum(w * b for w, (b, _) in zip(weights, points)) / total
-    mean_t = sum(w * t for w, (_, t) in zip(weights, points)) / total
-    spread = sum(w * (b - mean_b) ** 2 for w, (b, _) in zip(weights, points))
-    slope = sum(w * (b - mean_b) * (t - mean_t) for w, (b, t) in zip(weights, points)) / spread if spread else 0.0
-    fixed = mean_t - slope * mean_b
+    batches, seconds = np.array(points, float).T
+    slope, fixed = np.polyfit(batches, seconds, 1, w=1 / seconds) if len(set(batches)) > 1 else (0.0, 0.0)
     if fixed < 0 or slope <= 0:
-        fixed, slope = (
-            0.0,
-            sum(w * b * t for w, (b, t) in zip(weights, points)) / sum(w * b * b for w, (b, _) in zip(weights, points)),
-        )
-    return fixed, slope
+        fixed, slope = 0.0, (batches / seconds).sum() / ((batches / seconds) ** 2).sum()
+    return float(fixed), float(slope)
 
 
 def fit_links(points: list[tuple[float, float]], ranks: int) -> Interconnect:

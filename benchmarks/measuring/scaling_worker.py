@@ -1,12 +1,9 @@
-"""What every rank of a scaling measurement runs, under torchrun; started by scaling.py.
+"""What every rank of a scaling measurement runs, under torchrun or srun; started by scaling.py and slurm/throughput.sbatch.
 
 Times the step with and without the gradients' exchange at the batches given, and all-reduces of several sizes; the first
 rank writes a JSON file.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import sys
 import time
@@ -14,36 +11,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 import torch.distributed as dist
 
+from benchmarks.measuring.command_line import Parser
 from benchmarks.measuring.measure import alternate
 from benchmarks.measuring.summaries import summarise
 from benchmarks.measuring.workload import Workload
-from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
 from engine.distributed.communicator import Communicator
 from engine.distributed.strategies import join
 from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import detect
-from pipelines import open_dataset, sample_path
 
 SIZES = (4 * 2**10, 2**20, 16 * 2**20)
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--network", required=True)
-    parser.add_argument("--batches", type=int, nargs="+", required=True)
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--resolution", type=int, default=0)
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--windows", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser = Parser(
+        "One rank's part of a scaling measurement.",
+        network="debug",
+        precision="auto",
+        resolution=0,
+        windows=5,
+        seconds=1.0,
+    )
+    parser.add_argument("--batches", type=int, nargs="+", required=True, help="images a rank, one after the other")
+    parser.add_argument("--threads", type=int, required=True, help="of the CPU, for this rank")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file")
     options = parser.parse_args(arguments)
     communicator = join(detect(), StrategyConfig(name="ddp"))
     torch.set_num_threads(options.threads)  # a rank is as large alone as beside others
@@ -60,17 +57,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _time_steps(batch: int, options: Any, communicator: Communicator) -> dict[str, Any]:
-    config = load_config(
-        ["--network.name", options.network, "--data.backend", "synthetic", "--data.batch_size", str(batch),
-         "--precision", options.precision, "--data.resolution", str(options.resolution),
-         "--data.path", sample_path()]
-    )  # fmt: skip
-    workload = Workload(config, communicator, open_dataset(sample_path(), "train", progress=False), num_classes=1000)
+    settings = {
+        "network.name": options.network, "data.batch_size": batch, "precision": options.precision,
+        "data.resolution": options.resolution,
+    }  # fmt: skip
+    workload = Workload.synthetic(settings, communicator)
     steps = workload.steps_in(options.seconds)
-    subjects = {"step": workload.timed_step(steps), "alone": workload.timed_step_without_exchange(steps)}
+    subjects = {"step": workload.timed_step(steps), "alone": workload.timed_step(steps, exchange=False)}
     measured = alternate(subjects, windows=options.windows, tolerant=False)
-    alone = measured["alone"].step_seconds
-    assert alone is not None
+    alone = summarise(measured["alone"].step_seconds)
     gradients = sum(4 * p.numel() for p in workload.network.parameters() if p.requires_grad)
     workload.close()
     return {
@@ -90,15 +85,14 @@ def _time_all_reduce(communicator: Communicator, seconds: float) -> list[tuple[i
     for size in SIZES if communicator.world_size > 1 else ():
         values = torch.ones(size // 4, device=communicator.device)
         durations: list[float] = []
-        for number in range(max(5, min(50, int(seconds * 2**24 / size) * 10))):
+        for _ in range(max(5, min(50, int(seconds * 2**24 / size) * 10))):
             communicator.barrier()
             started = time.perf_counter()
             dist.all_reduce(values)
             if communicator.device.type == "cuda":
                 torch.cuda.synchronize()
-            if number > 1:
-                durations.append(time.perf_counter() - started)
-        found.append((size, max(communicator.gather(summarise(durations).median))))
+            durations.append(time.perf_counter() - started)
+        found.append((size, max(communicator.gather(summarise(durations[2:]).median))))
     return found
 
 

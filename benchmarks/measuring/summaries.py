@@ -1,19 +1,17 @@
 """What repeated measurements say: median, spread, confidence intervals, and whether two sets differ past the noise."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-CONFIDENCE = 0.95
+_CONFIDENCE = 0.95
 _RESAMPLES = 2000
 
+Values = Sequence[float] | NDArray[np.float64]
 Statistic = Callable[[NDArray[np.float64], int], NDArray[np.float64]]
 
 
@@ -25,61 +23,40 @@ class Summary:
     the smallest and the largest. `spread` is the distance between the quartiles over the median.
     """
 
-    count: int
     median: float
-    mean: float
-    deviation: float
     spread: float
     low: float
     high: float
     p95: float
-    smallest: float
-    largest: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def summarise(values: Values) -> Summary:
     """The summary of at least one finite value. Raises ValueError otherwise."""
     array = _checked(values)
-    median = float(np.median(array))
-    low, high = bootstrap_interval(array) if len(array) > 2 else (float(array.min()), float(array.max()))
-    lower, upper = np.percentile(array, [25, 75])
-    return Summary(
-        count=len(array),
-        median=median,
-        mean=float(array.mean()),
-        deviation=float(array.std(ddof=1)) if len(array) > 1 else 0.0,
-        spread=float(upper - lower) / abs(median) if median else 0.0,
-        low=low,
-        high=high,
-        p95=float(np.percentile(array, 95)),
-        smallest=float(array.min()),
-        largest=float(array.max()),
-    )
+    lower, median, upper, p95 = map(float, np.percentile(array, [25, 50, 75, 95]))
+    return Summary(median, (upper - lower) / abs(median) if median else 0.0, *_median_interval(array), p95)
 
 
-def bootstrap_interval(
-    values: Sequence[float] | NDArray[np.float64], statistic: Statistic = np.median, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
+def _median_interval(array: NDArray[np.float64]) -> tuple[float, float]:
+    return bootstrap_interval(array) if len(array) > 2 else (float(array.min()), float(array.max()))
+
+
+def bootstrap_interval(values: Values, statistic: Statistic = np.median) -> tuple[float, float]:
     """The percentile bootstrap interval of `statistic(values, axis)` (Efron, 1979). The same values give the same
     interval. With few values it is somewhat narrow, as every bootstrap is; `t_interval` is exact for normal ones."""
     array = _checked(values)
     picks = np.random.default_rng(0).integers(0, len(array), (_RESAMPLES, len(array)))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(statistic(array[picks], 1), [tail, 1 - tail])
+    low, high = np.quantile(statistic(array[picks], 1), [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
     return float(low), float(high)
 
 
-def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+def t_interval(values: Values) -> tuple[float, float]:
     """Student's interval of the mean, exact for values from a normal distribution; infinite for a single value."""
     array = _checked(values)
-    mean = float(array.mean())
     if len(array) < 2:
         return -math.inf, math.inf
-    half = stats.t.ppf((1 + confidence) / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
-    return mean - float(half), mean + float(half)
+    half = stats.t.ppf((1 + _CONFIDENCE) / 2, len(array) - 1) * stats.sem(array)
+    return float(array.mean() - half), float(array.mean() + half)
 
 
 @dataclass(frozen=True)
@@ -94,7 +71,7 @@ class Ratio:
         return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f})"
 
 
-def paired_ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:
+def paired_ratio(first: Values, second: Values) -> Ratio:
     """The median of `first / second` over windows measured in alternation, which cancels what slows both.
 
     Raises ValueError when the two do not pair up.
@@ -102,12 +79,10 @@ def paired_ratio(first: Sequence[float], second: Sequence[float]) -> Ratio:
     above, below = _checked(first), _checked(second)
     if len(above) != len(below):
         raise ValueError(f"{len(above)} and {len(below)} values do not pair up")
-    ratios = above / below
-    low, high = bootstrap_interval(ratios) if len(ratios) > 2 else (float(ratios.min()), float(ratios.max()))
-    return Ratio(float(np.median(ratios)), low, high)
+    return Ratio(float(np.median(above / below)), *_median_interval(above / below))
 
 
-def change_beyond_noise(newest: Sequence[float], previous: Sequence[float], tolerance: float = 0.03) -> float | None:
+def change_beyond_noise(newest: Values, previous: Values, tolerance: float = 0.03) -> float | None:
     """The relative change of the median, or None where the noise or `tolerance` explains it.
 
     Runs of different days differ by more than windows of one run do, so a change counts only when the 95% intervals of
@@ -119,7 +94,7 @@ def change_beyond_noise(newest: Sequence[float], previous: Sequence[float], tole
     return change if apart and abs(change) > tolerance else None
 
 
-def _checked(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+def _checked(values: Values) -> NDArray[np.float64]:
     array = np.asarray(values, np.float64)
     if not array.size or not np.isfinite(array).all():
         raise ValueError(f"measurements must be finite numbers, at least one, not {values!r}")

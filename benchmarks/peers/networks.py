@@ -1,7 +1,5 @@
 """torchvision's and timm's networks of the Inception family, with the training step of PyTorch's documentation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

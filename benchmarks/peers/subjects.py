@@ -1,19 +1,17 @@
 """Peers as subjects that take turns with ours, after a check that they do the same work."""
 
-from __future__ import annotations
-
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.measuring.counting import count
+from benchmarks.measuring import Subject, drained, repeated
+from benchmarks.measuring.counting import counts
 from benchmarks.measuring.equal_work import differences, observe
-from benchmarks.measuring.measure import Subject, drained, one_line, repeated
 from benchmarks.measuring.photos import write_gradients
-from benchmarks.measuring.workload import DISCARD, Workload
-from benchmarks.peers import DataJob, data_peer
-from benchmarks.peers import networks as network_peers
+from benchmarks.measuring.workload import Workload
+from benchmarks.peers.loaders import LOADERS, DataJob
+from benchmarks.peers.networks import SETTING, build_peer, peer_step
 from benchmarks.reporting.results import Result
 from inception import create_model
 from pipelines.support.cores import usable_cores
@@ -21,68 +19,47 @@ from pipelines.support.cores import usable_cores
 _GRADIENTS = 192
 
 
-def network_subjects(name: str, ours: Workload, options: Any, result: Result) -> dict[str, Subject]:
-    """The steps of others that have this network, on the same images; eager and compiled as asked."""
-    subjects: dict[str, Subject] = {}
-    images, labels = ours.synthetic
-    sources = [source for source in network_peers.peers_of(name) if source in options.peers]
-    for source in sources:
-        result.note(f"{source}'s {name}: {network_peers.SETTING}. {_compared_counts(source, name, ours)}")
-        for mode in options.compile:
-            network = network_peers.build_peer(source, name)
-            step = network_peers.peer_step(
-                network, images, labels, bf16=ours.bf16, compile_mode=None if mode == "eager" else mode
-            )
-            setting = f"{'bf16' if ours.bf16 else 'fp32'}, {mode}, batch {len(labels)}"
-            key = f"step | {source} | {setting}"
-            subjects[key] = repeated(step, len(labels), seconds=options.seconds, least=2, device=ours.device)
-    if not network_peers.peers_of(name):
-        result.note(f"Neither torchvision nor timm has a network named {name}.")
-    return subjects
+def network_subject(source: str, mode: str, ours: Workload, seconds: float) -> Subject:
+    """The step of another project's network of the same name, on the same images, eager or in a mode of torch.compile."""
+    images, labels = ours.images_and_labels
+    network = build_peer(source, ours.config.network.name)
+    step = peer_step(network, images, labels, bf16=ours.bf16, compile_mode=None if mode == "eager" else mode)
+    return repeated(step, len(labels), seconds=seconds, least=2, device=ours.device)
 
 
-def _compared_counts(source: str, name: str, ours: Workload) -> str:
-    """A sentence about both networks' multiply-adds, counted the same way."""
-    shape = (2, 3, ours.resolution, ours.resolution)
-    with torch.device("meta"):
-        networks = create_model(name, **ours.network.options), network_peers.build_peer(source, name)
-    mine, theirs = (sum(b.macs for b in count(n.train(), shape) if not b.auxiliary) / 2e9 for n in networks)
+def compared_counts(source: str, ours: Workload) -> str:
+    """How the other network is set up, and both networks' multiply-adds, counted the same way."""
+    name = ours.config.network.name
+    builders = partial(create_model, name, **ours.network.options), partial(build_peer, source, name)
+    mine, theirs = (counts(build, 2, ours.resolution).macs / 1e9 for build in builders)
     equal = "equal work" if abs(theirs / mine - 1) < 0.01 else "NOT equal work"
-    return f"Multiply-adds an image: ours {mine:.3f} G, {source} {theirs:.3f} G: {equal}."
+    return f"{source}'s {name}: {SETTING}. Multiply-adds an image: ours {mine:.3f} G, {source} {theirs:.3f} G: {equal}."
 
 
-def data_subjects(ours: Workload, options: Any, work: Path, result: Result) -> dict[str, Subject]:
-    """The loaders of others on the same files; one that does other work than asked is measured all the same and named.
-    `work` is for files that they need, until they have been measured."""
-    subjects: dict[str, Subject] = {}
-    workers = options.workers or usable_cores()
-    gradients = write_gradients(work / "gradients", _GRADIENTS)
-    data = ours.config.data
-    for name in options.peers:
-        jobs = [
-            DataJob(
-                folder, _made(work / folder.name / name), min(size, 64), ours.resolution, workers,
-                data.crop_scale, data.crop_ratio, data.flip, options.quality,
-            )
-            for folder, size in ((gradients, ours.batching.batch_size), (options.folder, ours.batching.batch_size))
-        ]  # fmt: skip
-        key = f"data | {name} | {workers} workers, batch {jobs[1].batch_size}"
-        try:
-            peer = data_peer(name)
-            found = differences(observe(peer.passes(jobs[0]), _GRADIENTS), jobs[0])
-            result.note(
-                f"{name}: {peer.SETTING}. " + ("Equal work." if not found else f"NOT equal: {'; '.join(found)}.")
-            )
-            subjects[key] = drained(peer.passes(jobs[1]), discard=DISCARD, seconds=options.seconds)
-        except Exception as error:  # not installed, or broken on this machine: the table says so
-            result.add_failure(
-                {"network": ours.config.network.name, "part": "data", "of": name, "setting": key.split(" | ")[2]},
-                "images/s",
-                one_line(error),
-            )
-    return subjects
+def data_setting(ours: Workload, options: Any) -> str:
+    """The setting of every loader of others, as rows have it."""
+    return f"{options.workers or usable_cores()} workers, batch {ours.batching.batch_size}"
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def data_subject(name: str, ours: Workload, options: Any, work: Path, result: Result) -> tuple[Subject, float]:
+    """The loader of another project on the same files, and the seconds that an image took it at most; one that does other
+    work than asked is measured all the same, and the result says so. `work` is for files that it needs, until it has been
+    measured."""
+    data, batch = ours.config.data, ours.batching.batch_size
+
+    def job(folder: Path, size: int) -> DataJob:
+        place = work / folder.name / name
+        place.mkdir(parents=True, exist_ok=True)
+        return DataJob(
+            folder, place, size, ours.resolution, options.workers or usable_cores(), data.crop_scale, data.crop_ratio,
+            data.flip, options.quality,
+        )  # fmt: skip
+
+    check = job(write_gradients(work / "gradients", _GRADIENTS), min(batch, 64))
+    started = time.perf_counter()
+    found = differences(observe(LOADERS[name](check), _GRADIENTS), check)
+    seconds = (time.perf_counter() - started) / _GRADIENTS
+    setting = " ".join(str(LOADERS[name].__doc__).split())
+    result.note(f"{name}: {setting} " + ("Equal work." if not found else f"NOT equal: {'; '.join(found)}."))
+    measured = job(options.folder, batch)
+    return drained(LOADERS[name](measured), ahead=measured.ahead, seconds=options.seconds), seconds

@@ -1,7 +1,5 @@
 """timm's train.py as a process of its own: the same network, data, batch, schedule and target, and what it reports."""
 
-from __future__ import annotations
-
 import csv
 import os
 import re
@@ -15,28 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.measuring.command_line import BenchmarkError
+from benchmarks.measuring import BenchmarkError
+from benchmarks.measuring.processes import own_environment
 from benchmarks.peers.networks import NETWORK_PEERS
-from benchmarks.peers.whole_runs import Run, own_environment
-from engine.config.options import Config
-from engine.distributed.device import use_bf16
+from benchmarks.peers.whole_runs import DEVICE, PeerTraining, Run
 
 _SPEED = re.compile(r"Train: .*?([\d.]+)/s")
 
 
 @dataclass(frozen=True)
-class TimmTraining:
-    """timm's train.py in the source tree `source`, with the settings of `config` that it knows and `network`'s metadata."""
+class TimmTraining(PeerTraining):
+    """timm's train.py in the source tree `source`, with the settings of `config` that it knows."""
 
-    name: str
     source: Path
-    config: Config
-    data: Path
-    network: dict[str, Any]
-    target: float
-    workers: int
 
     def __post_init__(self) -> None:
         if not (self.source / "train.py").is_file():
@@ -64,23 +53,20 @@ class TimmTraining:
 
     def arguments(self, seed: int, folder: Path) -> list[Any]:
         """train.py's options."""
-        config, optimizer = self.config, self.config.optimizer
-        batch = int(config.data.batch_size)
-        lr = optimizer.lr * batch / optimizer.lr_batch_size if optimizer.lr_batch_size else optimizer.lr
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        size = config.data.resolution or self.network["input_size"]
+        config, network, optimizer = self.config, self.network, self.config.optimizer
         arguments = [
-            "--data-dir", self.data, "--train-split", "train", "--val-split", "val", "--device", device.type,
-            "--model", config.network.name, "--num-classes", self.network["num_classes"], "--img-size", size,
-            "--batch-size", batch, "--epochs", config.schedule.epochs, "--warmup-epochs", round(config.schedule.warmup_epochs),
-            "--cooldown-epochs", 0, "--sched", "cosine", "--lr", lr, "--warmup-lr", lr / 100, "--min-lr", 0,
+            "--data-dir", self.data, "--train-split", "train", "--val-split", "val", "--device", DEVICE,
+            "--model", config.network.name, "--num-classes", network["num_classes"], "--img-size", self.size,
+            "--batch-size", config.data.batch_size, "--epochs", config.schedule.epochs, "--cooldown-epochs", 0,
+            "--warmup-epochs", round(config.schedule.warmup_epochs),
+            "--sched", "cosine", "--lr", self.lr, "--warmup-lr", self.lr / 100, "--min-lr", 0,
             "--opt", "sgd", "--momentum", optimizer.momentum, "--weight-decay", optimizer.weight_decay,
-            "--smoothing", config.loss.label_smoothing, "--mean", *self.network["mean"], "--std", *self.network["std"],
-            "--crop-pct", self.network["crop_fraction"], "--scale", *config.data.crop_scale, "--color-jitter", 0,
+            "--smoothing", config.loss.label_smoothing, "--mean", *network["mean"], "--std", *network["std"],
+            "--crop-pct", network["crop_fraction"], "--scale", *config.data.crop_scale, "--color-jitter", 0,
             "--interpolation", "bilinear", "--train-interpolation", "bilinear", "--workers", self.workers, "--seed", seed,
             "--channels-last", "--log-interval", 10, "--output", folder, "--experiment", "timm",
         ]  # fmt: skip
-        arguments += ["--amp", "--amp-dtype", "bfloat16"] if use_bf16(config.precision, device) else []
+        arguments += ["--amp", "--amp-dtype", "bfloat16"] if self.bf16 else []
         arguments += ["--torchcompile"] if config.compile.enabled is True else []
         return arguments + (["--model-ema", "--model-ema-decay", config.ema.decay] if config.ema.decay else [])
 
@@ -130,14 +116,6 @@ class _Watch:
         """What was seen. Raises BenchmarkError if that is no training."""
         if self.began is None or not self.curve:
             raise BenchmarkError("timm's train.py ended without an evaluation")
-        return Run(
-            seed=seed,
-            wall=wall,
-            starting=self.began - self.started,
-            compiling=0.0,
-            evaluating=self.evaluating,
-            to_target=self.to_target,
-            best=max(top1 for _, top1 in self.curve),
-            images_per_second=statistics.median(self.speeds) if self.speeds else 0.0,
-            curve=self.curve,
-        )
+        speed = statistics.median(self.speeds) if self.speeds else 0.0
+        best, starting = max(top1 for _, top1 in self.curve), self.began - self.started
+        return Run(seed, wall, starting, 0.0, self.evaluating, self.to_target, best, speed, self.curve)

@@ -1,24 +1,21 @@
 """The whole training that people would write: PyTorch and torchvision in the manner of torchvision's reference script.
 
-    python benchmarks/peers/train.py --data DIR --network debug --epochs 30 --target 45
+    python benchmarks/peers/train.py '{"data": "DIR", "network": "debug", "epochs": 30, "target": 45, ...}'
 
-ImageFolder, Pillow transforms to normalised float tensors, DataLoader workers, SGD with Nesterov momentum, warm-up and
-cosine, label smoothing, evaluation on the resized centre after every epoch. Prints a JSON object an epoch, then one with
-the seconds to the target, counted from the end of the imports.
+The settings are those that benchmarks/peers/whole_runs.py gives. ImageFolder, Pillow transforms to normalised float tensors,
+DataLoader workers, SGD with Nesterov momentum, warm-up and cosine, label smoothing, evaluation on the resized centre after
+every epoch. Prints a JSON object an epoch, then one with the seconds to the target, counted from the end of the imports.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +27,7 @@ from inception import create_model
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    options = SimpleNamespace(**json.loads(arguments[0]))
     started = time.monotonic()
     torch.manual_seed(options.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -49,39 +46,15 @@ def main(arguments: Sequence[str]) -> int:
         evaluation = time.monotonic()
         top1 = _evaluate(network, val, device, options.bf16)
         evaluating += time.monotonic() - evaluation
-        best = max(best, top1)
-        seconds = time.monotonic() - started
+        best, seconds = max(best, top1), time.monotonic() - started
         print(json.dumps({"epoch": epoch + 1, "top1": top1, "seconds": round(seconds, 3)}), flush=True)
-        if options.target is not None and top1 >= options.target:
+        if top1 >= options.target:
             reached = seconds
             break
     seconds = time.monotonic() - started
     end = {"best_top1": best, "seconds_to_target": reached, "seconds": seconds, "evaluation_seconds": evaluating}
     print(json.dumps(end | {"images_per_second": images / (seconds - evaluating)}), flush=True)
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="A minimal reference training.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class> and val/<class>")
-    parser.add_argument("--network", default="debug")
-    parser.add_argument("--options", type=json.loads, default={}, help="of the network, as JSON")
-    parser.add_argument("--resolution", type=int, required=True, help="pixels a side")
-    parser.add_argument("--crop-fraction", type=float, default=0.875, help="share of the shorter side in evaluation")
-    parser.add_argument("--crop-scale", type=float, nargs=2, default=(0.08, 1.0))
-    parser.add_argument("--mean", type=float, nargs=3, default=(0.5, 0.5, 0.5))
-    parser.add_argument("--std", type=float, nargs=3, default=(0.5, 0.5, 0.5))
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--warmup-epochs", type=float, default=1.0)
-    parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--weight-decay", type=float, default=5e-4)
-    parser.add_argument("--label-smoothing", type=float, default=0.1)
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--target", type=float, help="top-1 in percent that ends the run")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
 
 
 def _loaders(options: Any) -> tuple[DataLoader, DataLoader]:
@@ -93,14 +66,9 @@ def _loaders(options: Any) -> tuple[DataLoader, DataLoader]:
 
     def loader(split: str, transform: Any, training: bool) -> DataLoader:
         return DataLoader(
-            ImageFolder(str(options.data / split), transform),
-            batch_size=options.batch_size,
-            shuffle=training,
-            drop_last=training,
-            num_workers=options.workers,
-            persistent_workers=options.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+            ImageFolder(f"{options.data}/{split}", transform), options.batch_size, shuffle=training, drop_last=training,
+            num_workers=options.workers, persistent_workers=options.workers > 0, pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
 
     return loader("train", train, True), loader("val", val, False)
 
@@ -114,9 +82,8 @@ def _schedule(optimizer: torch.optim.Optimizer, steps: int, options: Any) -> tor
 
 
 def _train_epoch(
-    network: nn.Module, loader: DataLoader, criterion: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any,
-    device: torch.device, bf16: bool,
-) -> int:  # fmt: skip
+    network: nn.Module, loader: DataLoader, criterion: nn.Module, optimizer: Any, schedule: Any, device: Any, bf16: bool
+) -> int:
     network.train()
     images = 0
     for image, target in loader:

@@ -1,7 +1,5 @@
 """What holds a training back, said in words, from its measured parts; and the setting that would change it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 
@@ -47,12 +45,11 @@ class Observation:
 @dataclass(frozen=True)
 class Verdict:
     """limiter: input, communication, host, compute or memory bandwidth; `words` say it with the figures; `change` are
-    options of the training that would help, empty when no setting would; `could_reach` is what is to be expected."""
+    options of the training that would help, empty when no setting would."""
 
     limiter: str
     words: str
     change: dict[str, str] = field(default_factory=dict)
-    could_reach: float | None = None
 
 
 def judge(seen: Observation) -> Verdict:
@@ -60,91 +57,84 @@ def judge(seen: Observation) -> Verdict:
     if not _is_fed(seen):
         return _input(seen)
     if seen.without_exchange is not None and seen.without_exchange > EXCHANGE * seen.step:
-        return _communication(seen)
+        return _communication(seen, seen.without_exchange)
     if seen.host_share is not None and seen.host_share > HOST:
-        return _host(seen)
+        words = (
+            f"The host holds training back: launching kernels takes {seen.host_share:.0%} of a step of {number(seen.step)} "
+            "images/s. --compile.enabled true --compile.mode reduce-overhead (CUDA graphs) or a larger --data.batch_size "
+            f"brings it nearer to the device's {number(seen.bound)}."
+        )
+        return Verdict("host", words, {"compile.enabled": "true", "compile.mode": "reduce-overhead"})
     return _device(seen)
+
+
+def _shared(seen: Observation) -> float:
+    """Images a second where decoding and computing take turns on the same cores."""
+    return 1 / (1 / seen.step + 1 / seen.data)
 
 
 def _is_fed(seen: Observation) -> bool:
     """Whether the data leave the step its speed. Where the step never waits, and decoding needs too little of the cores to
     slow it, a slower measurement of both together is noise and not the input."""
-    if seen.end_to_end >= FED * seen.step:
-        return True
-    shared = 1 / (1 / seen.step + 1 / seen.data)
-    return seen.waiting < 1 - FED and shared >= FED * seen.step
+    noise = seen.waiting < 1 - FED and _shared(seen) >= FED * seen.step
+    return seen.end_to_end >= FED * seen.step or noise
 
 
 def _input(seen: Observation) -> Verdict:
-    fed = seen.end_to_end / seen.step
     words = (
         f"The input holds training back: the step alone does {number(seen.step)} images/s, the loader alone "
-        f"{number(seen.data)}, both {number(seen.end_to_end)} ({fed:.0%} of the step, waiting {seen.waiting:.0%} of the time)."
+        f"{number(seen.data)}, both {number(seen.end_to_end)} ({seen.end_to_end / seen.step:.0%} of the step, waiting "
+        f"{seen.waiting:.0%} of the time)."
     )
-    shared = 1 / (1 / seen.step + 1 / seen.data)
     needed = math.ceil(seen.workers * seen.step / seen.data)
     if seen.data < seen.step and seen.workers < seen.cores:
         workers = min(seen.cores, needed)
-        reach = min(seen.step, seen.data * workers / seen.workers)
-        words += f" --data.workers {workers} instead of {seen.workers} would bring up to {number(reach)} images/s."
-        return Verdict("input", words, {"data.workers": str(workers)}, reach)
-    if seen.on_cpu and (seen.waiting < 1 - FED or seen.end_to_end > 0.9 * shared):
+        reach = number(min(seen.step, seen.data * workers / seen.workers))
+        words += f" --data.workers {workers} instead of {seen.workers} would bring up to {reach} images/s."
+        return Verdict("input", words, {"data.workers": str(workers)})
+    if seen.on_cpu and (seen.waiting < 1 - FED or seen.end_to_end > 0.9 * _shared(seen)):
         words += (
-            f" Decoding and computing share {seen.cores} cores, which allows {number(shared)}: smaller stored images "
+            f" Decoding and computing share {seen.cores} cores, which allows {number(_shared(seen))}: smaller stored images "
             "(pipelines/prepare.py) or a larger network per image lessen decoding's part; more threads would not."
         )
-        return Verdict("input", words, {}, None)
+        return Verdict("input", words)
     if seen.data >= seen.step:
         words += " The loader is fast enough by itself but does not keep pace beside the step: --data.prefetch 4 evens it out."
-        return Verdict("input", words, {"data.prefetch": "4"}, seen.step)
+        return Verdict("input", words, {"data.prefetch": "4"})
     words += (
         f" All {seen.cores} cores decode already; {needed} threads would be needed: store smaller images "
         "(pipelines/prepare.py), use --data.backend dali with a GPU's decoder, or more cores."
     )
-    return Verdict("input", words, {}, seen.step)
+    return Verdict("input", words)
 
 
-def _communication(seen: Observation) -> Verdict:
-    assert seen.without_exchange is not None
-    lost = 1 - seen.step / seen.without_exchange
-    # Twice the batch halves the exchanges an image.
-    reach = 2 / (1 / seen.without_exchange + 1 / seen.step)
+def _communication(seen: Observation, without: float) -> Verdict:
+    batch = str(2 * seen.batch_size)
+    reach = 2 / (1 / without + 1 / seen.step)  # twice the batch halves the exchanges an image
     words = (
-        f"Communication holds training back: the step does {number(seen.step)} images/s, and {number(seen.without_exchange)} "
-        f"without exchanging gradients ({lost:.0%} of the time). --data.batch_size {2 * seen.batch_size} halves the "
+        f"Communication holds training back: the step does {number(seen.step)} images/s, and {number(without)} "
+        f"without exchanging gradients ({1 - seen.step / without:.0%} of the time). --data.batch_size {batch} halves the "
         f"exchanges an image and would bring about {number(reach)}; so does accumulating (--data.global_batch_size)."
     )
-    return Verdict("communication", words, {"data.batch_size": str(2 * seen.batch_size)}, reach)
-
-
-def _host(seen: Observation) -> Verdict:
-    assert seen.host_share is not None
-    words = (
-        f"The host holds training back: launching kernels takes {seen.host_share:.0%} of a step of {number(seen.step)} "
-        f"images/s. --compile.enabled true --compile.mode reduce-overhead (CUDA graphs) or a larger --data.batch_size "
-        f"brings it nearer to the device's {number(seen.bound)}."
-    )
-    return Verdict("host", words, {"compile.enabled": "true", "compile.mode": "reduce-overhead"}, None)
+    return Verdict("communication", words, {"data.batch_size": batch})
 
 
 def _device(seen: Observation) -> Verdict:
     limiter = "compute" if seen.bound_by == "compute" else "memory bandwidth"
-    share = seen.step / seen.bound
+    share, batch = seen.step / seen.bound, str(2 * seen.batch_size)
     words = (
         f"The step holds training back, and the loader keeps up ({number(seen.end_to_end)} images/s end to end is "
         f"{seen.end_to_end / seen.step:.0%} of the step's {number(seen.step)}). Its limit is {limiter}: this machine's "
         f"measured rates allow {number(seen.bound)}, of which {share:.0%} is reached."
     )
-    change: dict[str, str] = {}
     if not seen.bf16 and seen.bf16_is_faster:
-        change = {"precision": "bf16"}
-        words += " --precision bf16 is faster on this device."
-    elif not seen.compiled and (share < REACHED or limiter == "memory bandwidth"):
-        change = {"compile.enabled": "true"}
+        return Verdict(limiter, f"{words} --precision bf16 is faster on this device.", {"precision": "bf16"})
+    if not seen.compiled and (share < REACHED or limiter == "memory bandwidth"):
         words += " --compile.enabled true fuses element-wise work into its neighbours."
-    elif share < REACHED:
-        change = {"data.batch_size": str(2 * seen.batch_size)}
-        words += f" --data.batch_size {2 * seen.batch_size} may use the device better."
-    else:
-        words += " No setting is left that would change much: a faster machine, more ranks or a smaller network would."
-    return Verdict(limiter, words, change, None)
+        return Verdict(limiter, words, {"compile.enabled": "true"})
+    if share < REACHED:
+        return Verdict(
+            limiter, f"{words} --data.batch_size {batch} may use the device better.", {"data.batch_size": batch}
+        )
+    words += " No setting is left that would change much: a faster machine, more ranks or a smaller network would."
+    return Verdict(limiter, words)

@@ -1,7 +1,5 @@
 """The pictures of the benchmarks, drawn without a display."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,82 +12,79 @@ import numpy as np
 
 from benchmarks.measuring.counting import Block
 from benchmarks.measuring.limits import Limits
-from benchmarks.reporting.results import Row
+from benchmarks.reporting.results import Row, number
 
 OURS, OTHERS, BOUND = "#1f6f8b", "#b0b7bd", "#d1495b"
 
+# Of each block of a network: its name, its bound and the measured seconds a step.
+Bars = list[tuple[str, Any, float | None]]
+# Label, x, y, matplotlib style.
+Line = tuple[str, Sequence[float], Sequence[float], str]
+
 
 def draw_roofline(
-    path: Path, networks: Sequence[tuple[str, list[Block], list[tuple[str, Any, float | None]]]], limits: Limits,
-    precision: str,
-) -> None:  # fmt: skip
+    path: Path, networks: Sequence[tuple[str, list[Block], Bars]], limits: Limits, precision: str
+) -> None:
     """A row a network: left the roofline with the blocks as numbered points, right seconds of every block beside its bound."""
     figure, axes = plt.subplots(len(networks), 2, figsize=(13, 5 * len(networks)), squeeze=False)
     for (roof, bars), (name, blocks, rows) in zip(axes, networks):
-        _draw_roof(roof, name, blocks, rows, limits, precision)
-        _draw_bars(bars, rows)
+        roof.set(xlabel="operations per byte", ylabel="GFLOP/s", title=f"{name}, {precision}: forward and backward")
+        _draw_roof(roof, blocks, rows, limits.operations[precision], limits.bandwidths[-1][1])
+        _draw_blocks(bars, rows)
     _save(figure, path)
 
 
-def _draw_roof(
-    axis: Any, name: str, blocks: list[Block], rows: list[tuple[str, Any, float | None]], limits: Limits, precision: str
-) -> None:
-    peak, rate = limits.operations[precision], limits.bandwidths[-1][1]
+def _draw_roof(axis: Any, blocks: list[Block], rows: Bars, peak: float, rate: float) -> None:
     intensity = np.logspace(0, 3, 200)
     axis.loglog(intensity, np.minimum(peak, intensity * rate) / 1e9, color=BOUND)
     by_name = {block.name: block for block in blocks}
-    for number, (label, _, seconds) in enumerate(rows, start=1):
+    for place, (label, _, seconds) in enumerate(rows, start=1):
         block = by_name[label]
         if seconds and block.operations:
-            x, y = block.operations / block.bytes(), block.operations / seconds / 1e9
-            axis.plot(x, y, "o", color=OURS)
-            axis.annotate(str(number), (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
-    axis.set(xlabel="operations per byte", ylabel="GFLOP/s", title=f"{name}, {precision}: forward and backward")
+            point = block.operations / block.bytes(), block.operations / seconds / 1e9
+            axis.plot(*point, "o", color=OURS)
+            axis.annotate(str(place), point, fontsize=7, xytext=(3, 3), textcoords="offset points")
 
 
-def _draw_bars(axis: Any, rows: list[tuple[str, Any, float | None]]) -> None:
+def _draw_blocks(axis: Any, rows: Bars) -> None:
     places = np.arange(len(rows))
     axis.barh(places, [(seconds or 0) * 1000 for _, _, seconds in rows], color=OTHERS, label="measured")
-    compute = [least.compute * 1000 for _, least, _ in rows]
-    memory = [least.memory * 1000 for _, least, _ in rows]
+    compute, memory = ([getattr(least, by) * 1000 for _, least, _ in rows] for by in ("compute", "memory"))
     axis.barh(places, compute, height=0.4, color=OURS, label="bound: compute")
     axis.barh(places, memory, left=compute, height=0.4, color=BOUND, label="bound: memory")
-    axis.set_yticks(places, [f"{number} {label}" for number, (label, _, _) in enumerate(rows, start=1)], fontsize=7)
+    axis.set_yticks(places, [f"{place} {label}" for place, (label, _, _) in enumerate(rows, start=1)], fontsize=7)
     axis.invert_yaxis()
     axis.set(xlabel="ms a step", title="Where the time goes")
     axis.legend()
 
 
-def draw_bars(path: Path, panels: Mapping[str, Sequence[Row]]) -> None:
-    """Horizontal bars of rows with their intervals, a panel with a scale of its own for each title; failed rows are left
-    out."""
-    shown = {title: [row for row in rows if row.value is not None] for title, rows in panels.items()}
-    shown = {title: group for title, group in shown.items() if group}
+def draw_bars(path: Path, panels: Mapping[str, Mapping[str, Row]]) -> None:
+    """Horizontal bars of labelled rows with their intervals and values, a panel with a scale of its own for each title, so
+    that what is slow does not vanish beside what is fast. Failed rows are left out, and panels that have no others."""
+    shown = {t: {label: row for label, row in rows.items() if row.value is not None} for t, rows in panels.items()}
+    shown = {title: rows for title, rows in shown.items() if rows}
     if not shown:
         return
-    heights = [max(1.2, 0.35 * len(group) + 0.8) for group in shown.values()]
-    figure, axes = plt.subplots(
-        len(shown), 1, figsize=(9, sum(heights)), squeeze=False, gridspec_kw={"height_ratios": heights}
-    )
-    for axis, (title, group) in zip(axes[:, 0], shown.items()):
-        places = np.arange(len(group))
-        values = np.array([row.value for row in group])
-        low = np.array([row.value if row.low is None else row.low for row in group])
-        high = np.array([row.value if row.high is None else row.high for row in group])
-        colours = [OURS if str(row.case["of"]).startswith("ours") else OTHERS for row in group]
-        errors = np.maximum(0, [values - low, high - values])
-        axis.barh(places, values, color=colours, xerr=errors, error_kw={"linewidth": 0.8})
-        axis.set_yticks(places, [", ".join(str(v) for v in row.case.values() if v != "") for row in group], fontsize=7)
+    heights = [0.35 * len(rows) + 0.9 for rows in shown.values()]
+    ratios = {"height_ratios": heights}
+    figure, axes = plt.subplots(len(shown), 1, figsize=(9, sum(heights)), squeeze=False, gridspec_kw=ratios)
+    for axis, (title, rows) in zip(axes[:, 0], shown.items()):
+        values = np.array([row.value for row in rows.values()])
+        ends = np.array([[row.value if end is None else end for end in (row.low, row.high)] for row in rows.values()])
+        errors = np.maximum(0, [values - ends[:, 0], ends[:, 1] - values])
+        colours = [OURS if str(row.case["of"]).startswith("ours") else OTHERS for row in rows.values()]
+        axis.barh(np.arange(len(rows)), values, color=colours, xerr=errors, error_kw={"linewidth": 0.8})
+        for place, value in enumerate(values):
+            axis.annotate(f" {number(value)}", (ends[place, 1], place), va="center", fontsize=7)
+        axis.set_yticks(np.arange(len(rows)), rows, fontsize=7)
         axis.invert_yaxis()
-        axis.set(xlabel=group[0].metric, title=title)
+        axis.margins(x=0.1)
+        axis.set(xlabel=next(iter(rows.values())).metric, title=title)
     _save(figure, path)
 
 
-def draw_lines(
-    path: Path, title: str, x_label: str, y_label: str, lines: Sequence[tuple[str, Sequence[float], Sequence[float], str]],
-    log_x: bool = False,
-) -> None:  # fmt: skip
-    """Lines of (label, x, y, matplotlib style)."""
+def draw_lines(path: Path, title: str, x_label: str, y_label: str, lines: Sequence[Line], log_x: bool = False) -> None:
+    """One panel of lines."""
     figure, axis = plt.subplots(figsize=(8, 5))
     for label, x, y, style in lines:
         axis.plot(

@@ -1,11 +1,10 @@
 """Results as files: one JSON file a run of a benchmark, with everything needed to repeat and to compare it."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
 import time
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measuring.machine import (
-    ROOT,
-    LoadMeter,
-    command_line,
-    describe_machine,
-    describe_source,
-    describe_versions,
-    machine_line,
-)
-from benchmarks.measuring.measure import Measurement
-from benchmarks.measuring.summaries import summarise
-
-# In the clone; of an installed package, where the command was given.
-RESULTS = Path("benchmarks", "results")
-if (ROOT / "setup.py").exists():
-    RESULTS = ROOT / RESULTS
+from benchmarks.measuring import RESULTS, ROOT, Measurement, Ratio, machine, machine_line, summarise
 
 
 @dataclass
@@ -56,138 +40,142 @@ class Row:
     @property
     def shown(self) -> str:
         """The value with its interval, or why there is none."""
-        if self.failure is not None:
-            return self.failure
-        assert self.value is not None
+        if self.value is None:
+            return self.failure or "nothing measured"
         if self.low is None or self.high is None or self.low == self.high:
             return number(self.value)
         return f"{number(self.value)} ({number(self.low)} to {number(self.high)})"
 
 
 class Result:
-    """A run of the benchmark `name` in the making. `options` are what it was asked for."""
+    """A run of the benchmark `name` in the making: its rows, notes and pictures, and what it says meanwhile.
 
-    def __init__(self, name: str, options: Mapping[str, Any] | None = None):
-        self.name = name
-        self.options = {key: _plain(value) for key, value in dict(options or {}).items()}
+    `options` are what it was asked for, `output` among them the folder of its files; a `quiet` one says nothing, as all
+    ranks but the first should.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, Any] | Namespace | None = None, quiet: bool = False):
+        known = vars(options) if isinstance(options, Namespace) else dict(options or {})
+        self.name, self.folder, self.options = name, Path(known.get("output") or RESULTS), _plain(known)
         self.rows: list[Row] = []
         self.notes: list[str] = []
         self.pictures: list[str] = []
         self.stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        self.machine = describe_machine()
-        self._started = time.monotonic()
-        self._load = LoadMeter()
+        self.machine = machine.describe_machine()
+        self._started, self._load = time.monotonic(), machine.LoadMeter()
+        self._console = wide_console(quiet)
 
-    def add(
-        self,
-        case: Mapping[str, Any],
-        metric: str,
-        measured: Measurement | Iterable[float] | float,
-        *,
-        interval: tuple[float, float] | None = None,
-        higher_is_better: bool = True,
-        **details: Any,
-    ) -> Row:
-        """Adds a quantity: a measurement's rate, or numbers of one's own, with any further `details`."""
-        row = Row(dict(case), metric, higher_is_better=higher_is_better, details=_plain(details))
-        if isinstance(measured, Measurement) and not measured.windows:
-            row.failure = measured.failure or "nothing measured"
-        elif isinstance(measured, Measurement):
-            summary = measured.rate
-            row.value, row.low, row.high, row.values = summary.median, summary.low, summary.high, measured.rates
-            row.details["spread"] = summary.spread
-            row.details["warmup_seconds"] = measured.warmup_seconds
-            if (steps := measured.step_seconds) is not None:
-                row.details |= {"step_seconds": steps.median, "step_seconds_p95": steps.p95}
-            if (cores := measured.cores) is not None:
-                row.details["cpu_cores"] = cores.median
-        elif isinstance(measured, int | float):
-            row.value, row.values = float(measured), [float(measured)]
-        else:
-            row.values = [float(value) for value in measured]
-            summary = summarise(row.values)
-            row.value, row.low, row.high = summary.median, summary.low, summary.high
-        if interval is not None:
-            row.low, row.high = interval
-        self.rows.append(row)
-        return row
-
-    def add_failure(self, case: Mapping[str, Any], metric: str, reason: str) -> Row:
-        """Adds a quantity that could not be measured here, and why."""
-        row = Row(dict(case), metric, failure=reason)
-        self.rows.append(row)
-        return row
+    def say(self, text: str) -> None:
+        """A line for whoever waits."""
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Adds a sentence that belongs to the result."""
         self.notes.append(text)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
+    def add(
+        self, case: Mapping[str, Any], metric: str, measured: Measurement | Ratio | Iterable[float] | float, *,
+        interval: tuple[float, float] | None = None, higher_is_better: bool = True, **details: Any,
+    ) -> Row:  # fmt: skip
+        """Adds a quantity: a measurement's rate, a ratio, or numbers of one's own, with any further `details`."""
+        row = Row(dict(case), metric, higher_is_better=higher_is_better, details=_plain(details))
+        self.rows.append(row)
+        if isinstance(measured, int | float | Ratio):
+            row.value = float(measured.value if isinstance(measured, Ratio) else measured)
+            row.values = [row.value]
+            interval = (measured.low, measured.high) if isinstance(measured, Ratio) else interval
+        elif isinstance(measured, Measurement) and not measured.windows:
+            row.failure = measured.failure or "nothing measured"
+        else:
+            row.values = measured.rates if isinstance(measured, Measurement) else list(map(float, measured))
+            summary = summarise(row.values)
+            row.value, row.low, row.high = summary.median, summary.low, summary.high
+            if isinstance(measured, Measurement):
+                row.details |= {"spread": summary.spread, "warmup_seconds": measured.warmup_seconds}
+                if measured.step_seconds:
+                    steps = summarise(measured.step_seconds)
+                    row.details |= {"step_seconds": steps.median, "step_seconds_p95": steps.p95}
+                if measured.cores:
+                    row.details["cpu_cores"] = summarise(measured.cores).median
+        row.low, row.high = interval or (row.low, row.high)
+        return row
+
+    def add_each(
+        self, case: Mapping[str, Any], key: str, metric: str, measured: Mapping[str, Any], **keywords: Any
+    ) -> None:
+        """Adds a row for each entry of `measured`, whose name is `key` in its case."""
+        for name, values in measured.items():
+            self.add({**case, key: name}, metric, values, **keywords)
+
+    def add_failure(self, case: Mapping[str, Any], metric: str, reason: str) -> None:
+        """Adds a quantity that could not be measured here, and why."""
+        self.rows.append(Row(dict(case), metric, failure=reason))
+
+    def picture_path(self) -> Path:
+        """Where the picture of this run belongs; remembers it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.pictures.append(f"{self.name}-{self.stamp}.png")
+        return self.folder / self.pictures[-1]
+
+    def finish(self, *columns: str) -> Path:
+        """Prints the table with these details, the notes and the circumstances, and writes the file, whole or not at all;
+        returns its path."""
+        content = {
             "benchmark": self.name,
             "time": self.stamp,
             "seconds": round(time.monotonic() - self._started, 1),
-            "command": command_line(),
+            "command": machine.command_line(),
             "options": self.options,
             "machine": self.machine,
             "load": self._load.read(),
-            "versions": describe_versions(),
-            "source": describe_source(),
+            "versions": machine.describe_versions(),
+            "source": machine.describe_source(),
             "rows": [_plain(vars(row)) for row in self.rows],
             "notes": self.notes,
             "pictures": self.pictures,
         }
-
-    def picture_path(self, directory: Path = RESULTS, suffix: str = "") -> Path:
-        """Where a picture of this run belongs; remembers it."""
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{self.name}-{self.stamp}{suffix}.png"
-        self.pictures.append(path.name)
-        return path
-
-    def save(self, directory: Path = RESULTS) -> Path:
-        """Writes the file, whole or not at all, and returns its path."""
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{self.name}-{self.stamp}.json"
+        self._console.print(drawn(self.name, self.rows, columns or ("spread", "step_seconds_p95")))
+        others = f"CPU time used by others: {content['load']['others']:.0%}"
+        for line in (*self.notes, f"Machine: {machine_line(self.machine)}; {others}"):
+            self.say(line)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{self.name}-{self.stamp}.json"
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         temporary.replace(path)
+        self.say(f"Written: {path}")
         return path
 
-    def print(self, columns: Iterable[str] = ("spread", "step_seconds_p95")) -> None:
-        """The table of all rows, with these details, the notes, and the circumstances."""
-        console = wide_console()
-        rows = [
-            {"case": row.case, "metric": row.metric, "shown": row.shown, "details": row.details} for row in self.rows
-        ]
-        console.print(table(self.name, rows, tuple(columns)))
-        for note in self.notes:
-            console.print(note, markup=False, soft_wrap=True)
-        load = self._load.read()
-        others = "unknown" if load["others"] is None else f"{load['others']:.0%}"
-        console.print(
-            f"Machine: {machine_line(self.machine)}; CPU time used by others: {others}", markup=False, soft_wrap=True
-        )
+
+def tabulated(rows: Iterable[Row], columns: Iterable[str]) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of a table: what the cases say, the value with its interval, its unit, and the details that any row
+    has of `columns`."""
+    rows = list(rows)
+    keys = list(dict.fromkeys(key for row in rows for key in row.case))
+    present = [column for column in columns if any(row.details.get(column) is not None for row in rows)]
+    head = [*keys, "median (95% interval)", "unit", *(column.replace("_", " ") for column in present)]
+    cells = [[*(str(row.case.get(key, "")) for key in keys), row.shown, row.metric] for row in rows]
+    details = [[shown_detail(column, row.details.get(column)) for column in present] for row in rows]
+    return head, [[*line, *more] for line, more in zip(cells, details)]
 
 
-def wide_console() -> Console:
+def drawn(title: str, rows: Iterable[Row], columns: Iterable[str]) -> Table:
+    """The same for a terminal."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    head, cells = tabulated(rows, columns)
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for line in cells:
+        table.add_row(*(cell.replace("[", "\\[") for cell in line))
+    return table
+
+
+def wide_console(quiet: bool = False) -> Console:
     """A console for tables: as wide as the terminal, or wide enough where the output is a file."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=180)
-
-
-def table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
-    """A rich table: the keys of the cases, the value with its unit, and the details named by `columns`."""
-    cases = list(dict.fromkeys(key for row in rows for key in row["case"]))
-    present = [column for column in columns if any(row["details"].get(column) is not None for row in rows)]
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in (*cases, "median (95% interval)", "unit", *(column.replace("_", " ") for column in present)):
-        drawn.add_column(name, overflow="fold")
-    for row in rows:
-        details = [shown_detail(column, row["details"].get(column)) for column in present]
-        cells = [str(row["case"].get(key, "")) for key in cases] + [row["shown"], row["metric"], *details]
-        drawn.add_row(*(cell.replace("[", "\\[") for cell in cells))
-    return drawn
+    console = Console(highlight=False, quiet=quiet)
+    if not console.is_terminal:
+        console.width = 180
+    return console
 
 
 def shown_detail(name: str, value: Any) -> str:
@@ -228,25 +216,21 @@ def present_command(command: str) -> str:
     """A recorded command with the script where it stands today: scripts have moved into folders since."""
 
     def place(script: re.Match[str]) -> str:
-        if (ROOT / script[0]).exists():
-            return script[0]
-        found = sorted((ROOT / "benchmarks").rglob(f"{script[1]}.py"))
+        found = [] if (ROOT / script[0]).exists() else sorted((ROOT / "benchmarks").rglob(f"{script[1]}.py"))
         return str(found[0].relative_to(ROOT)) if found else script[0]
 
     return re.sub(r"benchmarks/(\w+)\.py", place, command)
 
 
 def _plain(value: Any) -> Any:
+    """`value` as JSON has it: nothing that is not finite, and of a path only what does not belong to this machine alone."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return _place(value) if isinstance(value, Path) else value
-
-
-def _place(path: Path) -> str:
-    """A path without what belongs to this machine alone: below the repository, or its last part."""
-    absolute = path.absolute()
-    return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else path.name
+    if isinstance(value, Path):
+        absolute = value.absolute()
+        return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else value.name
+    return value

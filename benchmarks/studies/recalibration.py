@@ -6,8 +6,6 @@ Trains as the recipe says, on fewer epochs. After the first, the middle and the 
 evaluated twice: with their averaged statistics, and with those of some batches (`ema.recalibrate`).
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections import defaultdict
@@ -15,72 +13,66 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.measuring.command_line import Parser, add_output_options, add_training_options, positive
-from benchmarks.reporting.results import RESULTS, Result
+from benchmarks.measuring import Parser, positive
+from benchmarks.reporting.results import Result
 from engine.config.command_line import load_config
 from engine.faults.exit_status import DONE, run_entry_point
 from engine.training.assembly import assemble
 from engine.training.trainer import Trainer
 
-# By epoch, of every seed: top-1 in percent with averaged and with new statistics.
-Found = dict[int, list[tuple[float, float]]]
+
+class TwiceEvaluated(Trainer):
+    """Evaluates after the `wanted` epochs alone, twice each; `found` gets top-1 in percent with averaged and new statistics."""
+
+    wanted: set[int]
+    found: dict[int, list[tuple[float, float]]]
+    batches: int
+
+    def evaluate(self) -> float:
+        if (epoch := self.run.progress.epoch) in self.wanted:
+            both = []
+            for batches in (0, self.batches):
+                self.run.config.ema.recalibrate = batches
+                both.append(super().evaluate())
+            self.found[epoch].append((both[0], both[1]))
+        return 0.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser("Averaged weights with averaged and with recalibrated statistics.")
+    parser = Parser("Averaged weights with averaged and with recalibrated statistics.", seeds=3, set=[])
     parser.add_argument("--recipe", default="sample", help="the recipe to train")
     parser.add_argument("--decays", type=float, nargs="+", default=[0.99], help="values of ema.decay")
     parser.add_argument("--batches", type=positive, default=10, help="batches that statistics are measured on")
     parser.add_argument("--epochs", type=positive, default=6, help="epochs of the schedule")
-    parser.add_argument("--seeds", type=positive, default=3, help="trainings of each kind")
-    add_training_options(parser)
-    add_output_options(parser, RESULTS)
     options = parser.parse_args(arguments)
-    result = Result("recalibration", vars(options))
+    result = Result("recalibration", options)
     for decay in options.decays:
-        found: Found = defaultdict(list)
+        found: dict[int, list[tuple[float, float]]] = defaultdict(list)
         for seed in range(options.seeds):
+            result.say(f"training with decay {decay}, seed {seed} ...")
             _train(options, decay, seed, found)
-        _add_rows(result, decay, found)
+        for epoch, pairs in sorted(found.items()):
+            case, (averaged, anew) = {"decay": decay, "epoch": epoch}, zip(*pairs)
+            result.add_each(case, "statistics", "top-1 percent", {"averaged": averaged, "recalibrated": anew})
+            differences = [after - before for before, after in pairs]
+            result.add(case | {"statistics": "recalibrated over averaged"}, "points of top-1", differences)
     result.note(f"Of {options.seeds} seeds; {options.batches} batches; the difference is that of the same weights.")
-    result.print()
-    print(f"Written: {result.save(options.output)}")
+    result.finish()
     return DONE
 
 
-def _train(options: Any, decay: float, seed: int, found: Found) -> None:
+def _train(options: Any, decay: float, seed: int, found: dict[int, list[tuple[float, float]]]) -> None:
     """Trains once and adds what the evaluations found."""
     with tempfile.TemporaryDirectory() as folder:
         told = [f"--recipe={options.recipe}", f"--run.dir={folder}", f"--run.seed={seed}", f"--ema.decay={decay}"]
         config = load_config([*told, f"--schedule.epochs={options.epochs}", *options.set])
         config.run.target_top1 = None
-        trainer = Trainer(assemble(config))
-        evaluate = trainer.evaluate
-        wanted = {1, max(1, options.epochs // 2), options.epochs}
-
-        def evaluate_twice() -> float:
-            epoch = round(trainer.run.progress.position()["epoch"])
-            if epoch in wanted:
-                config.ema.recalibrate = 0
-                averaged = evaluate()
-                config.ema.recalibrate = options.batches
-                found[epoch].append((averaged, evaluate()))
-            return 0.0
-
-        trainer.evaluate = evaluate_twice  # type: ignore[method-assign]
+        trainer = TwiceEvaluated(assemble(config))
+        trainer.wanted, trainer.found = {1, max(1, options.epochs // 2), options.epochs}, found
+        trainer.batches = options.batches
         trainer.fit()
-
-
-def _add_rows(result: Result, decay: float, found: Found) -> None:
-    for epoch, pairs in sorted(found.items()):
-        case = {"decay": decay, "epoch": epoch}
-        for name, values in zip(("averaged", "recalibrated"), zip(*pairs)):
-            result.add(case | {"statistics": name}, "top-1 percent", values)
-        differences = [after - before for before, after in pairs]
-        result.add(case | {"statistics": "recalibrated over averaged"}, "points of top-1", differences)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ Nothing is timed: torch.compile plans for a GPU that this process pretends to ha
 and `compile.combo_kernels`; and timm's. Each in a process of its own, for minutes. Optimizer and average are counted beside.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -17,15 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output_options, positive
+from benchmarks.measuring import BenchmarkError, Parser
 from benchmarks.peers.networks import build_peer, peer_loss, peers_of
-from benchmarks.reporting.results import RESULTS, Result
+from benchmarks.reporting.results import Result
 from benchmarks.studies.update_launches import update_launches
 from engine.config.options import OptimizerConfig
 from engine.faults.exit_status import DONE, run_entry_point
@@ -42,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.alone:
         print(json.dumps(count_step(options.networks[0], options.ways[0], options.batch_size, options.resolution)))
         return DONE
-    result = Result("step_launches", vars(options))
+    result = Result("step_launches", options)
     for network in options.networks:
         for way in options.ways:
             if way == "timm" and "timm" not in peers_of(network):
@@ -66,22 +63,19 @@ def main(arguments: Sequence[str]) -> int:
         f"Planned by torch {torch.__version__} for an H100, in bf16, batch {options.batch_size}; counted, not measured. Bytes "
         "and the time that they take at least are those of Triton kernels alone, without convolutions."
     )
-    result.print(())
-    print(f"Written: {result.save(options.output)}")
+    result.finish()
     return DONE
 
 
 def _parser() -> Parser:
-    parser = Parser("Launches and bytes of a compiled training step, counted without a GPU.")
     names = ["inception_v3", "inception_v4", "inception_resnet_v2"]
-    parser.add_argument("--networks", nargs="+", default=names, help="names of networks")
+    parser = Parser(
+        "Launches and bytes of a compiled step, counted without a GPU.", networks=names, batch_size=128, resolution=0
+    )
     parser.add_argument(
         "--ways", nargs="+", choices=WAYS, default=list(WAYS), help="whose step, with or without options"
     )
-    parser.add_argument("--batch-size", type=positive, default=128, help="images")
-    parser.add_argument("--resolution", type=int, default=0, help="of the images, in pixels; 0 for the network's own")
     parser.add_argument("--alone", action="store_true", help="count one network one way, in this process, as JSON")
-    add_output_options(parser, RESULTS)
     return parser
 
 

@@ -8,25 +8,21 @@ A variant is options of engine/train.py, joined by commas. `--peers` adds other 
 that torch.compile made, its breaks, the kernels that a step launched on a GPU, and the memory it took there.
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
-from rich.console import Console
 from torch._dynamo.utils import counters
 
-from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output_options, add_training_options, positive
-from benchmarks.measuring.measure import Subject, alternate, one_line, repeated
+from benchmarks.measuring import BenchmarkError, Parser, Subject, alternate, as_arguments, one_line
 from benchmarks.measuring.workload import Workload
-from benchmarks.peers.networks import build_peer, peer_step, peers_of
-from benchmarks.reporting.results import RESULTS, Result
+from benchmarks.peers.networks import peers_of
+from benchmarks.peers.subjects import network_subject
+from benchmarks.reporting.results import Result
 from benchmarks.studies.warming import compile_only
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
@@ -34,121 +30,94 @@ from engine.distributed.communicator import Communicator
 from engine.distributed.strategies import join
 from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import Environment
-from pipelines import Dataset, open_dataset, sample_path
 
 PLAIN = "plain"
-MODES = ("eager", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
-    communicator = join(Environment(), StrategyConfig())
-    unknown = set(options.peers) - set(peers_of(options.network))
-    if unknown:
+    on_gpu = torch.cuda.is_available()
+    parser = Parser(
+        "Options of the training step beside the plain step, in turns.", network="inception_v3" if on_gpu else "debug",
+        batch_size=128 if on_gpu else 32, precision="auto", compile=["eager"], windows=5, seconds=1.0, set=[]
+    )  # fmt: skip
+    variants = ["network.pad_channels=4", "network.fuse=false"]
+    parser.add_argument("--variants", nargs="+", default=variants, help="KEY=VALUE[,KEY=VALUE]")
+    parser.add_argument("--peers", nargs="*", default=[], help="other projects' networks: torchvision, timm")
+    parser.add_argument("--warm", help=f"{PLAIN}, a variant or a peer to compile alone, without running it")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.peers) - set(peers_of(options.network)):
         raise BenchmarkError(f"{', '.join(sorted(unknown))} has no {options.network}")
-    dataset = open_dataset(sample_path(), "train", progress=False)  # never read: batches are synthetic
-    result = Result("variants", vars(options))
-    say = Console(highlight=False, soft_wrap=True).print
+    result = Result("variants", options)
     for variant in options.variants:
-        load_config(_arguments(variant, "eager", options))  # a mistake ends here
+        load_config(_arguments(variant, options))  # a mistake ends here
+    communicator = join(Environment(), StrategyConfig())
     if options.warm is not None:
-        return _warm(options, communicator, dataset)
+        return _warm(options, communicator)
     for mode in options.compile:
-        workloads: dict[str, Workload] = {}
-        subjects: dict[str, Subject] = {}
-        details: dict[str, dict[str, Any]] = {}
-        for variant in (PLAIN, *options.variants):
-            say(f"preparing {options.network}, {mode}: {variant} ...")
-            try:
-                config = load_config(_arguments(variant, mode, options))
-                workloads[variant] = workload = Workload(config, communicator, dataset, num_classes=1000)
-                details[variant], steps = _first_steps(workload, options.seconds)
-                subjects[variant] = workload.timed_step(steps)
-            except Exception as error:
-                if variant == PLAIN:
-                    raise
-                result.add_failure(_case(variant, mode, options), "images/s", one_line(error))
-        for peer in options.peers:
-            say(f"preparing {options.network}, {mode}: {peer} ...")
-            step = _peer(peer, options, mode, workloads[PLAIN])
-            subjects[peer] = repeated(step, options.batch_size, seconds=options.seconds, device=communicator.device)
-        measured = alternate(subjects, windows=options.windows, tolerant=True)
-        for variant, measurement in measured.items():
-            case = _case(variant, mode, options)
-            result.add(case, "images/s", measurement, **details.get(variant, {}))
-            if variant != PLAIN and measurement.windows and measured[PLAIN].windows:
-                ratio = measurement.over(measured[PLAIN])
-                result.add(case, "times the plain step", ratio.value, interval=(ratio.low, ratio.high))
-        for workload in workloads.values():
-            workload.close()
+        _measure(mode, options, communicator, result)
     if communicator.device.type == "cpu":
         result.note("No GPU here: launches and GPU memory are not measured, and no Triton kernel runs.")
-    result.print(("spread", "graphs", "breaks", "launches", "gpu_gib", "first_step_seconds"))
-    print(f"Written: {result.save(options.output)}")
+    result.finish("spread", "graphs", "breaks", "launches", "gpu_gib", "first_step_seconds")
     return DONE
 
 
-def _parser() -> Parser:
-    parser = Parser("Options of the training step beside the plain step, in turns.")
-    on_gpu = torch.cuda.is_available()
-    parser.add_argument("--network", default="inception_v3" if on_gpu else "debug", help="name of a network")
-    parser.add_argument("--batch-size", type=positive, default=128 if on_gpu else 32, help="images a step")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="of the step")
-    parser.add_argument("--compile", nargs="+", choices=MODES, default=["eager"], help="modes of torch.compile")
-    parser.add_argument(
-        "--variants", nargs="+", default=["network.pad_channels=4", "network.fuse=false"], help="KEY=VALUE[,KEY=VALUE]"
-    )
-    parser.add_argument(
-        "--peers", nargs="*", default=[], help="other projects' networks beside ours: torchvision, timm"
-    )
-    parser.add_argument(
-        "--warm", default=None, help=f"{PLAIN}, a variant or a peer to compile alone, without running it"
-    )
-    parser.add_argument("--windows", type=positive, default=5, help="measured windows of each")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a window, about")
-    add_training_options(parser)
-    add_output_options(parser, RESULTS)
-    return parser
+def _measure(mode: str, options: Any, communicator: Communicator, result: Result) -> None:
+    """All variants in one mode of compilation, in turns."""
+    workloads: list[Workload] = []
+    subjects: dict[str, Subject] = {}
+    details: dict[str, dict[str, Any]] = {}
+    for variant in (PLAIN, *options.variants):
+        result.say(f"preparing {options.network}, {mode}: {variant} ...")
+        try:
+            workloads.append(workload := _workload(variant, mode, options, communicator))
+            details[variant], steps = _first_steps(workload, options.seconds)
+            subjects[variant] = workload.timed_step(steps)
+        except Exception as error:
+            if variant == PLAIN:
+                raise
+            result.add_failure(_case(variant, mode, options), "images/s", one_line(error))
+    for peer in options.peers:
+        result.say(f"preparing {options.network}, {mode}: {peer} ...")
+        subjects[peer] = network_subject(peer, mode, workloads[0], options.seconds)
+    measured = alternate(subjects, windows=options.windows)
+    for variant, measurement in measured.items():
+        case = _case(variant, mode, options)
+        result.add(case, "images/s", measurement, **details.get(variant, {}))
+        if variant != PLAIN and measurement.windows and measured[PLAIN].windows:
+            result.add(case, "times the plain step", measurement.over(measured[PLAIN]))
+    for workload in workloads:
+        workload.close()
 
 
-def _arguments(variant: str, mode: str, options: Any) -> list[str]:
-    """The training's options that make a variant in a mode of compilation."""
-    arguments = [
-        "--network.name", options.network, "--data.backend", "synthetic", "--data.path", str(sample_path()),
-        "--data.batch_size", str(options.batch_size), "--precision", options.precision,
-        "--compile.enabled", str(mode != "eager").lower(),
-        *(["--compile.mode", mode] if mode != "eager" else []), *options.set,
-    ]  # fmt: skip
-    for pair in variant.split(",") if variant != PLAIN else ():
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise BenchmarkError(f"a variant is KEY=VALUE[,KEY=VALUE], not {variant!r}")
-        arguments += [f"--{key}", value]
-    return arguments
+def _warm(options: Any, communicator: Communicator) -> int:
+    """Compiles the step of `options.warm` in the first mode; the graphs stay in the compiler's cache."""
+    peer, mode = options.warm in options.peers, options.compile[0]
+    workload = _workload(PLAIN if peer else options.warm, mode, options, communicator)
+    compile_only(network_subject(options.warm, mode, workload, 0.0) if peer else workload.step)
+    workload.close()
+    print(f"{options.network}, {options.warm}: compiled")
+    return DONE
+
+
+def _workload(variant: str, mode: str, options: Any, communicator: Communicator) -> Workload:
+    settings = {
+        "network.name": options.network, "data.batch_size": options.batch_size, "precision": options.precision,
+        "compile.enabled": str(mode != "eager").lower(), **({"compile.mode": mode} if mode != "eager" else {}),
+    }  # fmt: skip
+    return Workload.synthetic(settings, communicator, _arguments(variant, options))
+
+
+def _arguments(variant: str, options: Any) -> list[str]:
+    """The training's options that make a variant."""
+    pairs = [pair.split("=", 1) for pair in variant.split(",")] if variant != PLAIN else []
+    if any(len(pair) < 2 for pair in pairs):
+        raise BenchmarkError(f"a variant is KEY=VALUE[,KEY=VALUE], not {variant!r}")
+    return [*options.set, *as_arguments(pairs)]
 
 
 def _case(variant: str, mode: str, options: Any) -> dict[str, str]:
     setting = f"{options.precision}, {mode}, batch {options.batch_size}"
     return {"network": options.network, "variant": variant, "setting": setting}
-
-
-def _peer(name: str, options: Any, mode: str, beside: Workload) -> Callable[[], Any]:
-    """The step of another project's network, on the images of `beside`."""
-    network = build_peer(name, options.network)
-    compile_mode = None if mode == "eager" else mode
-    return peer_step(network, *beside.synthetic, bf16=beside.bf16, compile_mode=compile_mode)
-
-
-def _warm(options: Any, communicator: Communicator, dataset: Dataset) -> int:
-    """Compiles the step of `options.warm` in the first mode; the graphs stay in the compiler's cache."""
-    peer = options.warm in options.peers
-    arguments = _arguments(PLAIN if peer else options.warm, options.compile[0], options)
-    workload = Workload(load_config(arguments), communicator, dataset, num_classes=1000)
-    step = _peer(options.warm, options, options.compile[0], workload) if peer else workload.step
-    compile_only(step)
-    workload.close()
-    print(f"{options.network}, {options.warm}: compiled")
-    return DONE
 
 
 def _first_steps(workload: Workload, seconds: float) -> tuple[dict[str, Any], int]:

@@ -6,8 +6,6 @@ are equal.
 torchvision's public function stands beside its operator, which native uses: the function warns of its end at every call.
 """
 
-from __future__ import annotations
-
 import io
 import sys
 import time
@@ -17,16 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 import torchvision.io
 from torch import Tensor
 
-from benchmarks.measuring.command_line import Parser, add_output_options, positive
-from benchmarks.measuring.measure import Window, alternate
-from benchmarks.reporting.results import RESULTS, Result
+from benchmarks.measuring import Parser, Window, alternate
+from benchmarks.reporting.results import Result
 from engine.faults.exit_status import DONE, run_entry_point
 from pipelines.decoding.whole_jpeg import usable
 from pipelines.tools.parity import photos
@@ -35,9 +31,10 @@ PUBLIC = "torchvision, its public function"
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    parser = Parser("The decoders of whole JPEGs beside each other.", images=64, quality=90, windows=25)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    result = Result("whole_jpeg", vars(options))
+    result = Result("whole_jpeg", options)
     encoded = [_jpeg(photo, options.quality) for photo in photos(options.images)]
     decoders: dict[str, Any] = {decoder.name: decoder.decode for decoder in usable()}
     first = next(iter(decoders))
@@ -58,21 +55,10 @@ def main(arguments: Sequence[str]) -> int:
         milliseconds = [1000 / rate for rate in measurement.rates]
         result.add({"what": name}, "ms of CPU time an image", milliseconds, higher_is_better=False)
         if name != first:
-            ratio = measured[first].over(measurement)
-            result.add({"what": f"{first} over {name}"}, "times as fast", ratio.value, interval=(ratio.low, ratio.high))
+            result.add({"what": f"{first} over {name}"}, "times as fast", measured[first].over(measurement))
     result.note(f"{len(encoded)} photographs of 300 to 500 pixels a side, quality {options.quality}, one thread.")
-    result.print()
-    print(f"Written: {result.save(options.output)}")
+    result.finish()
     return DONE
-
-
-def _parser() -> Parser:
-    parser = Parser("The decoders of whole JPEGs beside each other.")
-    parser.add_argument("--images", type=positive, default=64, help="photographs, all different")
-    parser.add_argument("--quality", type=positive, default=90, help="of their JPEGs")
-    parser.add_argument("--windows", type=positive, default=25, help="measured passes of each")
-    add_output_options(parser, RESULTS)
-    return parser
 
 
 def _jpeg(photo: Any, quality: int) -> Tensor:

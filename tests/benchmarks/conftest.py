@@ -44,3 +44,11 @@ def clock(monkeypatch):
     monkeypatch.setattr(time, "sleep", sleep)
     for name in ("perf_counter", "monotonic"):
         monkeypatch.setattr(time, name, lambda: now[0])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """What a benchmark writes once for the user is written once for the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

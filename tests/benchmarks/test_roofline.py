@@ -15,7 +15,7 @@ from benchmarks.reporting.results import read_results
 
 def limits(operations, bandwidth):
     rates = ((1, bandwidth), (2**30, bandwidth))
-    return Limits("cpu", {"fp32": operations, "bf16": operations}, rates, None, (1.0, 1.0), (1, 1, 1))
+    return Limits({"fp32": operations, "bf16": operations}, rates)
 
 
 def test_every_kernel_is_bound_by_its_slower_side():
@@ -31,7 +31,7 @@ def test_every_kernel_is_bound_by_its_slower_side():
 
 
 def test_small_kernels_get_the_bandwidth_measured_for_small_ones():
-    cache = Limits("cpu", {}, ((100, 80.0), (10000, 20.0)), None, (1.0, 1.0), (1, 1, 1))
+    cache = Limits({}, ((100, 80.0), (10000, 20.0)))
     assert (cache.bandwidth(10), cache.bandwidth(1000), cache.bandwidth(10**9)) == (80.0, pytest.approx(50.0), 20.0)
 
 

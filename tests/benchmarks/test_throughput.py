@@ -1,12 +1,13 @@
 """The throughput script from end to end on the miniature network, alone, beside a peer, and on two ranks."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
 from benchmarks import throughput
-from benchmarks.measuring.photos import write_photos
+from benchmarks.measuring import cases
 from benchmarks.reporting.advice import judge
 from benchmarks.reporting.results import read_results
 from engine.faults.exit_status import USER_ERRORS
@@ -19,11 +20,8 @@ def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("engine.distributed.device.usable_cores", lambda: 1)  # as `one_thread` has it
-        patch.setattr(
-            throughput, "write_photos", lambda folder, count, **options: write_photos(folder, count, distinct=4)
-        )
         # A change that takes no compilation, whatever this machine's limiter is.
-        patch.setattr(throughput, "judge", lambda seen: replace(judge(seen), change={"data.prefetch": "4"}))
+        patch.setattr(cases, "judge", lambda seen: replace(judge(seen), change={"data.prefetch": "4"}))
         assert throughput.main([*QUICK, "--peers", "torchvision", "--output", str(folder)]) == 0
     return read_results(folder)[0] | {"folder": folder}
 
@@ -70,6 +68,36 @@ def test_the_picture_and_what_could_not_be_measured(result):
     assert json.dumps(result["options"])
 
 
+def test_a_budget_leaves_out_peers_and_rounds_and_says_so_in_one_line(tmp_path, capsys):
+    few = [
+        "--windows",
+        "100000",
+        "--seconds",
+        "0.01",
+        "--peers",
+        "torchvision",
+        "--budget",
+        "8",
+        "--output",
+        str(tmp_path),
+    ]
+    assert throughput.main(["--networks", "debug", "--batch-sizes", "16", *few]) == 0
+    (note,) = [note for note in read_results(tmp_path)[0]["notes"] if note.startswith("Left out")]
+    assert re.search(r"\d+ of 100000 windows", note)
+    printed = capsys.readouterr().out
+    assert printed.index("measuring the limits") < printed.index("warming up: ours") < printed.index("round 1 of")
+
+
+def test_no_time_at_all_measures_ours_once_and_no_peer(tmp_path):
+    none = ["--seconds", "0.01", "--peers", "torchvision", "--budget", "0", "--output", str(tmp_path)]
+    assert throughput.main(["--networks", "debug", "--batch-sizes", "16", *none]) == 0
+    result = read_results(tmp_path)[0]
+    assert {row.case["of"] for row in result["rows"]} == {"ours, native"}
+    assert all(len(row.values) == 1 for row in result["rows"])
+    (note,) = [note for note in result["notes"] if note.startswith("Left out")]
+    assert "torchvision's loader, 4 of 5 windows" in note
+
+
 def test_two_ranks_measure_together(torchrun, tmp_path):
     arguments = [*QUICK, "--no-trial", "--output", str(tmp_path)]
     finished = torchrun(["benchmarks/throughput.py", *arguments], processes=2)
@@ -97,7 +125,6 @@ def test_bad_input_is_one_line_and_status_2(run_command):
         (["--data", "nowhere", "--peers"], "nowhere"),
     ],
 )
-def test_bad_input_ends_before_anything_is_measured(arguments, message, monkeypatch):
-    monkeypatch.setattr(throughput, "write_photos", lambda folder, count, **options: write_photos(folder, 8))
+def test_bad_input_ends_before_anything_is_measured(arguments, message):
     with pytest.raises(USER_ERRORS, match=message):
         throughput.main([*QUICK, *arguments])

@@ -1,6 +1,5 @@
 """Time to accuracy: what is read from a run's metrics, the statistics over seeds, and a contest on an easy dataset."""
 
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +10,8 @@ import torch
 
 from benchmarks import time_to_accuracy
 from benchmarks.measuring.command_line import BenchmarkError
-from benchmarks.peers import whole_runs as contestants
-from benchmarks.peers.whole_runs import Contestant, ReferenceLoop, Run, run_from_rows
+from benchmarks.peers import whole_runs
+from benchmarks.peers.whole_runs import OwnTraining, ReferenceLoop, Run, run_from_rows
 from benchmarks.reporting.results import Result, read_results
 from engine.config.command_line import load_config
 from engine.training.network import build_network
@@ -72,7 +71,7 @@ def test_seeds_that_do_not_reach_the_target_are_counted_and_none_is_a_failure():
 def test_contestants_are_compared_seed_by_seed():
     result = Result("time_to_accuracy")
     runs = {"ours": [run(0, 50.0), run(1, 40.0)], "theirs": [run(0, 100.0), run(1, 100.0)]}
-    time_to_accuracy._compare(result, "ours", ["theirs"], runs)
+    time_to_accuracy._compare(result, runs)
     assert result.rows[0].values == [2.0, 2.5]
 
 
@@ -96,14 +95,14 @@ def test_ours_and_the_peer_train_to_the_target(shades, tmp_path):
 def test_the_reference_loop_trains_what_the_recipe_trains(monkeypatch, tmp_path):
     commands = []
     end = '{"best_top1": 50, "seconds_to_target": 9, "seconds": 9, "evaluation_seconds": 1, "images_per_second": 5}'
-    monkeypatch.setattr(contestants, "_finished", lambda command, name: commands.append(command) or (10.0, end))
+    monkeypatch.setattr(whole_runs, "finished", lambda command, name: commands.append(command) or (10.0, end))
     config = load_config(["--recipe", "cifar10", "--data.path", "unread"])
     with torch.device("meta"):
         network = build_network(config, 10).metadata()
     found = ReferenceLoop("peer", config, tmp_path, network, 94.0, workers=2).train(3, tmp_path)
-    given = {option: value for option, value in itertools.pairwise(commands[0]) if option.startswith("--")}
-    assert json.loads(given["--options"]) == {"width": 3.0, "auxiliary": False}
-    assert (given["--lr"], given["--batch-size"], given["--epochs"], given["--seed"]) == ("0.4", "512", "30", "3")
+    given = json.loads(commands[0][-1])
+    assert given["options"] == {"width": 3.0, "auxiliary": False}
+    assert (given["lr"], given["batch_size"], given["epochs"], given["seed"]) == (0.4, 512, 30, 3)
     assert (found.to_target, found.starting) == (9, 1.0)
 
 
@@ -117,7 +116,7 @@ def test_a_dataset_may_come_as_a_zip_file(shades, tmp_path):
 
 def test_a_training_that_fails_says_why(tmp_path):
     with pytest.raises(BenchmarkError, match=r"ours failed with status 2: .*optimizer\.lr"):
-        Contestant("ours", ("--optimizer.lr", "-1")).train(0, tmp_path)
+        OwnTraining("ours", ("--optimizer.lr", "-1")).train(0, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
+from benchmarks.measuring.budget import Budget
 from benchmarks.measuring.equal_work import differences, expected, observe
 from benchmarks.measuring.photos import HEIGHT, WIDTH, recovered_crops, write_gradients, write_shards
-from benchmarks.peers import DATA_PEERS, DataJob, data_peer
+from benchmarks.peers import loaders
+from benchmarks.peers.loaders import LOADERS, DataJob
 from benchmarks.peers.networks import build_peer, peer_step, peers_of
-from benchmarks.peers.subjects import data_subjects
-from benchmarks.peers.torchvision_cuda_data import encoded_and_labels
 from benchmarks.reporting.results import Result
+from benchmarks.throughput import Comparison
 from pipelines import TrainPlan, build_loader, open_dataset
 
 IMAGES = 96
@@ -40,7 +41,7 @@ def our_batches(job, dataset, **changes):
 def test_a_batch_that_a_worker_sends_takes_few_file_descriptors(job):
     """torchvision's batched decoder on a GPU: three tensors, of however many images, and all bytes in their order."""
     files = [read_file(str(path)) for path in sorted(job.folder.rglob("*.jpg"))[:5]]
-    encoded, lengths, labels = encoded_and_labels([(file, number) for number, file in enumerate(files)])
+    encoded, lengths, labels = loaders.encoded_and_labels([(file, number) for number, file in enumerate(files)])
     assert all(torch.equal(a, b) for a, b in zip(encoded.split(lengths.tolist()), files, strict=True))
     assert labels.tolist() == [0, 1, 2, 3, 4]
 
@@ -92,13 +93,13 @@ def test_what_is_expected_comes_with_its_error(job):
 MARKS = {"ffcv": pytest.mark.soak, "torchvision_cuda": pytest.mark.gpu}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in DATA_PEERS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in LOADERS])
 def test_a_data_peer_does_equal_work(name, job, tmp_path):
     own = DataJob(job.folder, tmp_path, job.batch_size, job.resolution, job.workers)
-    passes = data_peer(name).passes(own)
+    passes = LOADERS[name](own)
     assert differences(observe(passes), own) == []
     assert observe(passes).images == IMAGES  # a second pass is a whole pass again
-    assert data_peer(name).SETTING
+    assert LOADERS[name].__doc__
 
 
 def test_a_peer_that_needs_a_gpu_is_a_row_that_says_so_and_the_others_go_on(job, tmp_path, monkeypatch):
@@ -110,8 +111,10 @@ def test_a_peer_that_needs_a_gpu_is_a_row_that_says_so_and_the_others_go_on(job,
         peers=["torchvision_cuda", "torchvision"], workers=1, folder=job.folder, seconds=0.1, quality=85
     )
     result = Result("throughput")
-    subjects = data_subjects(ours, options, tmp_path, result)
-    assert list(subjects) == ["data | torchvision | 1 workers, batch 32"]
+    alone, images = SimpleNamespace(world_size=1), range(IMAGES)
+    comparison = Comparison("debug", options, alone, images, None, Budget(1e9), tmp_path, result)
+    comparison._prepare_loaders(ours)
+    assert list(comparison.subjects) == ["data | torchvision | 1 workers, batch 32"]
     (row,) = result.rows
     assert (row.case["of"], row.value, row.failure) == ("torchvision_cuda", None, "RuntimeError: needs a GPU")
 
@@ -119,11 +122,12 @@ def test_a_peer_that_needs_a_gpu_is_a_row_that_says_so_and_the_others_go_on(job,
 @pytest.mark.filterwarnings("ignore:The image decoding")  # the peer is torchvision's decoder
 def test_what_follows_the_decode_on_a_gpu_is_equal_work(job):
     """The crops of the peer on the GPU, here with torchvision's decoder on the CPU in place of nvJPEG."""
-    peer, folder = data_peer("torchvision_cuda"), job.folder / "train"
+    folder = job.folder / "train"
     files = ImageFolder(str(folder), loader=read_file)
-    encoded, labels = peer.encoded_and_labels([files[number] for number in range(IMAGES)])
+    joined, lengths, labels = loaders.encoded_and_labels([files[number] for number in range(IMAGES)])
     assert labels.tolist() == files.targets
-    crop = peer.crop(job)
+    encoded = list(joined.split(lengths.tolist()))
+    crop = loaders.crop(job)
     batches = torch.stack([crop(image) for image in decode_jpeg(encoded, ImageReadMode.RGB)]).split(32)
     assert differences(observe(lambda: batches), job) == []
 

@@ -41,7 +41,7 @@ def trainer(tmp_path: Path, top1: list[float], end: str, network: str = "incepti
     config = load_config(["--recipe", "sample", "--network.name", network, "--data.resolution", "75"])
     with torch.device("meta"):
         metadata = build_network(config, 10).metadata()
-    return TimmTraining("timm's train.py", source, config, tmp_path / "data", metadata, 45.0, workers=2)
+    return TimmTraining("timm's train.py", config, tmp_path / "data", metadata, 45.0, 2, source)
 
 
 def test_it_is_stopped_at_the_target(tmp_path):

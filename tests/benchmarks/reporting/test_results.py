@@ -6,18 +6,18 @@ import math
 import pytest
 
 from benchmarks.measuring.machine import ROOT, describe_source, describe_versions
-from benchmarks.measuring.measure import Window, alternate, failed
+from benchmarks.measuring.measure import Measurement, Window, alternate
 from benchmarks.reporting.results import Result, number, read_results
 
 
 def test_a_result_reads_back_as_it_was(tmp_path):
-    result = Result("example", {"seconds": 1.0, "folder": tmp_path})
+    result = Result("example", {"seconds": 1.0, "folder": tmp_path, "output": tmp_path})
     measured = alternate({"a": lambda: Window(10, 2.0, (0.1, 0.3))}, windows=3)["a"]
     row = result.add({"subject": "a"}, "images/s", measured, size=64)
-    result.add({"subject": "b"}, "images/s", failed("b", "ImportError: no such package"))
+    result.add({"subject": "b"}, "images/s", Measurement("b", failure="ImportError: no such package"))
     result.add({"subject": "c"}, "seconds", [1.0, 2.0, 3.0], interval=(0.5, 3.5), higher_is_better=False)
     result.note("the warm-up is excluded")
-    path = result.save(tmp_path)
+    path = result.finish()
 
     read = read_results(tmp_path)[0]
     assert read["file"] == path.name
@@ -30,13 +30,12 @@ def test_a_result_reads_back_as_it_was(tmp_path):
     assert read["notes"] == ["the warm-up is excluded"]
     for circumstance in ("time", "command", "machine", "load", "versions", "source"):
         assert read[circumstance], circumstance
-    result.print()
 
 
 def test_what_is_not_finite_never_reaches_a_file(tmp_path):
-    result = Result("example")
+    result = Result("example", {"output": tmp_path})
     result.add({"subject": "a"}, "images/s", 1.0, ratio=math.inf)
-    assert json.loads(result.save(tmp_path).read_text())["rows"][0]["details"]["ratio"] is None
+    assert json.loads(result.finish().read_text())["rows"][0]["details"]["ratio"] is None
 
 
 def test_a_file_that_is_no_result_is_named(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.reporting.results import read_results
-from benchmarks.studies import ffcv_loading, ffcv_parts
+from benchmarks.studies import ffcv_loading
 
 
 def test_both_loaders_are_measured_and_ours_is_nearer_to_pillow(tmp_path):
@@ -15,11 +15,3 @@ def test_both_loaders_are_measured_and_ours_is_nearer_to_pillow(tmp_path):
     ratio = rows[f"ffcv over {ffcv_loading.STOCK}"].value
     assert ratio == pytest.approx(rates["ffcv"] / rates[ffcv_loading.STOCK])
     assert rows["ffcv: median of 56 images"].value > 50 > rows["ffcv stock: median of 56 images"].value
-
-
-def test_the_parts_are_measured(tmp_path):
-    assert ffcv_parts.main(["--images", "8", "--windows", "1", "--output", str(tmp_path)]) == 0
-    (result,) = read_results(tmp_path)
-    near = {row.case["way"]: row.value for row in result["rows"] if row.metric.startswith("dB")}
-    assert near["resize: ours, from RGB"] > 50
-    assert all(row.failure is None and row.value > 0 for row in result["rows"])
