@@ -195,7 +195,7 @@ class Comparison:
         wanted, seconds = self.options.windows, self.budget.remaining()
         if not self.alone:  # all ranks end after the same round
             rounds = self.communicator.gather(2 * seconds / self.budget.planned - 1)
-            wanted, seconds = max(1, min(wanted, *map(int, rounds))), math.inf
+            wanted, seconds = max(1, int(min(wanted, *rounds))), math.inf
         self.result.say(f"measuring {len(self.subjects)} subjects in turns, {wanted} windows and one of warm-up ...")
         begun: set[int] = set()
 

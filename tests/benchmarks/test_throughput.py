@@ -12,7 +12,7 @@ from benchmarks.reporting.advice import judge
 from benchmarks.reporting.results import read_results
 from engine.faults.exit_status import USER_ERRORS
 
-QUICK = ["--networks", "debug", "--batch-sizes", "16", "--windows", "2", "--seconds", "0.1"]
+QUICK = ["--networks", "debug", "--batch-sizes", "16", "--windows", "2", "--seconds", "0.1", "--budget", "inf"]
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +69,8 @@ def test_the_picture_and_what_could_not_be_measured(result):
 
 
 def test_a_budget_leaves_out_peers_and_rounds_and_says_so_in_one_line(tmp_path, capsys):
-    few = [
-        "--windows",
-        "100000",
-        "--seconds",
-        "0.01",
-        "--peers",
-        "torchvision",
-        "--budget",
-        "8",
-        "--output",
-        str(tmp_path),
-    ]
-    assert throughput.main(["--networks", "debug", "--batch-sizes", "16", *few]) == 0
+    few = ["--windows", "100000", "--seconds", "0.01", "--peers", "torchvision", "--budget", "8", "--output"]
+    assert throughput.main(["--networks", "debug", "--batch-sizes", "16", *few, str(tmp_path)]) == 0
     (note,) = [note for note in read_results(tmp_path)[0]["notes"] if note.startswith("Left out")]
     assert re.search(r"\d+ of 100000 windows", note)
     printed = capsys.readouterr().out
