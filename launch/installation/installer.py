@@ -74,7 +74,7 @@ class Installer:
     def _install(self) -> list[str]:
         """The beginning of a command that installs."""
         # Of what is compiled take wheels only: a source that takes an hour to build, or fails in it, is no way out.
-        compiled = [f"--only-binary={name}" for name in compiled_names(self.constraints)]
+        compiled = [f"--only-binary={name}" for name in compiled_names(self.root / "launch" / "constraints.txt")]
         if self._uv:
             options = uv_options(pip_settings(self.python), os.environ)
             options += [word for index in self.indexes for word in ("--index", index)]
