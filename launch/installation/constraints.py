@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # torch asks for these in versions of its own.
-_TORCHS = re.compile(r"torch|torchvision|triton|setuptools|cuda-.*|nvidia-(?!dali|ml-py|libnvcomp|nvimgcodec|nvjpeg|nvtiff).*")
+_TORCHS = re.compile(
+    r"torch|torchvision|triton|setuptools|cuda-.*|nvidia-(?!dali|ml-py|libnvcomp|nvimgcodec|nvjpeg|nvtiff).*"
+)
 # Published as sources: built on the machine that installs them.
 SOURCES = frozenset({"assertpy", "deepspeed", "fastargs", "ffcv", "terminaltables"})
 

@@ -75,7 +75,15 @@ def test_the_drivers_cuda_is_read_from_its_tool(tmp_path, monkeypatch):
 
 def test_another_torch_brings_its_own_versions_and_keeps_the_rest():
     kept = without_torch(CONSTRAINTS)
-    for name in ("torch", "torchvision", "triton", "nvidia-cudnn-cu13", "cuda-toolkit", "nvidia-nccl-cu13", "setuptools"):
+    for name in (
+        "torch",
+        "torchvision",
+        "triton",
+        "nvidia-cudnn-cu13",
+        "cuda-toolkit",
+        "nvidia-nccl-cu13",
+        "setuptools",
+    ):
         assert f"\n{name}==" in CONSTRAINTS.read_text()
         assert not any(line.startswith(f"{name}==") for line in kept.splitlines())
     assert "numpy<2.4" in kept.splitlines()
