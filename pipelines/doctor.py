@@ -8,6 +8,7 @@ Training leaves out what the quarantine list names: `engine/train.py --data.path
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser().resolve()
+    return Path(os.path.realpath(Path(text).expanduser()))  # of links in a circle, pathlib raises an error
 
 
 def _workers(text: str) -> int:

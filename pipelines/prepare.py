@@ -7,6 +7,7 @@ Uses all cores, or all ranks under mpirun. A run that was interrupted goes on wh
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser().resolve()
+    return Path(os.path.realpath(Path(text).expanduser()))  # of links in a circle, pathlib raises an error
 
 
 def _positive(text: str) -> int:

@@ -40,12 +40,14 @@ class Split:
 @dataclass(frozen=True)
 class Checkup:
     """A dataset's splits by name; groups: the images that show the same picture, two or more each, training images
-    first; smallest: pixels on the shorter side below which an image counted as tiny."""
+    first; smallest: pixels on the shorter side below which an image counted as tiny; refused: what training refuses of the
+    splits together, a line each."""
 
     path: Path
     splits: dict[str, Split]
     groups: list[list[Image]]
     smallest: int
+    refused: list[str]
 
     def within(self, split: str) -> list[list[Image]]:
         """The groups that hold several images of a split, without those of other splits."""
@@ -85,7 +87,21 @@ def check_up(path: Path, splits: list[str], smallest: int, team: Team) -> Checku
             examined[split].records[start:stop] = records
             examined[split].reasons.update(reasons)
             advance(stop - start)
-    return Checkup(path, examined, _same_pictures(examined), smallest)
+    return Checkup(path, examined, _same_pictures(examined), smallest, _refused(path, datasets))
+
+
+def _refused(path: Path, datasets: dict[str, Dataset]) -> list[str]:
+    """What no split shows alone: classes of val that train lacks, and a train split of one class."""
+    lines = []
+    train = datasets.get("train")
+    if train is not None and len(train.classes) == 1:
+        lines.append(f"{path} (train) holds one class, {train.classes[0]!r}: nothing can be learned from it")
+    if train is not None and "val" in datasets:
+        try:
+            open_dataset(path, "val", classes=train.classes, progress=False)
+        except DataError as error:
+            lines.append(str(error))
+    return lines
 
 
 @cache

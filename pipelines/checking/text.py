@@ -34,6 +34,7 @@ def to_json(checkup: Checkup) -> dict:
         "path": str(checkup.path),
         "smallest": checkup.smallest,
         "splits": {name: _split_json(checkup, name, split) for name, split in checkup.splits.items()},
+        "refused": checkup.refused,
         "leaks": [_names(checkup, group) for group in checkup.leaks()],
         "conflicts": [_names(checkup, group) for group in checkup.conflicts()],
     }
@@ -121,6 +122,7 @@ def to_text(checkup: Checkup) -> str:
                          ("conflict: pictures that are in several classes", checkup.conflicts())):  # fmt: skip
         if groups:
             lines += [f"{len(groups):,} {what}", *_pairs(checkup, groups)]
+    lines += [f"training refuses: {line}" for line in checkup.refused]
     unusable = sum(len(split.having(UNUSABLE[0] | UNUSABLE[1])) for split in checkup.splits.values())
     lines.append(f"{unusable:,} images cannot be used as they are" if unusable else "every image can be decoded wholly")
     return "\n".join(lines)

@@ -46,13 +46,12 @@ def open_dataset(
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}{nearest(split, SPLITS)}; choose from {', '.join(SPLITS)}")
-    if alone:
-        source = source_at(os.fspath(path), split)
-        root = source.root
-    else:
-        root = Path(path).expanduser().resolve()
-        source = find_source(root, split)
-    index = open_index(source, root, progress, renew)
+    root = Path(os.path.realpath(Path(path).expanduser()))  # of links in a circle, pathlib raises an error
+    try:
+        source = source_at(os.fspath(path), split) if alone else find_source(root, split)
+        index = open_index(source, source.root if alone else root, progress, renew)
+    except OSError as error:
+        raise DataError(f"{error.filename or root} cannot be read: {error.strerror or error}") from None
     return Dataset(source, index, classes, quarantine, shared)
 
 

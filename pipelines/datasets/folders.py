@@ -93,7 +93,7 @@ def images_below(root: Path, place: str, aside: Aside, above: tuple[tuple[int, i
     start = f"{place}/" if place else ""
     images, folders = [], []
     with os.scandir(root / place) as entries:
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
             what = _what(entry)
             if what == "image":
                 images.append(entry.name)
@@ -101,8 +101,8 @@ def images_below(root: Path, place: str, aside: Aside, above: tuple[tuple[int, i
                 folders.append(entry.name)
             else:
                 aside.passed_over.add(what, start + entry.name)
-    yield from (start + name for name in sorted(images))
-    for name in sorted(folders):
+    yield from (start + name for name in images)
+    for name in folders:
         yield from images_below(root, start + name, aside, (*above, identity))
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -108,11 +109,14 @@ def _found(path: Path, split: str) -> Source:
             return whole
     visible = [name for name in names if not name.startswith(".")]
     packed = next((name for name in visible if name.lower().endswith(_COMPRESSED)), "")
+    dangling = next((name for name in visible if name.lower() in _CALLED[split] and not (top / name).exists()), "")
     expected = ", ".join(f"{split}{form}" for form in ("/<class>/*.jpg", "/*.tar", "-*.tar", ".beton"))
     raise NoSplit(
         f"no '{split}' split in {top}: expected {expected} or {split}.csv"
         + (
-            f"; {packed} is compressed: unpack it"
+            f"; {dangling} is a link that leads nowhere"
+            if dangling
+            else f"; {packed} is compressed: unpack it"
             if packed
             else nearest(split, visible)
             if visible
@@ -214,17 +218,29 @@ def _of_pattern(pattern: Path, split: str) -> Source:
 
 def _beside(top: Path, names: list[str]) -> PassedOver:
     """What lies beside the splits and belongs to none of them."""
-    found = PassedOver()
-    calls = [[called for called in _CALLED[split] if _forms(top, names, called, split)] for split in SPLITS]
-    used = [called for of_split in calls for called in of_split[:1]]
+    found, used, lists = PassedOver(), [], set()
+    for split in SPLITS:
+        for called in _CALLED[split]:
+            if forms := _forms(top, names, called, split):
+                used.append(called)
+                with suppress(DataError):  # said when that split is opened
+                    source = next(iter(forms.values()))()
+                    lists |= {source.list_file} if isinstance(source, Listed) else set()
+                break
     for name in names:
-        if name == INDEX or _OURS.fullmatch(name):
+        if name == INDEX or _OURS.fullmatch(name) or top / name in lists:
             continue
-        of_split = any(name.lower() == called or _is_of(name, called, (".tar", *_BETONS)) for called in used)
-        if of_split or any(name.lower() in list_names(called) for called in used):
-            continue
-        folder = (top / name).is_dir() and not left_behind(name)
-        found.add(
-            "folder beside the splits" if folder else kind_of(name) if not is_image(name) else "image in no split", name
-        )
+        if not any(name.lower() == called or _is_of(name, called, (".tar", *_BETONS)) for called in used):
+            found.add(_called(top / name), name)
     return found
+
+
+def _called(path: Path) -> str:
+    """What something beside the splits is."""
+    if left_behind(path.name):
+        return kind_of(path.name)
+    if path.is_dir():
+        return "folder beside the splits"
+    if not path.exists():
+        return "link to nothing"
+    return "image in no split" if is_image(path.name) else kind_of(path.name)

@@ -51,9 +51,10 @@ class Shards(Source):
             os.close(descriptor)
         self._aside.passed_over.join(passed_over, f"{path.name}:")
         if not found:
-            raise DataError(
-                f"shard {path} holds no images{f' ({passed_over})' if passed_over else ''}; remove it or make it again"
-            )
+            besides, advice = f" ({passed_over})" if passed_over else "", "remove it or make it again"
+            if ".tar" in passed_over:
+                advice = "of ImageNet's own archives python pipelines/prepare.py imagenet makes a dataset"
+            raise DataError(f"shard {path} holds no images{besides}; {advice}")
 
     def file(self, group: int, name: str) -> str:
         return f"{self.root}/{self.groups[group]}"

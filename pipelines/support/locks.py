@@ -43,6 +43,8 @@ def _acquire(file: Path, announce: bool) -> tuple[int, bool]:
                 if _is_still(path, descriptor):
                     return descriptor, waited
                 os.close(descriptor)
+            except FileNotFoundError:  # its folder was removed that moment
+                continue
             except OSError:
                 if descriptor >= 0:
                     os.close(descriptor)

@@ -217,6 +217,19 @@ def as_beton(sick: Path, quarantine: Path, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "beton", file
 
 
+def test_what_training_refuses_is_said(tmp_path: Path, capsys) -> None:
+    for name in ("train/cat", "val/owl"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.jpg").write_bytes(picture(1))
+    assert main([str(tmp_path), "--workers", "1", "--json", f"{tmp_path}/report.json"], None) == 0
+    text = capsys.readouterr().out
+    refused = json.loads((tmp_path / "report.json").read_text())["refused"]
+    assert len(refused) == 2
+    assert "(train) holds one class, 'cat'" in refused[0]
+    assert "(val) holds class 'owl', which is not among the 1 expected classes" in refused[1]
+    assert all(f"training refuses: {line}\n" in text for line in refused)
+
+
 def test_shards_are_checked_and_quarantined_as_well(tmp_path: Path) -> None:
     whole = picture(0, (200, 200))
     members = [("dog/a.jpg", whole), ("dog/b.jpg", whole[: len(whole) // 2]), ("cat/a.jpg", picture(1))]

@@ -218,6 +218,22 @@ def test_what_a_list_and_its_folder_do_not_share_is_counted(root):
         labelled(root, "train")
 
 
+def test_a_list_beside_class_folders_is_counted(root):
+    folders(root / "train")
+    write(root / "train.csv", "path,label\n0.jpg,cat\n")
+    assert labelled(root, "train") == WHOLE
+    assert remarks(root, "train") == ["1 file passed over: 1 .csv (train.csv)"]
+
+
+def test_links_that_lead_nowhere_are_named(root):
+    (root / "train").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"no 'train' split .*; train is a link that leads nowhere"):
+        open_dataset(root, "train", progress=False)
+    (root / "round").symlink_to("round")
+    with pytest.raises(DataError, match=r"round does not exist"):
+        open_dataset(root / "round", "train", progress=False)
+
+
 @pytest.mark.parametrize(
     ("files", "split", "says"),
     [

@@ -177,6 +177,7 @@ def test_other_files_are_counted(opened):
         ({"1.jpg": b"x", "1.cls": b"-1"}, "a sample has the label -1, which is no class"),
         ({"1.jpg": b"x", "1.cls": b"cat", "d/2.jpg": b"x"}, "some samples have a label of their own ('cat') and others only"),
         ({"1.cls": b"1", "2.txt": b""}, "holds no images (2 files passed over: 1 .cls (1.cls), 1 .txt (2.txt)); remove it"),
+        ({"n01440764.tar": b"x"}, "of ImageNet's own archives python pipelines/prepare.py imagenet makes a dataset"),
         ({}, "holds no images; remove it or make it again"),
     ],
 )  # fmt: skip

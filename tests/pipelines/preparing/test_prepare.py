@@ -203,7 +203,7 @@ def test_one_that_waited_for_another_finds_its_work_done(tmp_path: Path, start_c
         "--workers",
         "1",
     ]
-    ended = [process.wait(180) for process in [start_command(command) for _ in range(3)]]
+    ended = [process.wait() for process in [start_command(command) for _ in range(3)]]
     assert [done.returncode for done in ended] == [0, 0, 0], [done.stderr for done in ended]
     assert sum("prepared and checked" in done.stdout for done in ended) == 1
     assert not (tmp_path / "out/.prepare").exists()
