@@ -63,8 +63,8 @@ class OptimizerConfig:
     """Nesterov's form of momentum (SGD)."""
     decay: float = bounded(0.9, least=0, below=1)
     """Decay of the mean of squared gradients (RMSprop)."""
-    epsilon: float = bounded(1.0, above=0, most=1000)
-    """Added to the mean of squared gradients (RMSprop)."""
+    epsilon: float | None = bounded(None, above=0, most=1000)
+    """Added to the mean of squared gradients (RMSprop) or to its root (LAMB) [null: 1.0, for LAMB 1e-6]."""
     weight_decay: float = bounded(4e-5, least=0, most=1)
     """Decay of convolution and linear weights, not of biases or batch normalisation."""
     clip_norm: float | None = bounded(None, above=0, most=1_000_000_000)

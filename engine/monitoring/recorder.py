@@ -11,7 +11,7 @@ from engine.distributed.parallelism import Parallelism
 from engine.monitoring.hardware import Hardware
 from engine.monitoring.monitor import Monitor
 from engine.monitoring.phase_clock import PhaseClock, phase_fractions
-from pipelines import Loader
+from pipelines import Loader, TrainPlan
 
 
 class Recorder:
@@ -79,15 +79,18 @@ class Recorder:
         self._row_began, self._waited, self._steps = now, 0.0, 0
 
     def substitutions(self, loader: Loader) -> None:
-        """Tells which images `loader` could not read, on any rank. Every rank must call it."""
+        """Tells which images `loader` could not read, on any rank, and what became of their places: training takes other
+        images, evaluation counts fewer. Every rank must call it."""
+        split = loader.dataset.split
+        done = "were replaced" if isinstance(loader.plan, TrainPlan) else "do not count"
         gathered = self._parallelism.communicator.gather(list(loader.substitutions))
         found = [entry for entries in gathered for entry in entries]
         for name, reason in found:
-            self.event("unreadable", sample=name, reason=reason)
+            self.event("unreadable", split=split, sample=name, reason=reason)
         if found:
             name, reason = found[0]
             more = f" and {len(found) - 1} more, listed in metrics.jsonl" if len(found) > 1 else ""
-            self._monitor.say(f"{len(found)} images could not be read and were replaced: {name} ({reason}){more}")
+            self._monitor.say(f"{len(found)} images of {split} could not be read and {done}: {name} ({reason}){more}")
 
     def event(self, event: str, **details: Any) -> None:
         """Writes a row of something that happened beside training."""

@@ -21,5 +21,8 @@ def create_optimizer(network: nn.Module, options: OptimizerConfig) -> torch.opti
     if options.name == "lars":  # layers whose weights do not decay keep the plain step
         return Lars(groups, lr=options.lr, momentum=options.momentum, nesterov=options.nesterov)
     if options.name == "lamb":
-        return Lamb(groups, lr=options.lr, betas=(options.momentum, 0.999))
-    return RMSpropTF(groups, lr=options.lr, alpha=options.decay, eps=options.epsilon, momentum=options.momentum)
+        epsilon = 1e-6 if options.epsilon is None else options.epsilon
+        # Clipping is the run's: --optimizer.clip_norm, over all groups together.
+        return Lamb(groups, lr=options.lr, betas=(options.momentum, 0.999), eps=epsilon, max_grad_norm=None)
+    epsilon = 1.0 if options.epsilon is None else options.epsilon
+    return RMSpropTF(groups, lr=options.lr, alpha=options.decay, eps=epsilon, momentum=options.momentum)

@@ -59,10 +59,13 @@ def test_unreadable_images_are_replaced_counted_and_named(run_command, tiny_run,
     import shutil
 
     data = shutil.copytree(tiny_dataset, tmp_path / "data", ignore=shutil.ignore_patterns(".index"))
-    for image in sorted((data / "train" / "dog").iterdir())[:2]:
+    broken = [*sorted((data / "train" / "dog").iterdir())[:2], min((data / "val" / "dog").iterdir())]
+    for image in broken:
         image.write_bytes(b"")
     done = run_command(tiny_run(data__path=data, schedule__epochs=1, data__on_error="skip"))
     assert done.returncode == 0, done.stderr
     named = {event["sample"] for event in rows(tmp_path / "run", "event") if event["event"] == "unreadable"}
-    assert named == {str(image) for image in sorted((data / "train" / "dog").iterdir())[:2]}
-    assert "2 images could not be read" in done.stdout
+    assert named == {str(image) for image in broken}
+    assert "2 images of train could not be read and were replaced: " in done.stdout
+    assert "1 images of val could not be read and do not count: " in done.stdout
+    assert rows(tmp_path / "run", "eval")[-1]["count"] == 29
