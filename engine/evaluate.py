@@ -61,6 +61,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--precision", choices=["auto", "fp32", "bf16"], default="auto", help="arithmetic (default: auto)"
     )
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="what computes (default: auto)"
+    )
     parser.add_argument("--flip", action="store_true", help="average with the prediction for the mirrored image")
     parser.add_argument("--json", type=Path, help="write the result to this file as well")
     options = parser.parse_args(arguments)
@@ -102,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(
             f"{options.weights} tells {network.num_classes} classes apart and {dataset.path} has {len(dataset.classes)}"
         )
-    communicator = join(environment, StrategyConfig())
+    communicator = join(environment, StrategyConfig(), options.device)
     network.to(communicator.device).to(memory_format=torch.channels_last).eval()
     scorer = Scorer(network, use_bf16(options.precision, communicator.device), options.flip).to(communicator.device)
     with evaluation_loader(data, dataset, network, options.batch_size, communicator) as loader:

@@ -39,6 +39,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=32, help="images classified at a time (default: 32)")
     parser.add_argument("--resolution", type=int, default=0, help="pixels (default: the network's)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="default: auto")
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="what computes (default: auto)"
+    )
     parser.add_argument("--json", type=Path, help="write the predictions to this file as well")
     parser.add_argument("--sheet", type=Path, help="draw the images with their classes into this file (png, pdf, ...)")
     options = parser.parse_args(arguments)
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     images, passed_over = find_images(options.images)
     if passed_over:
         print(passed_over, file=sys.stderr, flush=True)
-    device = choose_device(detect())
+    device = choose_device(detect(), options.device)
     model = open_model(options.weights, device, use_bf16(options.precision, device), options.resolution, options.trust)
     predictions = []
     for prediction in predict(model, images, options.batch_size, options.top):

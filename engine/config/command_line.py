@@ -19,6 +19,7 @@ from pipelines import sample_path
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 DEFAULT_RECIPE = "sample"
+DRY_RUN = "--dry-run"  # no option of a run, so not in its tree
 
 
 def load_config(arguments: Sequence[str]) -> Config:
@@ -28,7 +29,7 @@ def load_config(arguments: Sequence[str]) -> Config:
     be read, or one that leaves open on which data. `--help` prints every option and exits.
     """
     parser = _parser()
-    known = ["recipe", "help", *(key for key, _ in leaves(Config()))]
+    known = ["recipe", "dry-run", "help", *(key for key, _ in leaves(Config()))]
     _check_names((a[2:].split("=")[0] for a in arguments if a.startswith("--")), known, "option --")
     try:
         # The recipe is read first so that the other options override it wherever they stand on the line.
@@ -41,6 +42,7 @@ def load_config(arguments: Sequence[str]) -> Config:
     except ArgumentError as error:
         raise ConfigError(_one_line(str(error))) from None
     merged.pop("recipe", None)
+    merged.pop("dry_run", None)
     config = Config(**vars(parser.instantiate(merged)))
     if not _names_data(config.data) and _recipe_path(recipe) != _recipe_path(DEFAULT_RECIPE):
         raise ConfigError(
@@ -65,6 +67,7 @@ def config_from_dict(tree: dict[str, Any]) -> Config:
     except ArgumentError as error:
         raise ConfigError(_one_line(str(error))) from None
     parsed.pop("recipe", None)
+    parsed.pop("dry_run", None)
     return Config(**vars(parser.instantiate(parsed)))
 
 
@@ -82,6 +85,11 @@ def _parser() -> ArgumentParser:
         default="",
         help=f"Options to start from: a YAML file, or one of {names}. "
         f"With neither this nor --data.path: {DEFAULT_RECIPE}.",
+    )
+    parser.add_argument(
+        DRY_RUN,
+        action="store_true",
+        help="Say what would be trained (options, shapes, steps, memory) and end; nothing is written.",
     )
     parser.add_class_arguments(Config)
     bounds = dict(bounds_of(Config()))

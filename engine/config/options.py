@@ -119,6 +119,8 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What computes; auto: the GPUs, or the CPU on a machine where nothing asks for a GPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass; auto: bf16 where the device computes it natively, else fp32."""
     hooks: str = ""

@@ -6,8 +6,8 @@ from engine.config.options import Config, ConfigError, leaves
 
 # What may differ between the parts of one run: how fast and where it runs, not what it computes.
 _FREE = (
-    "run.dir", "run.resume", "run.target_top1", "hooks", "data.path", "data.train", "data.val", "data.classes",
-    "data.backend", "data.batch_size", "data.workers", "data.prefetch", "data.on_error", "network.weights",
+    "run.dir", "run.resume", "run.target_top1", "hooks", "device", "data.path", "data.train", "data.val",
+    "data.classes", "data.backend", "data.batch_size", "data.workers", "data.prefetch", "data.on_error", "network.weights",
     "evaluation.batch_size", "compile.enabled", "compile.mode", "compile.scope", "compile.cache", "strategy.name",
     "strategy.zero_stage", "strategy.deepspeed_config", "strategy.timeout", "checkpoint.every_seconds",
     "checkpoint.keep", "monitor.every_steps", "profile.steps", "profile.wait",

@@ -5,17 +5,19 @@ import os
 import torch
 
 from engine.config.options import ConfigError
+from engine.distributed.gpu_request import gpus_asked_for
 from launch.environment import Environment
 from pipelines.support.cores import usable_cores
 
 
-def choose_device(environment: Environment) -> torch.device:
-    """This rank's GPU, or the CPU on a machine without. Sets the process up for it.
+def choose_device(environment: Environment, wanted: str = "auto") -> torch.device:
+    """This rank's GPU, or the CPU where that is `wanted` or no GPU was asked for. Sets the process up for it.
 
-    That is the one of its local rank, or the only one it sees where the launcher shows each rank its own
-    (`srun --gpus-per-task=1`). Raises ConfigError when the machine has GPUs, but fewer than ranks.
+    `wanted` is auto, cpu or cuda. A GPU is that of the local rank, or the only one the process sees where the launcher shows
+    each rank its own (`srun --gpus-per-task=1`). Raises ConfigError when the machine has GPUs, but fewer than ranks; and
+    when a GPU was asked for, by "cuda" or by anything that `gpus_asked_for` knows, and torch can use none.
     """
-    if torch.cuda.is_available():
+    if wanted != "cpu" and torch.cuda.is_available():
         if shows_each_its_own(environment, torch.cuda.device_count()):
             return _use_gpu(0)
         if environment.local_world_size > torch.cuda.device_count():
@@ -24,6 +26,12 @@ def choose_device(environment: Environment) -> torch.device:
                 "start one process a GPU (--nproc_per_node)"
             )
         return _use_gpu(environment.local_rank)
+    asked = {"cpu": None, "cuda": "--device cuda"}.get(wanted, gpus_asked_for())
+    if asked is not None:
+        raise ConfigError(
+            f"{asked} asks for a GPU, and torch {torch.__version__} can use none ({_why_no_gpu()}): mend that, or compute on "
+            "the CPU with --device cpu"
+        )
     # torchrun sets one thread a process unless told otherwise; the ranks of a machine share all its cores.
     torch.set_num_threads(max(1, usable_cores() // environment.local_world_size))
     return torch.device("cpu")
@@ -42,11 +50,34 @@ def _use_gpu(index: int) -> torch.device:
     return device
 
 
+def _why_no_gpu() -> str:
+    if torch.version.cuda is None:
+        return "it was built without CUDA"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return "CUDA starts, and shows no device"
+
+
+def idle_gpus(environment: Environment, device: torch.device) -> str | None:
+    """A line about GPUs of this machine that no process of the run uses; None when there are none."""
+    count, used = (torch.cuda.device_count() if device.type == "cuda" else 0), environment.local_world_size
+    if count <= used:
+        return None
+    return (
+        f"{count - used} of the {count} GPUs of this machine stand idle: torchrun --nproc_per_node={count} engine/train.py ... "
+        "uses them all"
+    )
+
+
 def use_bf16(precision: str, device: torch.device) -> bool:
     """Whether the forward and backward pass compute in bf16: as told, or ("auto") where the device has units for it."""
     if precision != "auto":
         return precision == "bf16"
-    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
+    if device.type == "cuda":  # older GPUs only emulate it, slower than fp32
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported()
 
 
 def make_deterministic() -> None:

@@ -7,18 +7,18 @@ from engine.distributed.parallelism import Parallelism
 from launch.environment import Environment
 
 
-def join(environment: Environment, options: StrategyConfig) -> Communicator:
-    """This rank's communicator, on its device, once all ranks have met; one process alone has nobody to meet.
+def join(environment: Environment, options: StrategyConfig, device: str = "auto") -> Communicator:
+    """This rank's communicator, on its `device` (auto, cpu or cuda), once all ranks have met; one alone has nobody to meet.
 
     Raises ConfigError when `options` do not fit how the run was started.
     """
     name = resolve(options.name, environment)
-    device = choose_device(environment)
+    chosen = choose_device(environment, device)
     if name == "single":
-        return Communicator(environment, device)
+        return Communicator(environment, chosen)
     from engine.distributed.process_group import ProcessGroup
 
-    return ProcessGroup(environment, device, options.timeout)
+    return ProcessGroup(environment, chosen, options.timeout)
 
 
 def create_parallelism(communicator: Communicator, options: StrategyConfig) -> Parallelism:

@@ -106,7 +106,7 @@ def assemble(config: Config, environment: Environment | None = None, hooks: Sequ
     stop = StopRequest(PREEMPTED)
     train, val = open_splits(config.data, progress=environment.local_rank == 0)
     record_collectives(directory.stacks)
-    communicator = join(environment, config.strategy)
+    communicator = join(environment, config.strategy, config.device)
     if config.run.deterministic:
         make_deterministic()
     step = assemble_step(config, communicator, len(train.classes))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.config.batching import Batching, share_batch
 from engine.config.options import Config, ConfigError
@@ -68,7 +68,8 @@ def find_batch_size(objective: Objective, total: int, resolution: int, communica
 def settle_batching(config: Config, objective: Objective, communicator: Communicator) -> Batching:
     """How the global batch is shared out, with "auto" found by trying; both numbers are written into `config.data`.
 
-    Every rank must call it. Raises ConfigError when the ranks cannot have equal shares, or nothing fits.
+    Every rank must call it. Raises ConfigError when the ranks cannot have equal shares, nothing fits, or batch
+    normalisation would see one image at a time.
     """
     data = config.data
     if data.batch_size == "auto":
@@ -80,6 +81,17 @@ def settle_batching(config: Config, objective: Objective, communicator: Communic
         data.batch_size = found
     batching = share_batch(data, communicator.world_size)
     data.global_batch_size = batching.global_batch
+    synchronised = config.strategy.sync_batchnorm and communicator.world_size > 1
+    if (
+        batching.batch_size == 1
+        and not synchronised
+        and any(isinstance(m, nn.BatchNorm2d) for m in objective.modules())
+    ):
+        raise ConfigError(
+            f"batch normalisation needs more than 1 image at a time, and the global batch of {batching.global_batch} leaves "
+            f"each of {communicator.world_size} processes {batching.micro_batches} micro-batches of 1: set --data.batch_size "
+            "to 2 or more and --data.global_batch_size to a multiple of it, or --network.batch_norm false"
+        )
     return batching
 
 

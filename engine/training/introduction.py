@@ -1,7 +1,11 @@
 """What a run says of itself before it begins and when it ends."""
 
+from engine.config.batching import Batching
+from engine.config.options import Config
+from engine.distributed.device import idle_gpus
 from engine.training.assembly import Run
 from engine.training.outcome import Outcome
+from engine.training.schedules import peak_learning_rate
 
 
 def introduce(run: Run) -> None:
@@ -18,9 +22,24 @@ def introduce(run: Run) -> None:
         f"training {run.network.name} ({count / 1e6:.2f} M parameters) on {dataset}: {len(run.loader.dataset):,} images "
         f"of {run.network.num_classes} classes, global batch {run.batching.global_batch}, {config.schedule.epochs} epochs"
     )
+    say(a_step(config, run.batching, communicator.world_size, run.loader.plan.batches))
     say(
         f"on {communicator.device.type}, {ranks}, {run.loader.backend} decoding ({run.loader.reason}); "
         f"run directory {run.directory.path}"
+    )
+    idle = idle_gpus(communicator.environment, communicator.device)
+    if idle:
+        say(idle)
+
+
+def a_step(config: Config, batching: Batching, world_size: int, steps: int) -> str:
+    """How a step and the whole run are computed, in words; `steps` are those of an epoch."""
+    peak = peak_learning_rate(batching.global_batch, config.optimizer)
+    parts = f"{batching.micro_batches} micro-batch{'es' if batching.micro_batches > 1 else ''}"
+    return (
+        f"a step: {batching.global_batch} images, on each of {world_size} rank{'s' if world_size > 1 else ''} {parts} of "
+        f"{batching.batch_size}; {steps:,} steps an epoch, {steps * config.schedule.epochs:,} in all; "
+        f"{config.optimizer.name} with a peak learning rate of {peak:.4g}"
     )
 
 

@@ -12,9 +12,7 @@ def learning_rate(
 
     Linear scaling and warm-up as in arXiv 1706.02677, section 2; the cosine as in arXiv 1608.03983 without restarts.
     """
-    peak = optimizer.lr
-    if optimizer.lr_batch_size:
-        peak *= global_batch_size / optimizer.lr_batch_size
+    peak = peak_learning_rate(global_batch_size, optimizer)
     epoch = step / steps_per_epoch
     if epoch < schedule.warmup_epochs:
         return peak * (step + 1) / (schedule.warmup_epochs * steps_per_epoch + 1)
@@ -27,6 +25,11 @@ def learning_rate(
     if schedule.kind == "step":
         return peak * schedule.decay_rate ** math.floor(periods)
     return peak
+
+
+def peak_learning_rate(global_batch_size: int, optimizer: OptimizerConfig) -> float:
+    """The learning rate after the warm-up, grown with the global batch where `lr_batch_size` says so."""
+    return optimizer.lr * (global_batch_size / optimizer.lr_batch_size if optimizer.lr_batch_size else 1.0)
 
 
 def resolution_at(epoch: int, full: int, options: ProgressiveConfig) -> int:

@@ -57,6 +57,27 @@ def test_micro_batches_are_equal_and_no_larger_than_asked():
         share_batch(DataConfig(global_batch_size=100), 3)
 
 
+@pytest.mark.parametrize(
+    ("total", "ranks", "nearest"),
+    [(61, 1, "60 or 62"), (1016, 8, "1008 or 1024"), (122, 2, "120 or 124"), (100, 3, "96 or 102"), (3, 8, "8,")],
+)
+def test_a_batch_that_would_be_computed_image_by_image_is_refused(total, ranks, nearest):
+    with pytest.raises(
+        ConfigError, match=rf"global batch of {total} images .* set --data\.global_batch_size to {nearest}"
+    ):
+        share_batch(DataConfig(batch_size=32, global_batch_size=total), ranks)
+    for batch in map(int, nearest.strip(",").split(" or ")):
+        sharing = share_batch(DataConfig(batch_size=32, global_batch_size=batch), ranks)
+        assert sharing.batch_size * sharing.micro_batches * ranks == batch
+
+
+def test_what_a_refused_batch_is_told_to_do_works():
+    with pytest.raises(ConfigError, match=r"--data\.batch_size to 1 or 61$"):
+        share_batch(DataConfig(batch_size=32, global_batch_size=61), 1)
+    for size in (1, 61):
+        assert share_batch(DataConfig(batch_size=size, global_batch_size=61), 1).batch_size == size
+
+
 def test_losses_agree_on_one_and_two_ranks(run_command, torchrun, tiny_run, tmp_path):
     """20 steps in fp32 with batch normalisation over all ranks, and every kind of augmentation."""
     options = {"strategy.sync_batchnorm": "true", "optimizer.lr": 0.002, "schedule.epochs": 4}

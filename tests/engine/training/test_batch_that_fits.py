@@ -86,6 +86,20 @@ def test_auto_keeps_the_global_batch_and_accumulates(objective):
         settle_batching(Config(data=DataConfig(batch_size="auto", global_batch_size=48)), objective, strategy())
 
 
+@pytest.mark.parametrize(("batch_size", "total"), [(1, 8), ("auto", 61)])
+def test_batch_normalisation_over_one_image_is_refused(objective, batch_size, total):
+    objective.limit = 9
+    config = Config(data=DataConfig(batch_size=batch_size, global_batch_size=total))
+    with pytest.raises(ConfigError, match=f"batch normalisation needs more than 1 image .* {total} micro-batches of 1"):
+        settle_batching(config, objective, strategy())
+
+
+def test_one_image_at_a_time_is_enough_without_batch_normalisation():
+    plain = build_objective(create_model("debug", 10, batch_norm=False), LossConfig(), bf16=False)
+    config = Config(data=DataConfig(batch_size=1, global_batch_size=8))
+    assert settle_batching(config, plain, strategy()).micro_batches == 8
+
+
 def test_auto_needs_a_global_batch():
     assert load_config(["--data.batch_size", "auto", "--data.global_batch_size", "64"]).data.batch_size == "auto"
     with pytest.raises(ConfigError, match=r"auto needs --data\.global_batch_size"):
