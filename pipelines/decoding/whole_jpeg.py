@@ -4,13 +4,16 @@ torchvision announces the end of its image decoding (from 0.29) and names TorchC
 serves here, torchvision where it still decodes, and their pixels are equal (benchmarks/studies/whole_jpeg.py).
 """
 
+import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+_PILLOW = "Pillow, which is slower, for want of torchvision or torchcodec"
 _RGB = 3  # ImageReadMode.RGB of both
 _EXIF, _SKIPPED = 0xE1, 0xEF  # APP1, and APP15, which no decoder looks at
 _FRAME_OR_SCAN = {*range(0xC0, 0xD0), 0xD9, 0xDA} - {0xC4, 0xC8, 0xCC}
@@ -24,18 +27,26 @@ class WholeJpeg(NamedTuple):
     decode: Callable[[Tensor], Tensor] | None
 
 
+def named() -> str:
+    """By what whole JPEGs will be decoded here. Imports nothing: torchvision takes two seconds to import, as long as torch,
+    and most runs never need it, since the compiled decoder takes all but unusual images."""
+    return next((name for name in _LIBRARIES if find_spec(name)), _PILLOW)
+
+
 @cache
 def whole_jpeg() -> WholeJpeg:
-    """What decodes here: the first library that is there and works; without any the name is Pillow's, and no decoder."""
-    return next(
-        iter(usable()), WholeJpeg("Pillow, which is slower: neither torchvision nor torchcodec decodes here", None)
-    )
+    """What decodes here: the first library that is there and works, Pillow (no decoder) without any. Says so if that is
+    another than `named`."""
+    found, expected = next(iter(usable()), WholeJpeg(_PILLOW, None)), named()
+    if found.name != expected:
+        print(f"{expected} is installed but does not decode: whole images by {found.name}", file=sys.stderr, flush=True)
+    return found
 
 
 def usable() -> list[WholeJpeg]:
     """The decoders of the libraries that are there and work, the preferred first."""
     found = []
-    for name, load in (("torchvision", _torchvision), ("torchcodec", _torchcodec)):
+    for name, load in _LIBRARIES.items():
         try:
             found.append(WholeJpeg(name, load()))
         except (ImportError, AttributeError, OSError, RuntimeError):  # absent, or built for another torch
@@ -55,6 +66,9 @@ def _torchcodec() -> Callable[[Tensor], Tensor]:
     from torchcodec.decoders import decode_jpeg
 
     return lambda encoded: cast(Tensor, decode_jpeg(without_exif(encoded), mode="RGB"))
+
+
+_LIBRARIES = {"torchvision": _torchvision, "torchcodec": _torchcodec}
 
 
 def without_exif(encoded: Tensor) -> Tensor:

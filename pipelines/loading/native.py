@@ -19,9 +19,8 @@ from torch import Tensor
 from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.files import Located
 from pipelines.datasets.image_headers import WHOLE, Flag
-from pipelines.decoding import fast_decode
+from pipelines.decoding import fast_decode, whole_jpeg
 from pipelines.decoding.decode import empty_images
-from pipelines.decoding.whole_jpeg import whole_jpeg
 from pipelines.loading.batch import Batch, decoding_threads
 from pipelines.loading.loader import Loader
 from pipelines.loading.task import Failure, Options, Task
@@ -57,7 +56,7 @@ class NativeLoader(Loader):
         super().__init__(dataset, plan, options)
         self._pool = decoding_threads(options.workers, options.device)
         self._compiled, why = fast_decode.library()
-        self.remark = f"; whole images by {whole_jpeg().name}"
+        self.remark = f"; whole images by {whole_jpeg.named()}"
         if self._compiled is None:
             self.remark += f"; without the compiled decoder, which is faster ({why})"
         self._on_gpu = options.device.type == "cuda"

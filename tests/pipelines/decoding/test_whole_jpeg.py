@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pipelines.datasets.image_headers import SLOW, probe_bytes
 from pipelines.decoding import whole_jpeg as decoders
 from pipelines.decoding.decode import decode
 
+ROOT = Path(__file__).resolve().parents[3]
 INSTALLED = {"torchvision": decoders._torchvision, "torchcodec": decoders._torchcodec}
 
 
@@ -77,10 +79,26 @@ def test_exif_is_hidden_and_nothing_else_is_touched(odd_images):
     assert torch.equal(tensor(odd_images["rotated6"]), turned)
 
 
-def test_without_either_pillow_decodes_and_that_is_said(odd_images, make_folder, leave):
+def test_without_either_pillow_decodes_and_that_is_said(odd_images, make_folder, leave, monkeypatch, capfd):
     leave(None)
     assert decode(odd_images["plain"]).shape[0] == 3
+    assert "torchvision is installed but does not decode: whole images by Pillow" in capfd.readouterr().err
+    monkeypatch.setattr(decoders, "find_spec", lambda name: None)
     dataset = open_dataset(make_folder({"val/a/1.jpg": odd_images["plain"]}), "val", progress=False)
     with build_loader(dataset, EvalPlan(1, 1), "native", batch_size=1, resolution=32) as loader:
-        assert "Pillow, which is slower: neither torchvision nor torchcodec" in loader.reason
+        assert "whole images by Pillow, which is slower, for want of torchvision or torchcodec" in loader.reason
         assert len(next(iter(loader)).images) == 1
+
+
+def test_a_run_of_plain_photographs_imports_neither(run_command, make_folder, odd_images):
+    """Either takes as long to import as torch."""
+    code = (
+        "import sys\n"
+        "from pipelines import EvalPlan, build_loader, open_dataset\n"
+        "dataset = open_dataset(sys.argv[1], 'val', progress=False)\n"
+        "with build_loader(dataset, EvalPlan(1, 1), 'native', batch_size=1, resolution=32) as loader:\n"
+        "    print(len(list(loader)), loader.reason)\n"
+        "print({'torchvision', 'torchcodec'} & set(sys.modules))\n"
+    )
+    done = run_command([sys.executable, "-c", code, make_folder({"val/a/1.jpg": odd_images["plain"]})], cwd=ROOT)
+    assert done.stdout == "1 asked for; whole images by torchvision\nset()\n", done.stderr
