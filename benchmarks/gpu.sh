@@ -91,7 +91,7 @@ run_block() {
     local block="$1" began=$SECONDS status
     if ((SECONDS + takes[$block] + table_takes > budget)); then
         left_out+=("$block")
-        say "" "-- $block is left out: it takes ${takes[$block]} s, and $((budget - SECONDS)) s of $budget are left"
+        say "" "-- $block is left out: it takes ${takes[$block]} s and the table $table_takes, and $SECONDS s of $budget are gone"
         return
     fi
     say "" "== $block =="
@@ -209,7 +209,11 @@ block_accuracy() {
 finish() {
     stop_compiling
     say "" "== table =="
-    "$python" benchmarks/report.py --results "$out" --table | tee "$out/table.txt"
+    if compgen -G "$out/*.json" >/dev/null; then
+        "$python" benchmarks/report.py --results "$out" --table | tee "$out/table.txt"
+    else
+        say "nothing was measured" | tee "$out/table.txt"
+    fi
     tar -czf "$out.tar.gz" -C "$(dirname "$out")" "$(basename "$out")"
     say "results: $out.tar.gz"
     ((${#left_out[@]} == 0)) || say "left out for want of time (BUDGET=$budget): ${left_out[*]}"
