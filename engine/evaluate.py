@@ -26,12 +26,13 @@ from engine.training.loaders import evaluation_loader, open_split, print_remarks
 from inception import network_from_weights
 from launch.environment import detect
 from pipelines.datasets.class_names import read_classes
+from pipelines.support.entry_point import Parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     defaults = DataConfig()
-    parser = argparse.ArgumentParser(prog="engine/evaluate.py", description="Top-1 and top-5 accuracy of a network.")
+    parser = Parser(prog="engine/evaluate.py", description="Top-1 and top-5 accuracy of a network.")
     parser.add_argument(
         "--weights", required=True, help="a run's best.safetensors, one of its checkpoints, or its directory"
     )

@@ -23,6 +23,7 @@ from engine.faults.exit_status import DONE, run_entry_point
 from engine.inference.exported_files import SUFFIXES, difference, export_onnx, export_program, written_whole
 from inception import Network, NetworkError, export_state, network_from_weights, save_weights
 from inception.speed.folding import fold_batch_norm
+from pipelines.support.entry_point import Parser
 
 # Other libraries add up in another order; an error in the graph is larger by orders of magnitude.
 TOLERANCE = 1e-3
@@ -30,7 +31,7 @@ TOLERANCE = 1e-3
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line. Raises ConfigError for options that contradict each other."""
-    parser = argparse.ArgumentParser(prog="engine/export.py", description="A network as a file for other programs.")
+    parser = Parser(prog="engine/export.py", description="A network as a file for other programs.")
     parser.add_argument("--weights", required=True, help="a weights file, a checkpoint, or a run directory")
     parser.add_argument("--format", required=True, choices=list(SUFFIXES), help="what is written")
     parser.add_argument("--output", required=True, type=Path, help="the file that is written")

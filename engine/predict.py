@@ -23,11 +23,12 @@ from engine.faults.exit_status import BAD_INPUT, DONE, run_entry_point
 from engine.inference.classify import Prediction, find_images, predict
 from engine.inference.models import open_model
 from launch.environment import detect
+from pipelines.support.entry_point import Parser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="engine/predict.py", description="The most likely classes of images.")
+    parser = Parser(prog="engine/predict.py", description="The most likely classes of images.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern in quotes")
     parser.add_argument(
         "--weights", required=True, help="weights, a checkpoint, a run directory, or an exported file (*.onnx, *.pt2)"

@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import NoReturn
 
 from pipelines.support.errors import DataError
@@ -23,7 +24,18 @@ UNREAD = 128 + signal.SIGPIPE  # as a shell calls the end of a program whose out
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line."""
+    """Says what is wrong with a command line in one line; an unknown option is answered with the nearest known one."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        # Before argparse misses a required option that was misspelt; a command within the line knows its own options.
+        for word in sys.argv[1:] if args is None else args:
+            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
+                break
+            name = word.partition("=")[0]
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            if name.startswith("--") and not any(option.startswith(name) for option in known):
+                self.error(f"option {name} does not exist; the nearest is {get_close_matches(name, known, 1, 0.0)[0]}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise DataError(f"{message} (see {self.prog} --help)")
