@@ -25,7 +25,6 @@ import torch
 
 from benchmarks.measuring import PRECISIONS, Measurement, Parser, Subject, alternate, as_arguments, one_line
 from benchmarks.measuring.budget import Budget
-from benchmarks.measuring.cases import Case
 from benchmarks.measuring.limits import Limits, measure_limits
 from benchmarks.measuring.photos import shared_photos
 from benchmarks.measuring.workload import Workload
@@ -35,6 +34,7 @@ from benchmarks.peers.subjects import compared_counts, data_setting, data_subjec
 from benchmarks.reporting.advice import Verdict
 from benchmarks.reporting.drawing import draw_bars
 from benchmarks.reporting.results import Result, Row, number
+from benchmarks.studies.throughput_case import Case
 from engine.config.options import StrategyConfig
 from engine.distributed.communicator import Communicator
 from engine.distributed.strategies import join

@@ -7,9 +7,9 @@ from typing import Any
 
 from benchmarks.measuring import Subject, drained, repeated
 from benchmarks.measuring.counting import counts
-from benchmarks.measuring.equal_work import differences, observe
 from benchmarks.measuring.photos import write_gradients
 from benchmarks.measuring.workload import Workload
+from benchmarks.peers.equal_work import differences, observe
 from benchmarks.peers.loaders import LOADERS, DataJob
 from benchmarks.peers.networks import SETTING, build_peer, peer_step
 from benchmarks.reporting.results import Result

@@ -9,9 +9,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from benchmarks.measuring.budget import Budget
-from benchmarks.measuring.equal_work import differences, expected, observe
 from benchmarks.measuring.photos import HEIGHT, WIDTH, recovered_crops, write_gradients, write_shards
 from benchmarks.peers import loaders
+from benchmarks.peers.equal_work import differences, expected, observe
 from benchmarks.peers.loaders import LOADERS, DataJob
 from benchmarks.peers.networks import build_peer, peer_step, peers_of
 from benchmarks.reporting.results import Result
