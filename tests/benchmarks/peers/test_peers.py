@@ -40,7 +40,10 @@ def our_batches(job, dataset, **changes):
 
 def test_a_batch_that_a_worker_sends_takes_few_file_descriptors(job):
     """torchvision's batched decoder on a GPU: three tensors, of however many images, and all bytes in their order."""
-    files = [torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8) for path in sorted(job.folder.rglob("*.jpg"))[:5]]
+    files = [
+        torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+        for path in sorted(job.folder.rglob("*.jpg"))[:5]
+    ]
     encoded, lengths, labels = loaders.encoded_and_labels([(file, number) for number, file in enumerate(files)])
     assert all(torch.equal(a, b) for a, b in zip(encoded.split(lengths.tolist()), files, strict=True))
     assert labels.tolist() == [0, 1, 2, 3, 4]
