@@ -20,6 +20,7 @@ from engine.config.options import ConfigError, DataConfig, StrategyConfig
 from engine.distributed.device import use_bf16
 from engine.distributed.strategies import join
 from engine.evaluation.evaluator import evaluate
+from engine.evaluation.settings import settings_of
 from engine.faults.exit_status import run_entry_point
 from engine.graphs.scorer import Scorer
 from engine.training.loaders import evaluation_loader, open_split, print_remarks
@@ -52,9 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data.batch_size", dest="batch_size", type=int, default=64, help="images of one rank (default: 64)"
     )
-    parser.add_argument(
-        "--data.resolution", dest="resolution", type=int, default=0, help="pixels (default: the network's)"
-    )
+    parser.add_argument("--data.resolution", dest="resolution", type=int, default=0, help="pixels (default: the run's)")
     parser.add_argument(
         "--data.on_error", dest="on_error", choices=["raise", "skip"], default="raise", help="default: raise"
     )
@@ -65,12 +64,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="what computes (default: auto)"
     )
-    parser.add_argument("--flip", action="store_true", help="average with the prediction for the mirrored image")
+    parser.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="average with the prediction for the mirrored image (default: as the run that made the weights)",
+    )
+    parser.add_argument(
+        "--crop_fraction",
+        type=float,
+        default=0.0,
+        help="share of the shorter side that is looked at (default: the run's)",
+    )
     parser.add_argument("--json", type=Path, help="write the result to this file as well")
     options = parser.parse_args(arguments)
     for name in ("batch_size", "workers", "resolution"):
         if getattr(options, name) < (name == "batch_size"):
             raise ConfigError(f"option --data.{name} cannot be {getattr(options, name)}")
+    if not 0 <= options.crop_fraction <= 1:
+        raise ConfigError(f"option --crop_fraction must be above 0 and at most 1, not {options.crop_fraction:g}")
     return options
 
 
@@ -79,13 +90,17 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     environment = detect()
     network, weights = network_from_weights(options.weights)
+    settings, source = settings_of(
+        network, weights.metadata, resolution=options.resolution, crop_fraction=options.crop_fraction, flip=options.flip
+    )
+    network.crop_fraction = settings.crop_fraction
     data = DataConfig(
         path=options.path,
         train=options.train,
         val=options.val,
         backend=options.backend,
         workers=options.workers,
-        resolution=options.resolution,
+        resolution=settings.resolution,
         on_error=options.on_error,
     )
     classes = read_classes(Path(options.classes).expanduser()) if options.classes else weights.metadata.get("classes")
@@ -108,12 +123,13 @@ def main(arguments: Sequence[str]) -> int:
         )
     communicator = join(environment, StrategyConfig(), options.device)
     network.to(communicator.device).to(memory_format=torch.channels_last).eval()
-    scorer = Scorer(network, use_bf16(options.precision, communicator.device), options.flip).to(communicator.device)
+    scorer = Scorer(network, use_bf16(options.precision, communicator.device), settings.flip).to(communicator.device)
     with evaluation_loader(data, dataset, network, options.batch_size, communicator) as loader:
         result = evaluate(scorer, loader, options.batch_size, communicator)
     if communicator.is_main:
         unreadable = f", {result['unreadable']} could not be read" if result["unreadable"] else ""
         unreadable += f", {dataset.quarantined} left out by quarantine" if dataset.quarantined else ""
+        print(f"shown: {settings} ({source})")
         print(
             f"{network.name} on {result['count']} images of {dataset.path}: top-1 {result['top1']:.2f}%, "
             f"top-5 {result['top5']:.2f}%, loss {result['loss']:.4f}{unreadable}"
@@ -121,7 +137,10 @@ def main(arguments: Sequence[str]) -> int:
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(
-                json.dumps({"weights": options.weights, "split": options.split, **result}, indent=2) + "\n"
+                json.dumps(
+                    {"weights": options.weights, "split": options.split, **settings.to_dict(), **result}, indent=2
+                )
+                + "\n"
             )
     communicator.close()
     return 0

@@ -18,10 +18,11 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 import torch
 
 from engine.config.options import ConfigError
+from engine.evaluation.settings import KEY, settings_of
 from engine.faults.errors import TrainingFailed
 from engine.faults.exit_status import DONE, run_entry_point
 from engine.inference.exported_files import SUFFIXES, difference, export_onnx, export_program, written_whole
-from inception import Network, NetworkError, export_state, network_from_weights, save_weights
+from inception import Network, export_state, network_from_weights, save_weights
 from inception.speed.folding import fold_batch_norm
 from pipelines.support.entry_point import Parser
 
@@ -35,7 +36,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--weights", required=True, help="a weights file, a checkpoint, or a run directory")
     parser.add_argument("--format", required=True, choices=list(SUFFIXES), help="what is written")
     parser.add_argument("--output", required=True, type=Path, help="the file that is written")
-    parser.add_argument("--resolution", type=int, default=0, help="pixels of the images (default: the network's)")
+    parser.add_argument("--resolution", type=int, default=0, help="pixels of the images (default: the run's)")
     parser.add_argument(
         "--fold_batch_norm", action="store_true", help="normalisations become part of the convolutions: faster"
     )
@@ -60,20 +61,22 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     network, weights = network_from_weights(options.weights)
     network.eval()
-    size = options.resolution or network.input_size
-    if size < network.smallest_size:
-        raise NetworkError(f"{network.name} takes images of at least {network.smallest_size} pixels, not {size}")
-    metadata = {**network.metadata(), "input_size": size}
+    settings, source = settings_of(network, weights.metadata, resolution=options.resolution)
+    graph = options.format in ("onnx", "torch_export")
+    size = settings.resolution if graph else network.input_size
+    metadata = {**network.metadata(), "input_size": size, KEY: settings.to_dict()}
     if "classes" in weights.metadata:
         metadata["classes"] = weights.metadata["classes"]
     try:
-        if options.format in ("onnx", "torch_export"):
+        if graph:
             note = write_graph(network, metadata, options)
         else:
             note = write_weights(network, metadata, options)
     except OSError as error:
         raise ConfigError(f"cannot write {options.output}: {error.strerror}") from None
-    print(f"{network.name}: wrote {options.format} to {options.output} ({note})")
+    print(
+        f"{network.name}: wrote {options.format} to {options.output} ({note}); to be shown images of {settings} ({source})"
+    )
     return DONE
 
 

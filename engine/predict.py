@@ -38,7 +38,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--top", type=int, default=5, help="classes to show for an image (default: 5)")
     parser.add_argument("--batch_size", type=int, default=32, help="images classified at a time (default: 32)")
-    parser.add_argument("--resolution", type=int, default=0, help="pixels (default: the network's)")
+    parser.add_argument("--resolution", type=int, default=0, help="pixels (default: the run's)")
+    parser.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="average with the prediction for the mirrored image (default: as the run that made the weights)",
+    )
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="default: auto")
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="what computes (default: auto)"
@@ -59,7 +64,9 @@ def main(arguments: Sequence[str]) -> int:
     if passed_over:
         print(passed_over, file=sys.stderr, flush=True)
     device = choose_device(detect(), options.device)
-    model = open_model(options.weights, device, use_bf16(options.precision, device), options.resolution, options.trust)
+    bf16 = use_bf16(options.precision, device)
+    model = open_model(options.weights, device, bf16, options.resolution, options.trust, options.flip)
+    print(f"shown: {model.shown}")
     predictions = []
     for prediction in predict(model, images, options.batch_size, options.top):
         predictions.append(prediction)

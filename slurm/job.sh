@@ -12,6 +12,7 @@ source "$root/launch/common.sh"
 max_idle_restarts=3 # starts over in a row that got no further
 
 nodes="$SLURM_JOB_NUM_NODES"
+asked=0
 run=(srun --kill-on-bad-exit=1 --export=ALL)
 # Each rank binds itself to the cores next to its GPU (launch/rank.py).
 if scontrol show config | grep -q '^TaskPlugin.*\(affinity\|cgroup\)'; then run+=(--cpu-bind=none); fi
@@ -25,7 +26,7 @@ begin_job() {
     export MASTER_ADDR
     # SIGTERM comes with scancel, preemption and scontrol requeue. The ranks get it too and write a checkpoint; this
     # script must outlive them. (bash runs a trap when the foreground command has ended.)
-    trap 'say "asked to stop"' TERM
+    trap 'asked=1; say "asked to stop"' TERM
     choose_container
     say "job $SLURM_JOB_ID${SLURM_RESTART_COUNT:+ (start $((SLURM_RESTART_COUNT + 1)))} on $nodes nodes: $SLURM_JOB_NODELIST"
     check_nodes
@@ -90,6 +91,7 @@ run_ranks() {
         echo "$status" >>"$1.statuses"
         exit "$status"'
     rm -f "$logs/$SLURM_JOB_ID.statuses"
+    checkpoint_before="$(newest_checkpoint)"
     "${run[@]}" --nodes="$nodes" --ntasks-per-node="$ranks" --ntasks=$((nodes * ranks)) \
         --cpus-per-task=$((cores > 0 ? cores : 1)) \
         bash -c "$to_file" to_file "$logs/$SLURM_JOB_ID" "${container[@]}" "$python" "$root/launch/rank.py" "$@"
@@ -113,9 +115,16 @@ end_ranks() {
     if ((status != 0)); then status="${first:-$1}"; fi
     case "$status" in
         0) end_job 0 ;;
-        75) requeue "stopped by a signal, after a checkpoint" ;;
+        75)
+            if [[ "$(newest_checkpoint)" != "$checkpoint_before" ]]; then
+                requeue "stopped by a signal, after a checkpoint"
+            fi
+            requeue "stopped by a signal before there was anything new to save"
+            ;;
         # A signal that came before the ranks could understand it.
         138 | 143) requeue "stopped by a signal before training began" ;;
+        # SLURM's patience (KillWait) ended before the ranks did; a rank out of memory dies so too, unasked.
+        137) if ((asked)); then requeue "killed before all was saved that could have been"; fi ;;
     esac
     show_errors
     # A node that is lost takes its ranks with it; the others fail some time before SLURM knows.
@@ -137,6 +146,11 @@ show_errors() {
     return 0
 }
 
+# The name of the newest checkpoint and when it was written; empty while there is none.
+newest_checkpoint() {
+    find "$run_directory/checkpoints" -maxdepth 1 -name 'step-*.pt' -printf '%f %T@\n' 2>/dev/null | sort | tail -n 1
+}
+
 nodes_answer() {
     timeout 60 srun --overlap --nodes="$nodes" --ntasks-per-node=1 --ntasks="$nodes" --quiet true 2>/dev/null
 }
@@ -149,7 +163,8 @@ requeue() {
         say "$reason; SLURM has put the job into state $state"
         exit 75
     fi
-    newest="$(ls "$run_directory/checkpoints" 2>/dev/null | grep '^step-.*\.pt$' | tail -n 1)"
+    newest="$(newest_checkpoint)"
+    newest="${newest%% *}"
     mark="$run_directory/requeued"
     # Read as "last newest checkpoint, starts since".
     if [[ -e "$mark" ]]; then read -r last count <"$mark"; fi

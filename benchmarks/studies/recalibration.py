@@ -20,6 +20,7 @@ from benchmarks.reporting.results import Result
 from engine.config.command_line import load_config
 from engine.faults.exit_status import DONE, run_entry_point
 from engine.training.assembly import assemble
+from engine.training.evaluating import evaluate
 from engine.training.trainer import Trainer
 
 
@@ -30,14 +31,14 @@ class TwiceEvaluated(Trainer):
     found: dict[int, list[tuple[float, float]]]
     batches: int
 
-    def evaluate(self) -> float:
+    def _evaluate(self) -> None:
         if (epoch := self.run.progress.epoch) in self.wanted:
             both = []
             for batches in (0, self.batches):
                 self.run.config.ema.recalibrate = batches
-                both.append(super().evaluate())
+                both.append(evaluate(self.run))
             self.found[epoch].append((both[0], both[1]))
-        return 0.0
+            self.run.config.ema.recalibrate = 0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,7 +69,7 @@ def _train(options: Any, decay: float, seed: int, found: dict[int, list[tuple[fl
     with tempfile.TemporaryDirectory() as folder:
         told = [f"--recipe={options.recipe}", f"--run.dir={folder}", f"--run.seed={seed}", f"--ema.decay={decay}"]
         config = load_config([*told, f"--schedule.epochs={options.epochs}", *options.set])
-        config.run.target_top1 = None
+        config.run.target_top1, config.ema.recalibrate = None, 0
         trainer = TwiceEvaluated(assemble(config))
         trainer.wanted, trainer.found = {1, max(1, options.epochs // 2), options.epochs}, found
         trainer.batches = options.batches

@@ -15,6 +15,7 @@ def check_values(config: Config) -> None:
         if not all(bounds.hold(number) for number in _numbers(value)):
             shown = list(value) if isinstance(value, tuple) else value
             raise ConfigError(f"option --{key} must be {bounds}, not {shown}")
+    _check_start(config)
     _check_ranges(config)
     _check_schedule(config)
     _check_batch(config)
@@ -28,6 +29,14 @@ def check_values(config: Config) -> None:
 def _numbers(value: Any) -> list[float]:
     entries = value if isinstance(value, tuple) else (value,)
     return [entry for entry in entries if isinstance(entry, int | float)]
+
+
+def _check_start(config: Config) -> None:
+    if config.run.branch and config.run.resume not in ("auto", "never"):
+        raise ConfigError(
+            "options --run.resume FILE and --run.branch FILE exclude each other: the first continues a run, the second "
+            "begins another"
+        )
 
 
 def _check_ranges(config: Config) -> None:

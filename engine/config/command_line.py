@@ -51,6 +51,10 @@ def load_config(arguments: Sequence[str]) -> Config:
         )
     config.run.dir = config.run.dir or str(Path("runs") / (Path(recipe).stem or config.network.name))
     check_values(config)
+    # As an absolute path, so that the same command is known again wherever it is given.
+    config.run.branch = config.run.branch and str(Path(config.run.branch).absolute())
+    if config.run.resume not in ("auto", "never"):
+        config.run.resume = str(Path(config.run.resume).absolute())
     return config
 
 

@@ -36,9 +36,17 @@ class RunConfig:
     seed: int = bounded(0, least=0, most=2**63 - 1)
     """Seed of initialisation, data order, augmentation and dropout."""
     resume: str = "auto"
-    """Where to start: auto (newest complete checkpoint of the run directory, if any), never, or a checkpoint file."""
+    """Where to start: auto (newest complete checkpoint of the run directory, if any), never, or a checkpoint file; in its own
+    directory the run goes back to it, and what lies above is set aside in checkpoints/superseded."""
+    branch: str = ""
+    """Checkpoint that a new run begins with: its weights, optimizer and average, under other options [path; empty: none]."""
     target_top1: float | None = bounded(None, above=0, most=100)
     """End the run when evaluation reaches this top-1 accuracy [percent]."""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """When a loss, a gradient or a weight is no finite number: end the run, or go on with the weights of the last checkpoint
+    past the batches since."""
+    rollbacks: int = bounded(3, least=1, most=10_000)
+    """With on_nan rollback, how often at most [times]."""
     deterministic: bool = False
     """Use deterministic kernels on GPUs, at some cost in speed (on CPUs they always are)."""
 

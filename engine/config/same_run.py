@@ -1,25 +1,37 @@
 """What makes two runs the same: the options that decide what is learned."""
 
-from pathlib import Path
+from engine.config.options import Config, leaves
 
-from engine.config.options import Config, ConfigError, leaves
-
-# What may differ between the parts of one run: how fast and where it runs, not what it computes.
+# What may differ between the parts of one run: how fast, where and with whose eyes it runs, not what it computes.
 _FREE = (
-    "run.dir", "run.resume", "run.target_top1", "hooks", "device", "data.path", "data.train", "data.val",
-    "data.classes", "data.backend", "data.batch_size", "data.workers", "data.prefetch", "data.on_error", "network.weights",
-    "evaluation.batch_size", "compile.enabled", "compile.mode", "compile.scope", "compile.cache", "strategy.name",
-    "strategy.zero_stage", "strategy.deepspeed_config", "strategy.timeout", "checkpoint.every_seconds",
-    "checkpoint.keep", "monitor.every_steps", "profile.steps", "profile.wait",
+    "run.dir", "run.resume", "run.branch", "run.target_top1", "run.on_nan", "run.rollbacks", "run.deterministic", "hooks", "device",
+    "data.path", "data.train", "data.val", "data.classes", "data.backend", "data.batch_size", "data.workers",
+    "data.prefetch", "data.on_error", "network.weights", "network.fuse", "network.fused_norm", "strategy.name",
+    "strategy.zero_stage", "strategy.deepspeed_config", "strategy.timeout",
 )  # fmt: skip
+_FREE_BRANCHES = ("data.dali.", "data.ffcv.", "evaluation.", "compile.", "checkpoint.", "monitor.", "profile.")
 
 
-def check_same_run(config: Config, saved: Config, where: Path) -> None:
-    """Raises ConfigError naming the first option whose change would make `config` another run than `saved`."""
+def differences(config: Config, saved: Config) -> list[str]:
+    """The options by which `config` would be another run than `saved`, in words: "--optimizer.lr 0.1, not 0.25"."""
     before = dict(leaves(saved))
-    for key, value in leaves(config):
-        if key not in _FREE and not key.startswith(("data.dali.", "data.ffcv.")) and value != before[key]:
-            raise ConfigError(
-                f"{where} holds a run with --{key} {before[key]}, not {value}: choose another --run.dir for a new run, "
-                f"or drop the option to continue this one"
-            )
+    return [
+        f"--{key} {before[key]}, not {value}"
+        for key, value in leaves(config)
+        if key not in _FREE and not key.startswith(_FREE_BRANCHES) and value != before[key]
+    ]
+
+
+def evaluation_differences(config: Config, saved: Config) -> list[str]:
+    """The options by which `config` would evaluate otherwise than `saved`, in the same words."""
+    before = dict(leaves(saved.evaluation))
+    return [
+        f"--evaluation.{key} {before[key]}, not {value}"
+        for key, value in leaves(config.evaluation)
+        if key in ("resolution", "flip") and value != before[key]
+    ]
+
+
+def network_differences(config: Config, saved: Config) -> list[str]:
+    """The options by which the weights of `saved` do not fit the network of `config`, in the same words."""
+    return [words for words in differences(config, saved) if words.startswith("--network.")]

@@ -2,12 +2,15 @@
 group. `Communicator` is one process alone; `process_group.py` has several.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from launch.environment import Environment
+
+T = TypeVar("T")
 
 
 class Communicator:
@@ -39,6 +42,19 @@ class Communicator:
 
     def broadcast(self, value: Any) -> Any:
         """The first rank's `value`, on every rank."""
+        return value
+
+    def from_first(self, decide: Callable[[], T]) -> T:
+        """What `decide` returns on the first rank, alone to call it; what it raises there is raised on every rank."""
+        answer: tuple[Any, Exception | None] | None = None
+        if self.is_main:
+            try:
+                answer = (decide(), None)
+            except Exception as error:
+                answer = (None, error)
+        value, error = self.broadcast(answer)
+        if error is not None:
+            raise error
         return value
 
     def share(self, tensors: list[Tensor]) -> None:

@@ -29,7 +29,9 @@ class Average(Protocol):
 class Evaluator:
     """Scores a run's network on its validation split, as often as it is asked to.
 
-    scorer: the graph of an evaluation step, and score: the same, perhaps compiled. Every rank must call each method.
+    scorer: the graph of an evaluation step, and score: the same, perhaps compiled. `statistics` are those of batch
+    normalisation that were measured anew for the weights as they are, by name; a part of the run's state, so that every file
+    of the step holds them. Every rank must call each method.
     """
 
     def __init__(
@@ -37,29 +39,57 @@ class Evaluator:
     ):
         self.scorer, self.score, self.loader, self.batch_size = scorer, score, loader, batch_size
         self._communicator = communicator
+        self.statistics: dict[str, Tensor] = {}
 
     @contextlib.contextmanager
     def standing_in(self, network: nn.Module, average: Average | None) -> Iterator[None]:
-        """Within it, `network` is in evaluation mode, with its averaged weights where there are any, and every rank has
-        the first rank's batch statistics."""
+        """Within it, `network` is in evaluation mode, with its averaged weights and their `statistics` where there are any,
+        and every rank has the first rank's batch statistics."""
         self._communicator.share(average.buffers(network) if average else list(network.buffers()))
         network.eval()
         with average.applied() if average else torch.no_grad():
+            buffers = dict(network.named_buffers())
+            for name, values in self.statistics.items():
+                buffers[name].copy_(values)
             yield
 
-    def recalibrate(self, network: nn.Module, batches: Iterable[Batch], count: int) -> None:
-        """Measures the batch statistics of the weights that stand in on the first `count` of `batches`."""
-        recalibrate(network, self.scorer.probabilities, batches, count, self._communicator)
+    def recalibrate(
+        self,
+        network: nn.Module,
+        average: Average,
+        batches: Iterable[Batch],
+        count: int,
+        begin_batch: Callable[[], None],
+    ) -> None:
+        """Measures the batch statistics of the averaged weights on the first `count` of `batches`."""
+
+        def forward(images: Tensor) -> Tensor:
+            begin_batch()
+            return self.scorer.probabilities(images)
+
+        self.statistics = {}
+        with self.standing_in(network, average):
+            recalibrate(network, forward, batches, count, self._communicator)
+            self.statistics = {
+                name: buffer.detach().clone()
+                for name, buffer in network.named_buffers()
+                if name.endswith((".running_mean", ".running_var"))
+            }
 
     def evaluate(self, classes: int, begin_batch: Callable[[], None]) -> tuple[dict[str, Any], Findings]:
-        """What `evaluate` returns, and what was taken for what; `begin_batch` is called before each batch."""
-
-        def score(images: Tensor, labels: Tensor) -> Any:
-            begin_batch()
-            return self.score(images, labels)
-
+        """What `evaluate` returns, and what was taken for what; `begin_batch` is called before each batch, as often on every
+        rank."""
         findings = Findings(classes, self._communicator)
-        return evaluate(score, self.loader, self.batch_size, self._communicator, findings), findings
+        return evaluate(self.score, self.loader, self.batch_size, self._communicator, findings, begin_batch), findings
+
+    def state_dict(self) -> dict[str, Any]:
+        """The statistics that were measured for the weights as they are."""
+        return {"statistics": self.statistics}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave."""
+        device = self._communicator.device
+        self.statistics = {name: values.to(device) for name, values in state["statistics"].items()}
 
 
 def evaluate(
@@ -68,22 +98,26 @@ def evaluate(
     batch_size: int,
     communicator: Communicator,
     findings: Findings | None = None,
+    begin_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Runs `score` (an engine.graphs.scorer.Scorer, perhaps compiled) over the loader's split.
 
     Every rank must call it. Returns top1 and top5 in percent, the mean cross-entropy `loss`, the number of images
     counted, and `unreadable`, those that could not be decoded and therefore do not count. `findings` collects what was
-    taken for what.
+    taken for what; `begin_batch` is called once for each global batch, also on a rank that the last one holds nothing for.
     """
     totals = torch.zeros(4, dtype=torch.float64, device=communicator.device)
     loader.set_epoch(0)
     with torch.no_grad():
         for batch in loader:
+            begin_batch()
             images, labels = _padded(batch.images, batch.labels, batch_size)
             sums, guesses, confidence = score(images, labels)
             totals += sums
             if findings is not None:
                 findings.add(images, labels, guesses, confidence, batch.indices)
+    for _ in range(loader.plan.batches - len(loader)):
+        begin_batch()
     if findings is not None:
         findings.sum()
     count, top1, top5, loss = communicator.sum(totals).tolist()

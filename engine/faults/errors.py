@@ -10,3 +10,7 @@ class TrainingFailed(RuntimeError):
 
     The message is one line; the exit status is 1.
     """
+
+
+class Diverged(TrainingFailed):
+    """A loss, a gradient or a weight is no finite number any more; every rank has found so at the same step."""

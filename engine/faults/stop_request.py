@@ -10,6 +10,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _SAME_WISH_SECONDS = 2.0
 
 
+class Stopped(Exception):
+    """Some rank was asked to stop while the ranks were at something that is begun again later, such as an evaluation."""
+
+
 class StopRequest:
     """Whether this process was asked to stop. A second request, later than an echo of the first, ends it at once.
 

@@ -5,6 +5,7 @@ format, whose members carry checksums; they are checked before anything is loade
 """
 
 import errno
+import io
 import os
 import shutil
 import zipfile
@@ -26,8 +27,13 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:09d}.pt"
 
 
+def checkpoint_step(path: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(path.stem.partition("-")[2])
+
+
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Writes `state` as the checkpoint of `step` and removes all but the newest `keep`.
+    """Writes `state` as the checkpoint of `step` and removes all but the `keep` written last.
 
     The file appears under its name only when it is complete and on the disk. Raises OSError or torch's RuntimeError when
     it cannot be written; what was there before stays.
@@ -48,9 +54,28 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         temporary.unlink(missing_ok=True)  # half a checkpoint would take the room that the next one needs
         raise
     sync_folder(folder)
-    for old in list_checkpoints(folder)[:-keep]:
+    # By the time of writing: after a return to an earlier step the highest number need not be the newest.
+    others = sorted((other for other in list_checkpoints(folder) if other != path), key=_written)
+    for old in others[: max(0, len(others) - (keep - 1))]:
         old.unlink(missing_ok=True)
     return path
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a small file, which is complete under its name or not there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _require_room(folder: Path, state: Mapping[str, Any]) -> None:
@@ -79,18 +104,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first; files being written are not among them."""
-    return sorted(folder.glob("step-*.pt"))
+    """The checkpoints of a folder in the order of their steps; files being written are not among them."""
+    return sorted(path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state in `path`, on the CPU. Raises CheckpointError when it is missing, damaged or not a checkpoint of ours."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        content = io.BytesIO(path.read_bytes())  # once, whatever the checks look at
+        with zipfile.ZipFile(content) as archive:
             damaged = archive.testzip()
         if damaged:
             raise CheckpointError(f"checkpoint {path} is damaged: the checksum of {damaged} does not match")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content.seek(0)
+        state = torch.load(content, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist") from None
     except CheckpointError:

@@ -1,8 +1,11 @@
 """`metrics.jsonl`: the rows of a run."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
+
+from engine.runs.checkpoint_file import write_whole
 
 
 class MetricsFile:
@@ -14,7 +17,7 @@ class MetricsFile:
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row; a reader sees whole lines only."""
         with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(_lines([row]))
 
     def rows(self) -> list[dict[str, Any]]:
         """All complete rows, oldest first; a line cut off by a crash is left out."""
@@ -23,19 +26,47 @@ class MetricsFile:
         rows = []
         for line in self.path.read_text().splitlines():
             try:
-                rows.append(json.loads(line))
+                rows.append(json.loads(line, parse_constant=lambda name: None))  # of versions that wrote NaN
             except json.JSONDecodeError:
                 continue
         return rows
 
     def rewind(self, step: int) -> None:
         """Forgets the rows after `step` and any end: a resumed run writes them again."""
-        kept = [row for row in self.rows() if row["kind"] != "end" and row["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        temporary.replace(self.path)
+        self._keep([row for row in self.rows() if row["kind"] != "end" and row["step"] <= step])
+
+    def rows_after(self, step: int) -> list[dict[str, Any]]:
+        """The rows of steps beyond `step`."""
+        return [row for row in self.rows() if row["step"] > step]
+
+    def move_rows_after(self, step: int, file: Path) -> None:
+        """Moves the rows of steps beyond `step` to a new `file`."""
+        later = self.rows_after(step)
+        if later:
+            write_whole(file, _lines(later))
+            self._keep([row for row in self.rows() if row["step"] <= step])
+
+    def _keep(self, rows: list[dict[str, Any]]) -> None:
+        write_whole(self.path, _lines(rows))
+
+    def best_top1(self) -> float | None:
+        """The best top-1 accuracy of all evaluations [percent], None before the first."""
+        return max(
+            (row["top1"] for row in self.rows() if row["kind"] == "eval" and row["top1"] is not None), default=None
+        )
 
     def end(self) -> dict[str, Any] | None:
         """The row that ended the run, or None while it is unfinished."""
         rows = self.rows()
         return rows[-1] if rows and rows[-1]["kind"] == "end" else None
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in rows)
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """`row` with null for numbers that JSON does not know: NaN and the infinities."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }

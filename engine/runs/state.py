@@ -1,12 +1,10 @@
 """What a run is at a step: the states of all its parts that change. What checkpoints hold."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
-from engine.config.command_line import config_from_dict
-from engine.config.options import Config, ConfigError
-from engine.config.same_run import check_same_run
+from engine.config.options import Config
+from engine.runs.identity import Identity
 
 
 class Part(Protocol):
@@ -20,14 +18,14 @@ class Part(Protocol):
 
 
 class RunState:
-    """The parts of a run by name, and what tells this run from others: its options and its dataset.
+    """The parts of a run by name, and what tells this run from others: its options, and what it trains.
 
-    `metadata` is what weights files say of the network and its classes; `images` counts the training split. A part that
-    this run does without is None.
+    `metadata` is what weights files say of the network, its classes and how it was evaluated. A part that this run does
+    without is None.
     """
 
-    def __init__(self, config: Config, metadata: dict[str, Any], images: int, parts: Mapping[str, Part | None]):
-        self.metadata, self._images = metadata, images
+    def __init__(self, config: Config, metadata: dict[str, Any], identity: Identity, parts: Mapping[str, Part | None]):
+        self.metadata, self.identity = metadata, identity
         self._config, self._parts = config, parts
 
     def state_dict(self) -> dict[str, Any]:
@@ -35,25 +33,13 @@ class RunState:
         the first one's result is complete."""
         return {
             "metadata": self.metadata,
-            "dataset_size": self._images,
+            "identity": self.identity.to_dict(),
             "config": self._config.to_dict(),
             **{name: part.state_dict() if part else None for name, part in self._parts.items()},
         }
 
-    def load_state_dict(self, state: dict[str, Any], where: Path) -> None:
-        """Becomes what the checkpoint `where` holds. Raises ConfigError when it is of another run or dataset."""
-        check_same_run(self._config, config_from_dict(state["config"]), where)
-        classes = state["metadata"]["classes"]
-        if classes != self.metadata["classes"] and sorted(classes) == sorted(self.metadata["classes"]):
-            file = where.parent / "classes.txt"
-            file.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8", errors="surrogateescape")
-            raise ConfigError(
-                f"{where} has the same classes as the dataset in another order: go on with --data.classes {file}"
-            )
-        if classes != self.metadata["classes"] or state["dataset_size"] != self._images:
-            raise ConfigError(
-                f"{where} was trained on another dataset (classes or number of images): choose another --run.dir"
-            )
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Becomes what a checkpoint holds. A part whose state is None stays as it is."""
         for name, part in self._parts.items():
-            if part is not None and state[name] is not None:
+            if part is not None and state.get(name) is not None:
                 part.load_state_dict(state[name])

@@ -13,6 +13,7 @@ from engine.distributed.device import make_deterministic, use_bf16
 from engine.distributed.parallelism import Parallelism
 from engine.distributed.strategies import create_parallelism, join
 from engine.evaluation.evaluator import Evaluator
+from engine.evaluation.settings import KEY, Settings
 from engine.faults.exit_status import PREEMPTED
 from engine.faults.stop_request import StopRequest
 from engine.faults.watchdog import Watchdog, record_collectives
@@ -26,7 +27,8 @@ from engine.monitoring.recorder import Recorder
 from engine.monitoring.step_trace import Trace
 from engine.monitoring.tensorboard import TensorBoard
 from engine.runs.checkpoint_writer import CheckpointWriter
-from engine.runs.resuming import keep_global_batch
+from engine.runs.identity import identify
+from engine.runs.resuming import global_batch_size
 from engine.runs.run_directory import RunDirectory
 from engine.runs.state import Part, RunState
 from engine.training.batch_that_fits import settle_batching
@@ -102,11 +104,11 @@ def assemble(config: Config, environment: Environment | None = None, hooks: Sequ
     directory = RunDirectory(config.run.dir)
     if environment.rank == 0:
         directory.prepare(config.run.resume)
-    keep_global_batch(config, directory)
     stop = StopRequest(PREEMPTED)
     train, val = open_splits(config.data, progress=environment.local_rank == 0)
     record_collectives(directory.stacks)
     communicator = join(environment, config.strategy, config.device)
+    config.data.global_batch_size = communicator.from_first(lambda: global_batch_size(config, directory))
     if config.run.deterministic:
         make_deterministic()
     step = assemble_step(config, communicator, len(train.classes))
@@ -123,9 +125,18 @@ def assemble(config: Config, environment: Environment | None = None, hooks: Sequ
         communicator,
     )
     average = Ema(network, config.ema.decay) if config.ema.decay else None
+    settings = Settings(
+        evaluator.loader.resolution,
+        network.crop_fraction,
+        config.evaluation.flip,
+        average=average is not None,
+        recalibrated=average is not None and config.ema.recalibrate > 0,
+    )
+    metadata = {**network.metadata(), "classes": list(train.classes), KEY: settings.to_dict()}
     progress, recent = Progress(loader.plan.samples), RecentSteps(communicator)
     parts: dict[str, Part | None] = {
         "network": network, "ema": average, "optimizer": parallelism, "progress": progress, "recent": recent,
+        "evaluator": evaluator,
     }  # fmt: skip
     monitor = Monitor(directory.path, communicator.is_main, on_row=lambda row: run.hooks.row(run, row))
     hardware = Hardware(communicator)
@@ -148,7 +159,7 @@ def assemble(config: Config, environment: Environment | None = None, hooks: Sequ
         average=average,
         progress=progress,
         recent=recent,
-        state=RunState(config, {**network.metadata(), "classes": list(train.classes)}, len(train), parts),
+        state=RunState(config, metadata, identify(config, train, val), parts),
         sizes=[resolution_at(epoch, loader.resolution, config.progressive) for epoch in range(config.schedule.epochs)],
         monitor=monitor,
         recorder=recorder,

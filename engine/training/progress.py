@@ -14,7 +14,8 @@ class Progress:
     """The few numbers that say how far a run is.
 
     step: optimizer steps done; samples_seen: images handed out over all ranks, which is the place in the data;
-    best_top1: percent, -1 before the first evaluation; seconds: the time the run has taken, interruptions left out.
+    best_top1: percent, -1 before the first evaluation; rollbacks: returns to a checkpoint after numbers that were not finite;
+    seconds: the time the run has taken, interruptions left out.
     """
 
     def __init__(self, samples_per_epoch: int):
@@ -22,6 +23,7 @@ class Progress:
         self.step = 0
         self.samples_seen = 0
         self.best_top1 = -1.0
+        self.rollbacks = 0
         self._started, self._seconds_before = time.monotonic(), 0.0
 
     @property
@@ -53,11 +55,12 @@ class Progress:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("step", "samples_seen", "best_top1", "seconds")}
+        return {name: getattr(self, name) for name in ("step", "samples_seen", "best_top1", "rollbacks", "seconds")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.samples_seen = state["step"], state["samples_seen"]
         self.best_top1, self._seconds_before = state["best_top1"], state["seconds"]
+        self.rollbacks = state.get("rollbacks", 0)
 
 
 class RecentSteps:

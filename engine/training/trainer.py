@@ -3,20 +3,26 @@
 outcome = Trainer(assemble(load_config(["--recipe", "sample"]))).fit()
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 
-from engine.faults.errors import TrainingFailed
+from torch import Tensor
+
+from engine.faults.errors import Diverged, TrainingFailed
 from engine.faults.out_of_memory import is_out_of_memory
+from engine.faults.stop_request import Stopped
 from engine.graphs.compilation import RecompileWatch
-from engine.runs.resuming import finished_before, resume
 from engine.training.assembly import Run
 from engine.training.batch_that_fits import advise
 from engine.training.compiling_ahead import compile_for_run, report_recompiles
+from engine.training.evaluating import evaluate, is_due, is_left, recalibrate
+from engine.training.finiteness import all_finite, diverged, roll_back
 from engine.training.introduction import introduce, take_leave
 from engine.training.outcome import Outcome
 from engine.training.progress import first_not_finite
 from engine.training.schedules import learning_rate
+from engine.training.starting import begin
 from pipelines import Batch
 from pipelines.plan.random_numbers import key
 
@@ -48,33 +54,39 @@ class Trainer:
 
     def _fit(self) -> Outcome:
         run, config = self.run, self.run.config
-        end = finished_before(config, run.directory, run.communicator)
+        end = begin(run).end
         if end is not None:
-            run.monitor.say(
-                f"{run.directory.path} holds a finished run ({end['reason']}, best top-1 {end['best_top1']:.2f}%); "
-                "for another one choose another --run.dir"
-            )
             return Outcome(end["reason"], end["best_top1"], end["step"], end["time"], run.directory.best_weights)
-        self._resume()
         introduce(run)
         if config.compile.enabled:
             self._recompiles = compile_for_run(run)
         run.monitor.begin(config.schedule.epochs * run.loader.plan.batches, run.progress.step, config.schedule.epochs)
         run.stop.begin()
         self._last_save = time.monotonic()
-        reason = None
+        reason = self._evaluate() if is_left(run) else None
         while reason is None and run.progress.epoch < config.schedule.epochs:
-            epoch = run.progress.epoch
-            stopped = self.train_epoch(epoch)
-            if run.progress.epoch > epoch:
-                reason = self._end_epoch()
-            reason = reason or ("preempted" if stopped else None)
+            reason = self._train_on()
         return self._end(reason or "completed")
+
+    def _train_on(self) -> str | None:
+        """Trains to the end of the epoch and beyond; why the run ends there, if it does."""
+        run, stopped = self.run, False
+        try:
+            stopped = self.train_epoch(run.progress.epoch)
+            if run.progress.at_epoch_end:
+                return self._end_epoch(stopped)
+        except Diverged as error:
+            roll_back(run, error)
+            if run.progress.at_epoch_end:
+                return self._end_epoch(stopped)
+            self.save()
+        return "preempted" if stopped else None
 
     def train_epoch(self, epoch: int) -> bool:
         """Trains to the end of `epoch`, counted from 0; True when the run was asked to stop and has saved its place."""
         run, progress = self.run, self.run.progress
         run.network.train()
+        run.evaluator.statistics = {}
         run.loader.resolution = run.sizes[epoch]
         batches = iter(run.loader)
         run.recorder.begin_epoch()
@@ -96,7 +108,7 @@ class Trainer:
             run.monitor.advance(epoch)
             run.hooks.step(run)
             if row_is_due:
-                run.recorder.train_row(self._finite(run.recent.means()), lr, gradient_norm)
+                run.recorder.train_row(self._finite(run.recent.means(), gradient_norm), lr, gradient_norm)
                 run.recent.clear()
             stop, save = run.communicator.vote((run.stop.requested, self._save_is_due()))
             if not progress.at_epoch_end and (stop or save):
@@ -115,58 +127,32 @@ class Trainer:
         batches, schedule, optimizer = run.loader.plan.batches, run.config.schedule, run.config.optimizer
         return learning_rate(step, batches, run.batching.global_batch, schedule, optimizer)
 
-    def _end_epoch(self) -> str | None:
-        """Evaluates when it is time and saves; "target" when the accuracy asked for is reached."""
-        run, config = self.run, self.run.config
+    def _end_epoch(self, stopped: bool) -> str | None:
+        """Saves, and evaluates when it is time, in this order: an evaluation may be interrupted. Why the run ends here, if
+        it does."""
+        run = self.run
         run.recorder.substitutions(run.loader)
         if self._recompiles is not None:
             report_recompiles(self._recompiles, run)
-        reached = False
-        done = run.progress.epoch
-        if done == config.schedule.epochs or done % config.evaluation.every_epochs == 0:
-            top1 = self.evaluate()
-            reached = config.run.target_top1 is not None and top1 >= config.run.target_top1
+        due = is_due(run) and not stopped
+        if due:
+            with contextlib.suppress(Stopped):  # which is heard again as the evaluation begins
+                recalibrate(run)
         self.save()
+        reason = self._evaluate() if due else None
         run.monitor.report()
-        return "target" if reached else None
+        return "preempted" if stopped else reason
 
-    def evaluate(self) -> float:
-        """Top-1 in percent of the averaged weights, or of the weights where none are averaged; keeps the best."""
-        run, evaluator = self.run, self.run.evaluator
-        started = time.monotonic()
-        run.monitor.pause("evaluating")
-        with evaluator.standing_in(run.network, run.average):
-            if run.average is not None and run.config.ema.recalibrate:
-                # Over the first batches of the first epoch, so that the statistics depend on the weights alone.
-                run.loader.set_epoch(0)
-                evaluator.recalibrate(run.network, run.loader, run.config.ema.recalibrate)
-                run.loader.load_state_dict({"samples_seen": run.progress.samples_seen})
-            result, findings = evaluator.evaluate(
-                run.network.num_classes, begin_batch=lambda: run.watchdog.begin("evaluating")
-            )
-            run.recorder.substitutions(evaluator.loader)
-            if result["top1"] > run.progress.best_top1:
-                run.progress.best_top1 = result["top1"]
-                if run.communicator.is_main:
-                    run.writer.save_best(run.directory.best_weights, run.network.state_dict(), run.state.metadata)
-        row = {**run.progress.position(), **result, "seconds": round(time.monotonic() - started, 3)}
-        run.monitor.record("eval", **row)
-        run.monitor.keep_findings(findings, evaluator.loader.dataset, row)
-        run.hooks.evaluation(run, row, findings)
-        return result["top1"]
+    def _evaluate(self) -> str | None:
+        """ "target" when the accuracy asked for is reached, "preempted" when the run was asked to stop meanwhile."""
+        try:
+            evaluate(self.run)
+        except Stopped:
+            return "preempted"
+        target = self.run.config.run.target_top1
+        return "target" if target is not None and self.run.progress.best_top1 >= target else None
 
-    # ---- resuming, saving, ending -----------------------------------------------------------------------------------
-
-    def _resume(self) -> None:
-        run = self.run
-        path = resume(run.config, run.directory, run.state, run.communicator, run.monitor.say)
-        if run.communicator.is_main:
-            run.directory.describe(run.config)
-            run.directory.metrics.rewind(run.progress.step)
-        if path is not None:
-            run.monitor.say(f"resumed from {path} at step {run.progress.step}")
-            run.recorder.event("resumed")
-        run.loader.load_state_dict({"samples_seen": run.progress.samples_seen})
+    # ---- saving, ending -----------------------------------------------------------------------------------------
 
     def _save_is_due(self) -> bool:
         return time.monotonic() - self._last_save >= self.run.config.checkpoint.every_seconds
@@ -176,21 +162,24 @@ class Trainer:
         run = self.run
         state = run.state.state_dict()
         self._finite(state["recent"]["means"])
+        if not run.communicator.from_first(lambda: all_finite(state)):
+            lr = self._learning_rate(run.progress.step - 1)
+            raise diverged(run, "the weights or the optimizer's state became infinite or NaN", run.progress.step, lr)
         self._last_save = time.monotonic()
         if run.communicator.is_main:
             path = run.writer.save(run.progress.step, state)
             run.hooks.save(run, path)
 
-    def _finite(self, means: list[list[float]]) -> list[list[float]]:
-        """The recent steps' `means`. Raises TrainingFailed when a loss is not finite."""
+    def _finite(self, means: list[list[float]], gradient_norm: Tensor | None = None) -> list[list[float]]:
+        """The recent steps' `means`. Raises Diverged when a loss, or the last gradient, is not finite."""
+        run = self.run
         bad = first_not_finite(means)
         if bad is not None:
-            step = self.run.progress.step - len(means) + bad
-            raise TrainingFailed(
-                f"the loss became {means[bad][0]} at step {step + 1} with learning rate {self._learning_rate(step):.4g}: "
-                "lower --optimizer.lr, lengthen --schedule.warmup_epochs or set --optimizer.clip_norm; "
-                "checkpoints before it are kept"
-            )
+            step = run.progress.step - len(means) + bad
+            raise diverged(run, f"the loss became {means[bad][0]}", step + 1, self._learning_rate(step))
+        if gradient_norm is not None and not gradient_norm.isfinite():
+            step = run.progress.step
+            raise diverged(run, f"the gradient became {float(gradient_norm)}", step, self._learning_rate(step - 1))
         return means
 
     def _end(self, reason: str) -> Outcome:

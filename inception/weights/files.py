@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from inception.vocabulary.errors import NetworkError
@@ -49,8 +49,11 @@ def save_weights(file: str | os.PathLike[str], state: Mapping[str, Tensor], meta
     plain = torch.contiguous_format
     tensors = {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in state.items()}
     try:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(dict(metadata))})
-        with temporary.open("rb+") as written:
+        # Written here, not by safetensors: a full disk is an OSError, and the file's mode is that of any other.
+        content = save(tensors, metadata={METADATA_KEY: json.dumps(dict(metadata))})
+        with temporary.open("wb") as written:
+            written.write(content)
+            written.flush()
             os.fsync(written.fileno())
         temporary.replace(path)
     finally:
@@ -155,7 +158,11 @@ def checkpoint_weights(path: Path, content: dict[str, Any]) -> Weights:
     state, metadata = content["ema"] if averaged else content.get("network"), content.get("metadata")
     if not isinstance(state, dict) or not isinstance(metadata, dict):
         raise NetworkError(f"{path} is a checkpoint without network or metadata; it was not written by this program")
-    return Weights(unwrapped(path, state), metadata, f"our checkpoint{', averaged weights' if averaged else ''}")
+    # Batch statistics that were measured for the averaged weights stand in the run's evaluator.
+    measured = (content.get("evaluator") or {}).get("statistics", {}) if averaged else {}
+    return Weights(
+        {**unwrapped(path, state), **measured}, metadata, f"our checkpoint{', averaged weights' if averaged else ''}"
+    )
 
 
 def unwrapped(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:

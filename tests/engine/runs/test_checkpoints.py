@@ -22,7 +22,10 @@ from engine.config.options import Config, ConfigError
 from engine.faults.errors import TrainingFailed
 from engine.runs.checkpoint_file import CheckpointError, list_checkpoints, load_checkpoint, load_newest, save_checkpoint
 from engine.runs.checkpoint_writer import CheckpointWriter
+from engine.runs.identity import Identity
+from engine.runs.resuming import find_start
 from engine.runs.run_directory import RunDirectory
+from pipelines import TrainPlan
 from waiting import wait_until
 
 
@@ -272,11 +275,12 @@ def test_a_directory_of_another_run_is_left_as_it_is(tmp_path):
     ours.optimizer.lr = 0.25
     directory = RunDirectory(tmp_path)
     directory.prepare("auto")
-    directory.describe(theirs)
+    identity = Identity("train", "val", 96, 10, None)
+    directory.describe(theirs, identity)
     save_checkpoint(directory.checkpoints, 3, state(3), keep=2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=r"holds a run with --optimizer\.lr 0\.1, not 0\.25"):
-        directory.find_start(ours)
+        find_start(ours, identity, directory, TrainPlan(96, 16))
     with pytest.raises(ConfigError, match="holds a run already"):
         directory.prepare("never")
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

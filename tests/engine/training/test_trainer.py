@@ -62,7 +62,7 @@ def test_a_run_is_assembled_trained_and_looked_at_from_python(options, tmp_path)
     epoch = [event for step in range(1, 7) for event in (("step", step), ("train", step))]
     evaluations = [("evaluation", row["top1"]) for row in rows(tmp_path / "run", "eval")]
     assert diary.events[: len(epoch)] == epoch
-    assert diary.events[len(epoch) :][:3] == [("eval", 6), evaluations[0], ("save", "step-000000006.pt")]
+    assert diary.events[len(epoch) :][:3] == [("save", "step-000000006.pt"), ("eval", 6), evaluations[0]]
     assert diary.events[-2:] == [("end", 12), ("end of run", "completed")]
     assert diary.closed
 

@@ -1,0 +1,61 @@
+"""A new run that begins with another's weights, optimizer and average, and with other options."""
+
+from pathlib import Path
+from typing import Any
+
+from engine.config.options import Config, ConfigError
+from engine.config.same_run import network_differences
+from engine.runs.identity import Identity
+from engine.runs.run_directory import understood
+from pipelines import TrainPlan
+
+
+def branched(
+    path: Path, state: dict[str, Any], config: Config, identity: Identity, plan: TrainPlan
+) -> tuple[dict[str, Any], list[str]]:
+    """The state of the checkpoint `path` as the beginning of another run, and what is to be said about it.
+
+    The place in the run is kept, in epochs; with the same data and global batch it is the same step. Raises ConfigError
+    when the network is another, or no epoch is left.
+    """
+    before = understood(path, state["config"])
+    misfits = network_differences(config, before)
+    classes = len(state["metadata"]["classes"])
+    if classes != identity.classes:
+        misfits.append(f"{classes} classes, not {identity.classes}")
+    if misfits:
+        raise ConfigError(
+            f"{path} is of a network with {', '.join(misfits)}: a branch keeps it; to start another from its weights, use "
+            f"--network.weights {path} instead of --run.branch"
+        )
+    images = state["identity"]["images"] if "identity" in state else state["dataset_size"]
+    progress = _placed(state["progress"], images, plan)
+    done = progress["samples_seen"] // plan.samples
+    if done >= config.schedule.epochs:
+        raise ConfigError(
+            f"{path} stands at epoch {done} and --schedule.epochs is {config.schedule.epochs}: nothing would be trained; "
+            "give more epochs in all"
+        )
+    lines = [
+        f"branched from {path} at epoch {progress['samples_seen'] / plan.samples:.4g} of now {config.schedule.epochs}"
+    ]
+    changed = {"progress": progress, "recent": {"means": []}}
+    if config.optimizer.name != before.optimizer.name:
+        changed["optimizer"] = None
+        lines.append(
+            f"the optimizer starts afresh: {config.optimizer.name} cannot use the state of {before.optimizer.name}"
+        )
+    if config.ema.decay and state["ema"] is None:
+        changed["ema"] = state["network"]
+        lines.append("the average of the weights starts at this checkpoint, which has none")
+    return {**state, **changed}, lines
+
+
+def _placed(progress: dict[str, Any], images: int, plan: TrainPlan) -> dict[str, Any]:
+    """`progress` at the same place in an epoch of `plan`, at the nearest step; nothing is evaluated yet."""
+    step, seen = progress["step"], progress["samples_seen"]
+    if step:
+        before = seen // step  # the global batch
+        epochs = seen / (images // before * before)
+        step = round(epochs * plan.batches)
+    return {**progress, "step": step, "samples_seen": step * plan.global_batch, "best_top1": -1.0}

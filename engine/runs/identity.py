@@ -1,0 +1,74 @@
+"""What a run trains, told by content: two datasets are the same when they hold the same images in the same order."""
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.config.options import Config
+from inception.weights.files import weights_of_run
+from pipelines import Dataset
+
+_AT_ONCE = 1 << 20  # samples
+
+
+@dataclass(frozen=True)
+class Identity:
+    """train, val: digests of the splits; images, classes: of the training split; weights: digest of the file that the
+    run started from, None for fresh ones; names: of the classes, in order."""
+
+    train: str
+    val: str
+    images: int
+    classes: int
+    weights: str | None
+    names: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As checkpoints and identity.json hold it."""
+        return asdict(self)
+
+
+def identify(config: Config, train: Dataset, val: Dataset) -> Identity:
+    """What the run of `config` trains, on these splits."""
+    weights = config.network.weights
+    return Identity(
+        dataset_digest(train),
+        dataset_digest(val),
+        len(train),
+        len(train.classes),
+        _file_digest(weights) if weights else None,
+        list(train.classes),
+    )
+
+
+def dataset_digest(dataset: Dataset) -> str:
+    """Names the classes, and label, size in pixels and length in bytes of every sample in order; where the files lie, how they
+    are stored and when they were written is left out."""
+    digest = hashlib.sha256("\0".join(dataset.classes).encode("utf-8", "surrogateescape"))
+    for start in range(0, len(dataset), _AT_ONCE):
+        indices = np.arange(start, min(start + _AT_ONCE, len(dataset)))
+        entries = dataset.entries(indices)
+        for column in (dataset.labels(indices), entries["width"], entries["height"], entries["size"]):
+            digest.update(np.ascontiguousarray(column, "<i8"))
+    return digest.hexdigest()[:16]
+
+
+def _file_digest(file: str) -> str | None:
+    path = Path(file)
+    with (weights_of_run(path) if path.is_dir() else path).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+
+
+def data_differences(identity: Identity, saved: dict[str, Any]) -> list[str]:
+    """In what the `saved` identity differs from this run's, in words; what an older file does not say is left out."""
+    found = []
+    if saved.get("classes", identity.classes) != identity.classes:
+        found.append(f"{saved['classes']} classes, not {identity.classes}")
+    if saved.get("images", identity.images) != identity.images:
+        found.append(f"{saved['images']:,} training images, not {identity.images:,}")
+    if not found and saved.get("train", identity.train) != identity.train:
+        found.append("other training images (their sizes, labels, names of classes or order)")
+    return found
