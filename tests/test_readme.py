@@ -98,6 +98,7 @@ def adapted(command: str, place: Path) -> list[str]:
     command = command.replace("/data/", f"{place}/")
     if "engine/train.py" in command and "--help" not in command:
         command = re.sub(r"--network.name \S+|--schedule.epochs \S+|--optimizer.lr \S+", "", command) + " " + SMALL
+        command += " --schedule.epochs 3" if "--run.branch" in command else ""  # the checkpoint is at the end of 2
     saved = sorted((place / "runs").glob("*/checkpoints/step-*.pt"))
     if saved:
         command = re.sub(r"step-\d+\.pt", saved[-1].name, command)

@@ -46,15 +46,15 @@ class Communicator:
 
     def from_first(self, decide: Callable[[], T]) -> T:
         """What `decide` returns on the first rank, alone to call it; what it raises there is raised on every rank."""
-        answer: tuple[Any, Exception | None] | None = None
+        answer: tuple[Any, Exception | None] = (None, None)
         if self.is_main:
             try:
                 answer = (decide(), None)
             except Exception as error:
                 answer = (None, error)
-        value, error = self.broadcast(answer)
-        if error is not None:
-            raise error
+        value, refusal = self.broadcast(answer)
+        if refusal is not None:
+            raise refusal
         return value
 
     def share(self, tensors: list[Tensor]) -> None:

@@ -7,11 +7,11 @@ from engine.config.options import Config, ConfigError
 from engine.config.same_run import network_differences
 from engine.runs.identity import Identity
 from engine.runs.run_directory import understood
-from pipelines import TrainPlan
+from pipelines.plan.plan import Plan
 
 
 def branched(
-    path: Path, state: dict[str, Any], config: Config, identity: Identity, plan: TrainPlan
+    path: Path, state: dict[str, Any], config: Config, identity: Identity, plan: Plan
 ) -> tuple[dict[str, Any], list[str]]:
     """The state of the checkpoint `path` as the beginning of another run, and what is to be said about it.
 
@@ -39,7 +39,7 @@ def branched(
     lines = [
         f"branched from {path} at epoch {progress['samples_seen'] / plan.samples:.4g} of now {config.schedule.epochs}"
     ]
-    changed = {"progress": progress, "recent": {"means": []}}
+    changed: dict[str, Any] = {"progress": progress, "recent": {"means": []}}
     if config.optimizer.name != before.optimizer.name:
         changed["optimizer"] = None
         lines.append(
@@ -51,7 +51,7 @@ def branched(
     return {**state, **changed}, lines
 
 
-def _placed(progress: dict[str, Any], images: int, plan: TrainPlan) -> dict[str, Any]:
+def _placed(progress: dict[str, Any], images: int, plan: Plan) -> dict[str, Any]:
     """`progress` at the same place in an epoch of `plan`, at the nearest step; nothing is evaluated yet."""
     step, seen = progress["step"], progress["samples_seen"]
     if step:

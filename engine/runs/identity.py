@@ -52,7 +52,7 @@ def dataset_digest(dataset: Dataset) -> str:
         indices = np.arange(start, min(start + _AT_ONCE, len(dataset)))
         entries = dataset.entries(indices)
         for column in (dataset.labels(indices), entries["width"], entries["height"], entries["size"]):
-            digest.update(np.ascontiguousarray(column, "<i8"))
+            digest.update(column.astype("<i8").tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -13,7 +13,7 @@ from engine.runs.branching import branched
 from engine.runs.checkpoint_file import checkpoint_step, list_checkpoints, load_checkpoint, load_newest
 from engine.runs.identity import Identity, data_differences
 from engine.runs.run_directory import RunDirectory, understood
-from pipelines import TrainPlan
+from pipelines.plan.plan import Plan
 
 MOST_NAMED = 3
 
@@ -39,7 +39,7 @@ def global_batch_size(config: Config, directory: RunDirectory) -> int | None:
     return saved.data.global_batch_size if saved is not None else None
 
 
-def find_start(config: Config, identity: Identity, directory: RunDirectory, plan: TrainPlan) -> Start:
+def find_start(config: Config, identity: Identity, directory: RunDirectory, plan: Plan) -> Start:
     """Where the run of `config` starts, as `run.resume` and `run.branch` say; what a return to an earlier checkpoint
     supersedes is set aside.
 

@@ -16,7 +16,7 @@ from runs import rows
 
 
 class Poison(Hook):
-    """Makes a weight NaN after these steps, as a gradient that is not finite does."""
+    """Makes weights NaN after these steps, as a gradient that is not finite does."""
 
     def __init__(self, *steps: int) -> None:
         self.steps = list(steps)
@@ -24,7 +24,7 @@ class Poison(Hook):
     def on_step(self, run) -> None:
         if run.progress.step in self.steps:
             self.steps.remove(run.progress.step)
-            next(run.network.parameters()).data.view(-1)[0] = math.nan
+            next(run.network.parameters()).data.mul_(math.nan)
 
 
 def train(arguments: list[str], *steps: int):
