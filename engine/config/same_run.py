@@ -4,8 +4,8 @@ from engine.config.options import Config, leaves
 
 # What may differ between the parts of one run: how fast, where and with whose eyes it runs, not what it computes.
 _FREE = (
-    "run.dir", "run.resume", "run.branch", "run.target_top1", "run.on_nan", "run.rollbacks", "run.deterministic", "hooks", "device",
-    "data.path", "data.train", "data.val", "data.classes", "data.backend", "data.batch_size", "data.workers",
+    "run.dir", "run.resume", "run.branch", "run.target_top1", "run.on_nan", "run.rollbacks", "run.deterministic", "hooks",
+    "device", "data.path", "data.train", "data.val", "data.classes", "data.backend", "data.batch_size", "data.workers",
     "data.prefetch", "data.on_error", "network.weights", "network.fuse", "network.fused_norm", "strategy.name",
     "strategy.zero_stage", "strategy.deepspeed_config", "strategy.timeout",
 )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from engine.config.options import Config, OptimizerConfig
 from engine.distributed.strategies import join
 from engine.graphs.objective import Objective
-from engine.runs.resuming import keep_global_batch
+from engine.runs.resuming import global_batch_size
 from engine.runs.run_directory import RunDirectory
 from engine.training.assembly import assemble_step
 from engine.training.introduction import a_step
@@ -28,7 +28,7 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
     Raises what `assemble` does for the same options.
     """
     environment = environment or detect()
-    keep_global_batch(config, RunDirectory(config.run.dir))
+    config.data.global_batch_size = global_batch_size(config, RunDirectory(config.run.dir))
     train, val = open_splits(config.data, progress=environment.local_rank == 0)
     communicator = join(environment, config.strategy, config.device)
     step = assemble_step(config, communicator, len(train.classes))
