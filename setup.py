@@ -65,7 +65,7 @@ setup(
         "numpy>=1.26",
         "pillow>=10.4",
         "pyyaml>=6.0",
-        "jsonargparse[signatures]>=4.40",
+        "jsonargparse[signatures]>=4.49",
         "rich>=13.7",
         "tensorboard>=2.17",
         "matplotlib>=3.9",
