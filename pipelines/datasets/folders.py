@@ -34,11 +34,14 @@ class Folders(Source):
     def check(self) -> None:
         empty = [name for name in self.groups if not self.holds_images(name)]
         if empty:
+            aside = Aside.none()
+            list(images_below(self.root, empty[0], aside))
             more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-            raise DataError(
-                f"class folder {self.root / empty[0]}{more} holds no images, by their names (.jpg, .png, ...); add some or "
-                "remove the folder"
-            )
+            besides = f" ({aside.passed_over})" if aside.passed_over else ""
+            advice = "add some or remove the folder"
+            if ".tar" in aside.passed_over:
+                advice = f"name shards by a pattern: --data.{self.split} '{self.root}/*/*.tar'"
+            raise DataError(f"class folder {self.root / empty[0]}{more} holds no images{besides}; {advice}")
 
     def samples(self, group: int) -> Iterator[Found]:
         folder = self.groups[group]

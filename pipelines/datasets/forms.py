@@ -225,7 +225,7 @@ def _beside(top: Path, names: list[str]) -> PassedOver:
                 used.append(called)
                 with suppress(DataError):  # said when that split is opened
                     source = next(iter(forms.values()))()
-                    lists |= {source.list_file} if isinstance(source, Listed) else set()
+                    lists |= {source.list_file, *source.bases} if isinstance(source, Listed) else set()
                 break
     for name in names:
         if name == INDEX or _OURS.fullmatch(name) or top / name in lists:

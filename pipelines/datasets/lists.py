@@ -59,13 +59,13 @@ class Listed(Source):
         super().__init__(file.parent, split)
         self.groups = [file.name]
         usual = (file.parent / name for name in (file.stem, file.stem.partition("_")[0], split, "images"))
-        self._bases = [*bases, file.parent, *(base for base in usual if base.is_dir())]
+        self.bases = [*bases, file.parent, *(base for base in usual if base.is_dir())]
         self.list_file, self._folder = file, folder
-        self.remarks.append(f"labels from {file}")
+        self.remarks.append(f"labels from {file}" + ("" if folder else "; only what it lists is used"))
 
     def state(self) -> list[list]:
         stat = self.list_file.stat()
-        common = [[str(base), base.stat().st_mtime_ns] for base in dict.fromkeys(self._bases)]
+        common = [[str(base), base.stat().st_mtime_ns] for base in dict.fromkeys(self.bases)]
         return [[self.groups[0], stat.st_size, stat.st_mtime_ns], *common]
 
     def check(self) -> None:
@@ -74,7 +74,7 @@ class Listed(Source):
     def samples(self, group: int) -> Iterator[Found]:
         rows = read_rows(self.list_file)
         seen: dict[str, str] = {}
-        guess = (self._bases[0], "")
+        guess = (self.bases[0], "")
         for number, path, label in rows:
             found = self._resolved(path, guess)
             if found is None:
@@ -113,7 +113,7 @@ class Listed(Source):
         """The name and size of a listed file, and where it was found: the folder that the path is relative to, and what the
         list leaves out at its end. What held for the line before is tried first."""
         added = ("",) if path.rpartition(".")[2].lower() in IMAGES else _ADDED
-        for base, end in (guess, *((base, end) for base in self._bases for end in added)):
+        for base, end in (guess, *((base, end) for base in self.bases for end in added)):
             file = base / (path + end)
             try:
                 return self._named(file), file.stat().st_size, (base, end)
@@ -141,6 +141,8 @@ def read_rows(file: Path) -> Iterator[tuple[int, str, str]]:
     heading = [cell.strip().lower() for cell in _cells(lines[0][1], separator)]
     label_at = next((heading.index(name) for name in _LABELS if name in heading), -1)
     has_heading = label_at >= 0
+    if not has_heading and heading[0] in _PATHS:
+        raise DataError(f"{file}: its heading ({lines[0][1]}) names no column of labels, such as label or class")
     path_at, label_at = (_path_column(heading), label_at) if has_heading else (0, 1)
     for number, line in lines[has_heading:]:
         cells = _cells(line, separator)

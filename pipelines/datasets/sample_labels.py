@@ -70,6 +70,11 @@ def label_of(parts: Parts, image: File, descriptor: int) -> str:
     )
 
 
+def _is_whole(value: object) -> bool:
+    """Of a float that stands for a class's number."""
+    return isinstance(value, float) and value.is_integer()
+
+
 def _is_number(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
 
@@ -78,7 +83,9 @@ def _text(file: File, descriptor: int) -> str:
     if file.size <= _LONGEST:
         data = os.pread(descriptor, file.size, file.place)
         text = data.decode("utf-8-sig", "surrogateescape").strip(" \r\n\t\0")
-        if text and text.isprintable() | any("\udc80" <= letter <= "\udcff" for letter in text) and text[-1] != "/":
+        # A name need not be UTF-8: bytes that are not are kept as surrogates, which count as not printable.
+        letters = "".join(letter for letter in text if not "\udc80" <= letter <= "\udcff")
+        if letters and letters.isprintable() and text[-1] != "/":
             return text
     raise DataError(f"{file.name} is no class: expected one line of text")
 
@@ -91,6 +98,7 @@ def _from_json(file: File, descriptor: int) -> tuple[str, str]:
         raise DataError(f"{file.name} is damaged: {error}") from None
     if not isinstance(fields, dict):
         return "", ""
-    numbers = (str(fields[field]) for field in _NUMBERS if _is_number(str(fields.get(field))))
+    texts = (f"{fields[field]:.0f}" if _is_whole(fields.get(field)) else str(fields.get(field)) for field in _NUMBERS)
+    numbers = (text for text in texts if _is_number(text))
     names = (fields[field].strip() for field in _NAMES if isinstance(fields.get(field), str))
     return next(numbers, ""), next((name for name in names if name and not _is_number(name)), "")

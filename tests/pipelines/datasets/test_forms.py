@@ -201,6 +201,7 @@ def test_a_list_of_numbers_names_classes_by_number(root):
     dataset = open_dataset(root, "train", progress=False)
     assert dataset.classes == tuple("01234567")
     assert dataset.name(0) == f"{root}/train.txt:pictures with blanks/0.jpg"
+    assert dataset.remarks[0] == f"labels from {root}/train.txt; only what it lists is used"
 
 
 def test_what_a_list_and_its_folder_do_not_share_is_counted(root):
@@ -242,6 +243,8 @@ def test_links_that_lead_nowhere_are_named(root):
         ({"train/1.jpg": b"", "train/labels.csv": "a\nb"}, "train", "labels.csv, line 1: expected a path and a label"),
         ({"train/1.jpg": b"", "train.csv": ""}, "train", "train.csv is empty; expected"),
         ({"train.csv": "path,label\n1.jpg,cat\n"}, "train", "train.csv names no image that is there: 1 file passed over"),
+        ({"train.csv": "image,cat,dog\n1.jpg,1,0\n"}, "train", r"heading \(image,cat,dog\) names no column of labels"),
+        ({"train/part/0.tar": b""}, "train", r"holds no images \(1 file passed over: 1 .tar .*--data.train '.*/\*/\*.tar'"),
         ({"train.csv": "1.jpg,a", "train.txt": "1.jpg a"}, "train", "'train' split more than once"),
         ({"a-train-0.tar": b"", "b-train-0.tar": b""}, "train", r"several sets of shards .*--data.train '.*a-train-\*.tar'"),
         ({"train/x.tar": b"", "train/1.jpg": b""}, "train", "train holds tar shards and images"),

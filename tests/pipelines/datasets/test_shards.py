@@ -59,6 +59,7 @@ WAYS = {
     "upper": pairs(("{}.CLS", b"%d"), ("{}.JPEG", None)),
     "field": pairs(("{}.image.jpg", None), ("{}.label.cls", b"%d")),
     "json": pairs(("{}.json", b'{"label": %d, "w": 3}'), ("{}.jpg", None)),
+    "json of floats": pairs(("{}.json", b'{"label": %d.0}'), ("{}.jpg", None)),
     "both": pairs(("{}.jpg", None), ("{}.cls", b"%d"), ("{}.json", b"{}")),
     "marked": pairs(("{}.cls", b"\xef\xbb\xbf%d\r\n"), ("{}.jpg", None)),
     "padded at times": [
@@ -174,6 +175,7 @@ def test_other_files_are_counted(opened):
         ({"1.jpg": b"x", "1.cls": b"cat\ndog"}, "1.cls is no class"),
         ({"1.jpg": b"x", "1.cls": b"cat/"}, "1.cls is no class"),
         ({"1.jpg": b"x", "1.cls": b"\x00\x05\x16"}, "1.cls is no class"),
+        ({"1.jpg": b"x", "1.cls": b"\x80\x04K\x03."}, "1.cls is no class"),
         ({"1.jpg": b"x", "1.cls": b"-1"}, "a sample has the label -1, which is no class"),
         ({"1.jpg": b"x", "1.cls": b"cat", "d/2.jpg": b"x"}, "some samples have a label of their own ('cat') and others only"),
         ({"1.cls": b"1", "2.txt": b""}, "holds no images (2 files passed over: 1 .cls (1.cls), 1 .txt (2.txt)); remove it"),
