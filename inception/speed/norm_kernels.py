@@ -127,7 +127,7 @@ def moments_kernel(
     means = tl.load(partial + place, mask=inside, other=0.0)
     spreads = tl.load(partial + place + channels, mask=inside, other=0.0)
     counts = tl.where(inside, _rows_of(block, blocks, rows, ROWS).to(tl.float32)[:, None], 0.0)
-    count = rows.to(tl.float32)
+    count = rows * 1.0  # a number that the compiler may know already
     origin = tl.load(partial + column, mask=valid, other=0.0)
     center = origin + tl.sum(counts * (means - origin[None, :]), 0) / count
     away = means - center[None, :]
@@ -243,7 +243,7 @@ def gradient_kernel(
     unit = tl.load(moments + channels + before + channel, mask=valid, other=0.0)
     gain = tl.load(moments + 2 * channels + before + channel, mask=valid, other=0.0)
     shift = tl.load(moments + 3 * channels + before + channel, mask=valid, other=0.0)
-    count = rows.to(tl.float32)
+    count = rows * 1.0  # a number that the compiler may know already
     average = tl.load(sums + before + channel, mask=valid, other=0.0) / count
     slope = tl.load(sums + channels + before + channel, mask=valid, other=0.0) / count
     centered = tl.load(x + row * x_stride + channel[None, :], mask=inside, other=0.0).to(tl.float32)
