@@ -70,6 +70,12 @@ class OptimizerConfig:
     clip_norm: float | None = bounded(None, above=0, most=1_000_000_000)
     """Largest norm of the gradient; longer ones are scaled down [null: never]."""
 
+    @property
+    def epsilon_in_effect(self) -> float | None:
+        """The epsilon that the optimizer adds, its own default where none is given; None where it adds none."""
+        own = {"rmsprop": 1.0, "lamb": 1e-6}
+        return (own[self.name] if self.epsilon is None else self.epsilon) if self.name in own else None
+
 
 @dataclass
 class LossConfig:

@@ -14,12 +14,17 @@ _FREE_BRANCHES = ("data.dali.", "data.ffcv.", "evaluation.", "compile.", "checkp
 
 def differences(config: Config, saved: Config) -> list[str]:
     """The options by which `config` would be another run than `saved`, in words: "--optimizer.lr 0.1, not 0.25"."""
-    before = dict(leaves(saved))
+    before, now = _in_effect(saved), _in_effect(config)
     return [
         f"--{key} {before[key]}, not {value}"
-        for key, value in leaves(config)
+        for key, value in now.items()
         if key not in _FREE and not key.startswith(_FREE_BRANCHES) and value != before[key]
     ]
+
+
+def _in_effect(config: Config) -> dict[str, object]:
+    """The options by name; of one that stands for the optimizer's own default, or that it does not read, what it does."""
+    return dict(leaves(config)) | {"optimizer.epsilon": config.optimizer.epsilon_in_effect}
 
 
 def evaluation_differences(config: Config, saved: Config) -> list[str]:

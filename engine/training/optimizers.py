@@ -21,8 +21,9 @@ def create_optimizer(network: nn.Module, options: OptimizerConfig) -> torch.opti
     if options.name == "lars":  # layers whose weights do not decay keep the plain step
         return Lars(groups, lr=options.lr, momentum=options.momentum, nesterov=options.nesterov)
     if options.name == "lamb":
-        epsilon = 1e-6 if options.epsilon is None else options.epsilon
         # Clipping is the run's: --optimizer.clip_norm, over all groups together.
-        return Lamb(groups, lr=options.lr, betas=(options.momentum, 0.999), eps=epsilon, max_grad_norm=None)
-    epsilon = 1.0 if options.epsilon is None else options.epsilon
+        return Lamb(
+            groups, lr=options.lr, betas=(options.momentum, 0.999), eps=options.epsilon_in_effect, max_grad_norm=None
+        )
+    epsilon = options.epsilon_in_effect
     return RMSpropTF(groups, lr=options.lr, alpha=options.decay, eps=epsilon, momentum=options.momentum)

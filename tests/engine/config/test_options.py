@@ -17,6 +17,7 @@ from engine.config.bounds import Bounds, bounds_of
 from engine.config.checks import check_values
 from engine.config.command_line import RECIPES, config_from_dict, load_config
 from engine.config.options import Config, ConfigError, leaves
+from engine.config.same_run import differences
 from inception import create_model
 
 
@@ -189,3 +190,19 @@ def test_only_the_sample_recipe_means_the_embedded_dataset(recipe, tmp_path):
 
 def test_recipes_folder_is_part_of_the_package():
     assert Path(RECIPES, "sample.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now", "told"),
+    [
+        ("sgd", 1.0, None, []),  # it reads none
+        ("rmsprop", 1.0, None, []),  # its own
+        ("rmsprop", 0.1, None, ["--optimizer.epsilon 0.1, not 1.0"]),
+        ("lamb", None, 1e-6, []),
+    ],
+)
+def test_two_runs_with_the_same_epsilon_in_effect_are_the_same(name, before, now, told):
+    saved, config = Config(), Config()
+    saved.optimizer.name = config.optimizer.name = name
+    saved.optimizer.epsilon, config.optimizer.epsilon = before, now
+    assert differences(config, saved) == told
