@@ -71,10 +71,10 @@ class OptimizerConfig:
     """Largest norm of the gradient; longer ones are scaled down [null: never]."""
 
     @property
-    def epsilon_in_effect(self) -> float | None:
-        """The epsilon that the optimizer adds, its own default where none is given; None where it adds none."""
-        own = {"rmsprop": 1.0, "lamb": 1e-6}
-        return (own[self.name] if self.epsilon is None else self.epsilon) if self.name in own else None
+    def epsilon_in_effect(self) -> float:
+        """The epsilon that the optimizer adds: its own where none is given, 0 where it adds none."""
+        own = {"rmsprop": 1.0, "lamb": 1e-6}.get(self.name, 0.0)
+        return own if self.epsilon is None or not own else self.epsilon
 
 
 @dataclass
