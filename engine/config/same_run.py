@@ -40,3 +40,9 @@ def evaluation_differences(config: Config, saved: Config) -> list[str]:
 def network_differences(config: Config, saved: Config) -> list[str]:
     """The options by which the weights of `saved` do not fit the network of `config`, in the same words."""
     return [words for words in differences(config, saved) if words.startswith("--network.")]
+
+
+def shared_options(config: Config) -> str:
+    """The options that all ranks of a run must have alike, a line each; where the data lies may differ."""
+    own = ("data.path", "data.train", "data.val", "run.dir", "network.weights", "compile.cache")
+    return "\n".join(f"--{key} {value}" for key, value in leaves(config) if key not in own)

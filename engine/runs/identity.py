@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.config.options import Config
+from inception import NetworkError
 from inception.weights.files import weights_of_run
 from pipelines import Dataset
 
@@ -26,6 +27,14 @@ class Identity:
     weights: str | None
     names: list[str] = field(default_factory=list)
 
+    def statements(self) -> dict[str, str]:
+        """What ranks compare, by what it is called."""
+        return {
+            "training split": f"{self.images} images of {self.classes} classes, digest {self.train}",
+            "val split": f"digest {self.val}",
+            "file of initial weights": str(self.weights),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """As checkpoints and identity.json hold it."""
         return asdict(self)
@@ -34,6 +43,8 @@ class Identity:
 def identify(config: Config, train: Dataset, val: Dataset) -> Identity:
     """What the run of `config` trains, on these splits."""
     weights = config.network.weights
+    if weights and not Path(weights).exists():
+        raise NetworkError(f"there is no weights file {weights}")
     return Identity(
         dataset_digest(train),
         dataset_digest(val),

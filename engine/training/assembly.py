@@ -8,6 +8,8 @@ import torch
 
 from engine.config.batching import Batching
 from engine.config.options import Config
+from engine.config.same_run import shared_options
+from engine.distributed.agreement import require_agreement, require_shared, versions
 from engine.distributed.communicator import Communicator
 from engine.distributed.device import make_deterministic, use_bf16
 from engine.distributed.parallelism import Parallelism
@@ -28,6 +30,7 @@ from engine.monitoring.step_trace import Trace
 from engine.monitoring.tensorboard import TensorBoard
 from engine.runs.checkpoint_writer import CheckpointWriter
 from engine.runs.identity import identify
+from engine.runs.lock import RunLock
 from engine.runs.resuming import global_batch_size
 from engine.runs.run_directory import RunDirectory
 from engine.runs.state import Part, RunState
@@ -62,6 +65,7 @@ class Run(Step):
 
     config: Config
     directory: RunDirectory
+    lock: RunLock
     communicator: Communicator
     loader: Loader
     evaluator: Evaluator
@@ -86,6 +90,7 @@ class Run(Step):
         finally:
             for part in (
                 self.hooks, self.hardware, self.watchdog, self.writer, self.loader, self.evaluator.loader, self.monitor,
+                self.lock,
             ):  # fmt: skip
                 part.close()
         self.communicator.close()
@@ -102,12 +107,28 @@ def assemble(config: Config, environment: Environment | None = None, hooks: Sequ
     environment = environment or detect()
     hooks = [*load_hooks(config.hooks), *hooks]
     directory = RunDirectory(config.run.dir)
-    if environment.rank == 0:
-        directory.prepare(config.run.resume)
+    lock = RunLock(directory.path)
+    try:
+        if environment.rank == 0:
+            directory.prepare(config.run.resume)
+            lock.acquire(say=lambda text: print(text, flush=True))
+        return _joined(config, environment, hooks, directory, lock)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _joined(
+    config: Config, environment: Environment, hooks: Sequence[Hook], directory: RunDirectory, lock: RunLock
+) -> Run:
+    """The run in `directory`, which is this run's alone from here on."""
     stop = StopRequest(PREEMPTED)
     train, val = open_splits(config.data, progress=environment.local_rank == 0)
     record_collectives(directory.stacks)
     communicator = join(environment, config.strategy, config.device)
+    identity = identify(config, train, val)
+    require_agreement(communicator, {**versions(), **identity.statements(), "configuration": shared_options(config)})
+    require_shared(communicator, directory.path)
     config.data.global_batch_size = communicator.from_first(lambda: global_batch_size(config, directory))
     if config.run.deterministic:
         make_deterministic()
@@ -153,13 +174,14 @@ def assemble(config: Config, environment: Environment | None = None, hooks: Sequ
         **vars(step),
         config=config,
         directory=directory,
+        lock=lock,
         communicator=communicator,
         loader=loader,
         evaluator=evaluator,
         average=average,
         progress=progress,
         recent=recent,
-        state=RunState(config, metadata, identify(config, train, val), parts),
+        state=RunState(config, metadata, identity, parts),
         sizes=[resolution_at(epoch, loader.resolution, config.progressive) for epoch in range(config.schedule.epochs)],
         monitor=monitor,
         recorder=recorder,

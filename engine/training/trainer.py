@@ -160,6 +160,10 @@ class Trainer:
     def save(self) -> None:
         """Begins a checkpoint of this step; every rank must call it, and the first one writes, in the background."""
         run = self.run
+        if run.lock.lost:
+            raise TrainingFailed(
+                f"another run took over {run.directory.path} while this one stood still; nothing was saved"
+            )
         state = run.state.state_dict()
         self._finite(state["recent"]["means"])
         if not run.communicator.from_first(lambda: all_finite(state)):

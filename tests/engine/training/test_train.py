@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import yaml
 
@@ -37,7 +38,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_step_and_learning_rate(run_
     done = run_command(tiny_run(optimizer__lr="1000", schedule__kind="constant"))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
-    assert "the loss became" in done.stderr
+    assert re.search("the (loss|gradient) became (nan|inf)", done.stderr)
     assert "at step" in done.stderr
     assert "learning rate 1000" in done.stderr
 
