@@ -66,8 +66,9 @@ def pool_gradient_kernel(
         result = ((image * out_height + top) * out_width + left).to(tl.int64)
         mask = inside & there[:, None]
         from_here = tl.load(taken + result[:, None] * channels + channel[None, :], mask=mask, other=-1) == tap
-        gradient = tl.load(dy + result[:, None] * dy_stride + channel[None, :], mask=mask & from_here, other=0.0)
-        total += gradient.to(tl.float32)
+        # Read whole, since a condition on every number would read them one by one.
+        gradient = tl.load(dy + result[:, None] * dy_stride + channel[None, :], mask=mask, other=0.0).to(tl.float32)
+        total += tl.where(from_here, gradient, 0.0)
     tl.store(dx + row.to(tl.int64)[:, None] * channels + channel[None, :], total, mask=inside)
 
 
