@@ -1,4 +1,4 @@
-""".ci/run on a made-up checkout: what fails fails the run, what installs packages is tried twice, and all is listed."""
+""".ci/run on a made-up checkout: what fails is tried once more, what fails twice fails the run, and all is listed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ def second_time(name):
     (HERE / name).touch()
     return was_here
 
-@pytest.mark.downloads
 @pytest.mark.parametrize("mirror", ["one, two", "three"])
 def test_installs(mirror):
     assert second_time(mirror)
@@ -26,9 +25,9 @@ def test_installs(mirror):
 def test_works():
     pass
 """
-FLAKY = """
-def test_flaky():
-    assert second_time("flaky")
+BROKEN = """
+def test_broken():
+    assert False
 """
 
 
@@ -42,7 +41,7 @@ def checkout(tmp_path):
         shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
         shutil.copy(ROOT / "launch" / "common.sh", tmp_path / "launch")
         (tmp_path / "launch" / "test.sh").write_text(f'cd "{tmp_path}"; exec "{sys.executable}" -m pytest -q "$@"\n')
-        (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    downloads: x\n")
+        (tmp_path / "pytest.ini").write_text("[pytest]\n")
         (tmp_path / "test_it.py").write_text(tests)
         return tmp_path
 
@@ -53,7 +52,7 @@ def red(output: str) -> list[str]:
     return [line[5:-4] for line in output.splitlines() if line.startswith("\033[31m")]
 
 
-def test_what_installs_packages_has_a_second_try_and_is_listed(checkout, run_command):
+def test_what_fails_once_has_a_second_try_and_is_listed(checkout, run_command):
     done = run_command(["bash", checkout(TESTS) / ".ci" / "run"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert red(done.stdout) == [
@@ -62,10 +61,11 @@ def test_what_installs_packages_has_a_second_try_and_is_listed(checkout, run_com
     ]
 
 
-def test_another_test_that_fails_once_fails_the_run(checkout, run_command):
-    done = run_command(["bash", checkout(TESTS + FLAKY) / ".ci" / "run"])
+def test_what_fails_twice_fails_the_run(checkout, run_command):
+    done = run_command(["bash", checkout(TESTS + BROKEN) / ".ci" / "run"])
     assert done.returncode == 1
-    assert "test_it.py::test_flaky: failed" in red(done.stdout)
+    assert "test_it.py::test_broken: failed" in red(done.stdout)
+    assert "test_it.py::test_installs[three]: failed, then passed" in red(done.stdout)
 
 
 def test_nothing_is_listed_when_nothing_fails(checkout, run_command):
