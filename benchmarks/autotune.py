@@ -60,7 +60,7 @@ class Search:
     window_seconds: float
     best: Settings = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
 
     def run(self, steps: Sequence[Sequence[Settings]], say: Callable[[str], None]) -> None:
         """Tries the changes of each step in turn on what was best before, while there is time; a quarter of the time is

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import throughput
-from benchmarks.measuring import cases
 from benchmarks.reporting.advice import judge
 from benchmarks.reporting.results import read_results
+from benchmarks.studies import throughput_case
 from engine.faults.exit_status import USER_ERRORS
 
 QUICK = ["--networks", "debug", "--batch-sizes", "16", "--windows", "2", "--seconds", "0.1", "--budget", "inf"]
@@ -21,7 +21,7 @@ def result(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("engine.distributed.device.usable_cores", lambda: 1)  # as `one_thread` has it
         # A change that takes no compilation, whatever this machine's limiter is.
-        patch.setattr(cases, "judge", lambda seen: replace(judge(seen), change={"data.prefetch": "4"}))
+        patch.setattr(throughput_case, "judge", lambda seen: replace(judge(seen), change={"data.prefetch": "4"}))
         assert throughput.main([*QUICK, "--peers", "torchvision", "--output", str(folder)]) == 0
     return read_results(folder)[0] | {"folder": folder}
 
