@@ -12,7 +12,6 @@ import contextlib
 import copy
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -81,20 +80,20 @@ def _start(ranks: int, options: Any) -> dict[str, list[float]]:
 
 def _work(options: Any) -> int:
     environment = detect()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(folder, options.network, options.batch_size, environment, "--ema.decay=0")
-        minimal = MinimalLoop(trainer.run)  # before training, so that both start from the same weights
-        loops = {"minimal": minimal.train, "trainer": partial(run_steps, trainer)}
-        found: dict[str, Any] = {}
-        with trainer.run.closing():
-            if environment.world_size == options.ranks:
-                subjects = {name: partial(_window, loop, options) for name, loop in loops.items()}
-                measured = alternate(subjects, windows=options.windows, warmup=2, tolerant=False)
-                found = {name: measurement.rates for name, measurement in measured.items()}
-            found["empty"] = _empty_loop(trainer, 40 * options.steps, options.windows)
-            if trainer.run.communicator.is_main:
-                options.worker.write_text(json.dumps(found))
-            trainer.run.communicator.barrier()
+    folder = options.worker.with_suffix(".run")  # the same on every rank
+    trainer = build_trainer(str(folder), options.network, options.batch_size, environment, "--ema.decay=0")
+    minimal = MinimalLoop(trainer.run)  # before training, so that both start from the same weights
+    loops = {"minimal": minimal.train, "trainer": partial(run_steps, trainer)}
+    found: dict[str, Any] = {}
+    with trainer.run.closing():
+        if environment.world_size == options.ranks:
+            subjects = {name: partial(_window, loop, options) for name, loop in loops.items()}
+            measured = alternate(subjects, windows=options.windows, warmup=2, tolerant=False)
+            found = {name: measurement.rates for name, measurement in measured.items()}
+        found["empty"] = _empty_loop(trainer, 40 * options.steps, options.windows)
+        if trainer.run.communicator.is_main:
+            options.worker.write_text(json.dumps(found))
+        trainer.run.communicator.barrier()
     return DONE
 
 

@@ -20,7 +20,8 @@ def gpus_asked_for(variables: Mapping[str, str] = os.environ, root: Path = Path(
     `root` is where `dev` is looked for.
     """
     visible = variables.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
+    # DeepSpeed's launcher, which sets CROSS_SIZE, numbers its ranks there, also where there is no GPU.
+    if visible is not None and "CROSS_SIZE" not in variables:
         return None if visible.strip() in _HIDDEN else f"CUDA_VISIBLE_DEVICES={visible}"
     if _COUNT in variables:
         return None if variables[_COUNT].strip() in ("", "0") else f"{_COUNT}={variables[_COUNT]}"

@@ -92,7 +92,7 @@ class Watchdog:
         if self._store is None:
             return describe_hang({0: (count, doing)}, 1)
         self._store.set(f"stuck/{self._environment.rank}", f"{count} {doing}")
-        answers: dict[int, tuple[int, str]] = {}
+        answers = {self._environment.rank: (count, doing)}
         give_up = time.monotonic() + self._reports_patience
         while len(answers) < ranks and time.monotonic() < give_up:
             if self._ended.wait(0.05):

@@ -51,7 +51,7 @@ def take_leave(run: Run, outcome: Outcome) -> None:
         run.monitor.report()
         say(f"asked to stop: saved at step {outcome.step}; the same command continues from here")
         return
-    reached = outcome.seconds if outcome.reason == "target" else None
+    reached = round(outcome.seconds, 3) if outcome.reason == "target" else None
     position = run.progress.position()
     run.monitor.record("end", **position, reason=outcome.reason, best_top1=outcome.best_top1, seconds_to_target=reached)
     run.monitor.report()

@@ -98,6 +98,8 @@ def images_below(root: Path, place: str, aside: Aside, above: tuple[tuple[int, i
     with os.scandir(root / place) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             what = _what(entry)
+            if entry.name == INDEX:
+                continue
             if what == "image":
                 images.append(entry.name)
             elif what == "folder":

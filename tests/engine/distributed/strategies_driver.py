@@ -93,7 +93,7 @@ def build(run: Path, case: dict, environment) -> Trainer:
         *VARIANTS.get(case.get("variant"), []),
     ]
     run = assemble(load_config(arguments), environment)
-    run.directory.describe(run.config)
+    run.directory.describe(run.config, run.state.identity)
     run.watchdog.close()  # a trainer that has had its turn makes no progress
     return Trainer(run)
 

@@ -24,6 +24,7 @@ from launch.environment import Environment
         ({"CUDA_VISIBLE_DEVICES": ""}, None),
         ({"CUDA_VISIBLE_DEVICES": "-1", "SLURM_GPUS_ON_NODE": "4"}, None),
         ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "CROSS_SIZE": "1"}, None),  # by DeepSpeed's launcher
     ],
 )
 def test_variables_that_ask_for_gpus(tmp_path, variables, found):

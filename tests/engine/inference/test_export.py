@@ -71,6 +71,7 @@ def test_exported_files_compute_what_the_network_computes(network, exported, kin
         images = torch.randn(batch, 3, 32, 32)
         with torch.no_grad():
             assert torch.allclose(run(images), network(images), atol=1e-5)
+    assert metadata.pop("evaluation")["resolution"] == 32
     assert metadata == network.metadata() | {"classes": NAMES}
     assert difference(network, exported[kind], 32) < 1e-5
 
