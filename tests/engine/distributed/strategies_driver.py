@@ -116,7 +116,7 @@ def load(trainer: Trainer, path: Path) -> dict:
     """What differs after loading, what is read next, and the weights a few steps later."""
     expected = load_checkpoint(path)
     run = trainer.run
-    run.state.load_state_dict(load_checkpoint(path), path)
+    run.state.load_state_dict(load_checkpoint(path))
     run.loader.load_state_dict({"samples_seen": run.progress.samples_seen})
     differences = []
     differences += unequal("network", run.network.state_dict(), expected["network"])

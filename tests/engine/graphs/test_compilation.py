@@ -125,7 +125,7 @@ def test_a_compiled_progressive_run_computes_what_the_plain_one_does(run_command
         "evaluation__resolution": 40,
     }
     assert run_command(tiny_run("plain", **options)).returncode == 0
-    done = run_command(tiny_run("compiled", compile__enabled="true", compile__cache=tmp_path / "cache", **options), 900)
+    done = run_command(tiny_run("compiled", compile__enabled="true", compile__cache=tmp_path / "cache", **options))
     assert done.returncode == 0, done.stderr
     events = rows(tmp_path / "compiled", "event")
     assert [(event["event"], event["sizes"]) for event in events] == [("compiled", [24, 32])]
