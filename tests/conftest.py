@@ -249,3 +249,14 @@ def torchrun(start_torchrun: Callable[..., Started]) -> Callable[..., Finished]:
         return start_torchrun(args, processes, cwd, env).wait()
 
     return run
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """Within it, processes that a test starts have one core, another one on each of two workers: trainings of two threads
+    beside each other would wait for one another at every operation."""
+    cores = sorted(os.sched_getaffinity(0))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
+    yield
+    os.sched_setaffinity(0, cores)

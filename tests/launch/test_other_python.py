@@ -26,6 +26,7 @@ def other_version() -> str:
 
 
 @pytest.mark.downloads
+@pytest.mark.soak
 @pytest.mark.timeout(2 * HALF_AN_HOUR)
 def test_quickstart_with_another_python(tmp_path, monkeypatch):
     monkeypatch.delenv("INCEPTION_PYTHON", raising=False)

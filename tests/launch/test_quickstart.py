@@ -13,6 +13,7 @@ from runs import rows
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.usefixtures("one_core")
 def test_quickstart_trains_to_its_target_and_a_second_call_skips_what_is_done(run_command, tmp_path):
     run = tmp_path / "quickstart"
     # The environment at hand: set-up would make a new one, under the feet of other tests, where its files have changed.
