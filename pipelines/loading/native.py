@@ -127,8 +127,7 @@ class NativeLoader(Loader):
         items["file"] = located.files
         if located.starts is not None:
             items["path"] = np.frombuffer(located.paths, np.uint8).ctypes.data + located.starts
-        items["orientation"] = orientations
-        odd = flags & int(WHOLE | Flag.UNREADABLE) != 0
+        odd = (flags & int(WHOLE | Flag.UNREADABLE) != 0) | (orientations != 1)
         items["file"][odd], items["path"][odd] = -1, 0
         return items, located
 
