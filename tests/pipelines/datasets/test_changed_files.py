@@ -199,9 +199,6 @@ def test_a_changed_nested_folder_and_a_removed_class_are_seen(make_folder, photo
     assert [dataset.short_name(index) for index in range(2)] == ["a/deep/one.jpg", "c/3.jpg"]
 
 
-@pytest.mark.xfail(
-    reason="an index that was read stays open in a cycle, so that old ones are kept: harmless, to be mended"
-)
 def test_old_indexes_are_removed_once_nobody_reads_them(make_folder, photos):
     path = make_folder({"train/a/1.jpg": jpeg(photos[1]), "val/a/1.jpg": jpeg(photos[2])})
     open_dataset(path, "val", progress=False)
