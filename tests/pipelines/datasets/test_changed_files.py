@@ -1,7 +1,6 @@
 """The files outrank the index: what changed since, what could not be read then, and what an older index still knows."""
 
 import errno
-import gc
 import io
 import os
 import shutil
@@ -215,7 +214,6 @@ def test_old_indexes_are_removed_once_nobody_reads_them(make_folder, photos):
     assert indexes("train") == 2
     assert reader.short_name(0) == "a/1.jpg"
     del reader
-    gc.collect()  # readers that are in a cycle are gone now
     make_folder({"train/a/3.jpg": jpeg(photos[3])})
     assert len(opened(path)) == 3
     assert (indexes("train"), indexes("val")) == (1, 1)
