@@ -4,16 +4,13 @@
  * Decoding is libjpeg-turbo's accurate integer transform. Rows above the box are skipped, columns beside it are not
  * transformed, rows below it are not read. What it gives are planes of luma and chroma, which fast_resize.h makes RGB.
  */
-#include <fcntl.h>
 #include <setjmp.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <jpeglib.h>
 #include <jerror.h>
 
+#include "fast_item.h"
 #include "fast_resize.h"
 
 #ifndef LIBJPEG_TURBO_VERSION
@@ -30,30 +27,10 @@
 #define LEAST(jpeg) (jpeg)->min_DCT_scaled_size
 #endif
 
-enum { DONE = 1, UNREADABLE = 2, UNDECODABLE = 3, NO_MEMORY = 4 }; /* 0: never seen */
 enum { MARGIN = 2 }; /* pixels around the box that smooth chroma upsampling looks at */
 /* The state of a decompressor that hands out planes, libjpeg's DSTATE_RAW_OK (jpegint.h; the same since 1994). Only one that
  * hands out RGB can be told to leave out rows and columns, and it turns into the other by this number alone. */
 enum { HANDS_OUT_PLANES = 206 };
-
-/* One sample: the JPEG of `size` bytes at `bytes`, or else at `place` of an open `file`, or else (file below 0) in the file
- * `path`; a sample to leave out where that is NULL. The file was `modified` at that time (ns since 1970; below 0: whenever), or
- * is not the one that was indexed. The box is in pixels. */
-typedef struct {
-    const char *path;
-    const uint8_t *bytes;
-    uint64_t place, size;
-    int64_t modified;
-    int32_t file;
-    int32_t left, top, width, height;
-    int32_t flip;
-    int32_t status;
-} item;
-
-typedef struct {
-    uint8_t *data;
-    size_t room;
-} buffer;
 
 typedef struct {
     struct jpeg_error_mgr errors; /* first, so that a pointer to one is a pointer to the other */
@@ -61,19 +38,8 @@ typedef struct {
 } error_state;
 
 typedef struct {
-    buffer file, pixels, tables;
+    buffer file, pixels, tables, square;
 } scratch;
-
-static int grow(buffer *b, size_t bytes) {
-    if (bytes <= b->room)
-        return 1;
-    free(b->data);
-    b->room = bytes + bytes / 4;
-    b->data = aligned_alloc(64, (b->room + 63) / 64 * 64);
-    if (!b->data)
-        b->room = 0;
-    return b->data != NULL;
-}
 
 static void fail(j_common_ptr info) { longjmp(((error_state *)info->err)->failed, 1); }
 
@@ -83,35 +49,6 @@ static void on_message(j_common_ptr info, int level) {
 }
 
 static void no_output(j_common_ptr info) { (void)info; }
-
-static int read_all(int file, uint64_t place, uint64_t size, uint8_t *to) {
-    uint64_t got = 0;
-    ssize_t count;
-    while (got < size && (count = pread(file, to + got, size - got, place + got)) > 0)
-        got += count;
-    return got == size;
-}
-
-static int is_as_indexed(const item *it, const struct stat *now) {
-    uint64_t size = now->st_size;
-    int64_t modified = now->st_mtim.tv_sec * INT64_C(1000000000) + now->st_mtim.tv_nsec;
-    if (it->modified >= 0 && modified != it->modified)
-        return 0;
-    return it->file >= 0 ? it->place <= size && it->size <= size - it->place : it->size == size;
-}
-
-/* Reads an item's bytes from the file that was indexed. */
-static int read_item(const item *it, buffer *to) {
-    struct stat now;
-    int file = it->file >= 0 ? it->file : it->path ? open(it->path, O_RDONLY | O_CLOEXEC) : -1, status = UNREADABLE;
-    if (file < 0)
-        return UNREADABLE;
-    if (fstat(file, &now) == 0 && is_as_indexed(it, &now))
-        status = !grow(to, it->size) ? NO_MEMORY : read_all(file, it->place, it->size, to->data) ? DONE : UNREADABLE;
-    if (it->file < 0)
-        close(file);
-    return status;
-}
 
 /* The largest reduction by the decoder itself that leaves the antialiased resize at least `keep` pixels for each. */
 static int reduction(const item *it, int side, int keep) {
@@ -135,9 +72,43 @@ static int shape(struct jpeg_decompress_struct *jpeg, int c, plane *p) {
     return 1;
 }
 
+/* Whether displayed columns, or rows, run against the stored ones (for orientations from 5 on, rows and columns). */
+static int mirrored(int orientation) { return orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7; }
+static int upside_down(int orientation) { return orientation == 3 || orientation == 4 || orientation == 7 || orientation == 8; }
+
+/* Gives an item's box in the pixels as they are stored, of an image of that size; whether it lies in it. */
+static int as_stored(const item *it, int64_t width, int64_t height, item *stored) {
+    int o = it->orientation, on_its_side = o >= 5;
+    int64_t right = (on_its_side ? height : width) - it->left - it->width;
+    int64_t below = (on_its_side ? width : height) - it->top - it->height;
+    if (it->left < 0 || it->top < 0 || it->width < 1 || it->height < 1 || right < 0 || below < 0)
+        return 0;
+    int32_t across = mirrored(o) ? right : it->left, down = upside_down(o) ? below : it->top;
+    *stored = *it;
+    if (on_its_side)
+        stored->left = down, stored->top = across, stored->width = it->height, stored->height = it->width;
+    else
+        stored->left = across, stored->top = down;
+    return 1;
+}
+
+/* Turns a square as displayed out of the stored one (EXIF 2.3, 4.6.4, tag 0x0112), mirrored left to right when `flip`. */
+static void turn(const uint8_t *stored, int side, int orientation, int flip, uint8_t *out) {
+    int back = mirrored(orientation) != flip, up = upside_down(orientation);
+    ptrdiff_t along = 3, down = 3 * (ptrdiff_t)side;
+    if (orientation >= 5)
+        along = down, down = 3;
+    for (int y = 0; y < side; y++) {
+        const uint8_t *from = stored + (up ? side - 1 - y : y) * down + (back ? side - 1 : 0) * along;
+        for (int x = 0; x < side; x++, from += back ? -along : along, out += 3)
+            memcpy(out, from, 3);
+    }
+}
+
 /* Starts to decode and tells what of the image will come; which planes, of which shape, and the box in them. */
-static int begin(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, const item *it, int by, region *out) {
-    jpeg_mem_src(jpeg, (unsigned char *)bytes, it->size);
+static int begin(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, const item *shown, item *it, int by,
+                 region *out) {
+    jpeg_mem_src(jpeg, (unsigned char *)bytes, shown->size);
     jpeg_read_header(jpeg, TRUE);
     switch (jpeg->jpeg_color_space) {
     case JCS_GRAYSCALE: out->colours = GRAY; break;
@@ -145,8 +116,7 @@ static int begin(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, cons
     case JCS_YCbCr: out->colours = YCBCR; break;
     default: return UNDECODABLE;
     }
-    if (it->left < 0 || it->top < 0 || it->width < 1 || it->height < 1 ||
-        (int64_t)it->left + it->width > jpeg->image_width || (int64_t)it->top + it->height > jpeg->image_height)
+    if (!as_stored(shown, jpeg->image_width, jpeg->image_height, it))
         return UNDECODABLE;
     jpeg->out_color_space = jpeg->jpeg_color_space;
     jpeg->dct_method = JDCT_ISLOW;
@@ -158,13 +128,16 @@ static int begin(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, cons
         if (!shape(jpeg, c, &out->planes[c]))
             return UNDECODABLE;
     const plane *p = out->planes;
+    if (p[0].across != 1)
+        return UNDECODABLE;
     return out->colours == GRAY || (p[1].across == p[2].across && p[1].down == p[2].down) ? DONE : UNDECODABLE;
 }
 
 /* Decodes the rows and columns that the box needs; errors leave by `fail`. */
-static int decode(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, const item *it, int by, int side,
+static int decode(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, const item *shown, int by, int side,
                   buffer *pixels, region *out) {
-    int status = begin(jpeg, bytes, it, by, out);
+    item stored, *it = &stored;
+    int status = begin(jpeg, bytes, shown, it, by, out);
     if (status != DONE)
         return status;
     int whole_width = jpeg->output_width, whole_height = jpeg->output_height;
@@ -242,7 +215,12 @@ static int carry_out(struct jpeg_decompress_struct *jpeg, const item *it, int si
     status = decode_or_fail(jpeg, bytes, it, reduction(it, side, keep), side, &s->pixels, &part);
     if (status == DONE && !grow(&s->tables, resize_needs(&part, side)))
         status = NO_MEMORY;
-    if (status == DONE)
+    if (status == DONE && it->orientation > 1 && !grow(&s->square, 3 * (size_t)side * side))
+        status = NO_MEMORY;
+    if (status == DONE && it->orientation > 1) {
+        resize(&part, side, 0, s->tables.data, s->square.data);
+        turn(s->square.data, side, it->orientation, it->flip != 0, out);
+    } else if (status == DONE)
         resize(&part, side, it->flip, s->tables.data, out);
     return status;
 }
@@ -271,5 +249,6 @@ int carry_out_items(item *items, int count, int side, int keep, uint8_t *out) {
     free(s.file.data);
     free(s.pixels.data);
     free(s.tables.data);
+    free(s.square.data);
     return done;
 }

@@ -19,7 +19,7 @@ from pipelines.decoding import build
 from pipelines.decoding.decode import empty_images
 
 _SOURCE = Path(__file__).with_suffix(".c")
-_INCLUDED = _SOURCE.with_name("fast_resize.h")
+_INCLUDED = [_SOURCE.with_name(name) for name in ("fast_item.h", "fast_resize.h", "fast_filter.h")]
 _COMMAND = ("cc", "-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _SIDE = 48, 40, 8, 9, 24  # of the test picture, and of the box in it
 # Reductions inside the decoder leave at least this many source pixels for each output pixel, so that the antialiased
@@ -29,11 +29,11 @@ _KEEP = 3
 
 
 # The C's `item`: address of the path, or of the bytes; place in an open file, size in bytes; when the file was modified (ns;
-# below 0: whenever); the file, or -1; the box.
+# below 0: whenever); the file, or -1; the box, mirrored or not; the EXIF orientation.
 ITEM = np.dtype(
     [(name, "<u8") for name in ("path", "bytes", "place", "size")]
     + [("modified", "<i8")]
-    + [(name, "<i4") for name in ("file", "left", "top", "width", "height", "flip", "status")],
+    + [(name, "<i4") for name in ("file", "left", "top", "width", "height", "flip", "orientation", "status")],
     align=True,
 )
 _DONE = 1  # the C's status of an item that it has carried out; 0 stands in one that it never saw
@@ -42,7 +42,7 @@ _DONE = 1  # the C's status of an item that it has carried out; 0 stands in one 
 @functools.cache
 def library() -> tuple[ctypes.CDLL | None, str]:
     """The compiled C, which has decoded a picture rightly, or nothing and why."""
-    return build.loaded("fast_decode", (_SOURCE, _INCLUDED), _COMMAND, _wrong)
+    return build.loaded("fast_decode", (_SOURCE, *_INCLUDED), _COMMAND, _wrong)
 
 
 def _wrong(compiled: ctypes.CDLL) -> str:
@@ -71,11 +71,13 @@ def carry_out(
     flips: NDArray[np.bool_],
     out: Tensor,
     keep: int = _KEEP,
+    orientation: int = 1,
 ) -> list[bool]:
     """Decode, crop and resize n samples to `out`, uint8 (n, 3, size, size) channels_last and contiguous.
 
     encoded: each JPEG's bytes as an array, or the path of its file as bytes, or None for a sample to leave out; sizes:
-    bytes (n,); boxes: int (n, 4) left, top, width, height in stored pixels; flips: bool (n,). Returns which samples are
+    bytes (n,); boxes: int (n, 4) left, top, width, height in pixels as displayed, turned by the EXIF orientation; flips: bool
+    (n,). Returns which samples are
     done; the others are not JPEGs that this can decode, or cannot be read, and their slots hold anything.
     """
     items = np.zeros(len(encoded), ITEM)
@@ -85,7 +87,7 @@ def carry_out(
             items["path"][slot] = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value
         elif data is not None:
             items["bytes"][slot] = data.__array_interface__["data"][0]
-    items["size"], items["flip"] = sizes, flips
+    items["size"], items["flip"], items["orientation"] = sizes, flips, orientation
     items["left"], items["top"], items["width"], items["height"] = boxes.T
     return carry_out_items(compiled, items, out, keep).tolist()
 

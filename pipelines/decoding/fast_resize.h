@@ -1,12 +1,15 @@
 /* Resizes a box of a decoded JPEG to a square of RGB pixels, straight from the planes that the decoder keeps its colours in.
  *
- * Bilinear, widened to the reduction when it shrinks (antialiased), in 32-bit floats. Chroma planes of half the size are
- * not enlarged first: libjpeg's smooth upsampling and the resize are both weighted sums, so that one filter does both.
- * Colours are converted last. Eight output rows are made at a time, one in each lane of a vector.
+ * Bilinear, widened to the reduction when it shrinks (antialiased), in 32-bit floats. Rows are combined first. Chroma planes
+ * of half the height are not enlarged before: libjpeg's smooth upsampling and the resize are both weighted sums, so that
+ * one filter does both. Colours are converted, and cut off at what RGB can show, between rows and columns: columns are not
+ * to mix what no screen shows. Eight output rows are made at a time, one in each lane of a vector.
  */
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "fast_filter.h"
 
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -35,69 +38,12 @@ typedef struct {
     int columns, rows;
 } region;
 
+/* A plane's filter for rows, and those combined: eight floats a column, one for each output row, from column `from` to `to`. */
 typedef struct {
-    int *first;     /* for each output pixel, the first pixel of the plane that it sees */
-    float *weights; /* and the weights of `taps` pixels from there on */
-    int taps;
-} filter;
-
-/* The filters of a plane, and its rows combined: eight floats a column, one for each output row. */
-typedef struct {
-    filter x, y;
+    filter y;
     float *line;
+    int from, to;
 } work;
-
-/* At least as many pixels as one output pixel sees. */
-static int room_for(float length, int side) {
-    float reduce = length / side;
-    return (int)(2 * (reduce > 1 ? reduce : 1)) + 2;
-}
-
-/* Adds the weight of an image's pixel to those of a plane of `size` pixels, each as large as `by` of the image's, from
- * `first` on. Halved colours are upsampled smoothly: three quarters of a pixel come from where it lies, one from its
- * neighbour on that side (libjpeg's "fancy upsampling"). */
-static inline void share(float *weights, int first, int pixel, float weight, int by, int size) {
-    int at = pixel / by;
-    if (by == 2) {
-        int beside = pixel % 2 ? at + 1 : at - 1;
-        beside = beside < 0 || beside >= size ? at : beside;
-        weights[beside - first] += 0.25f * weight;
-        weight *= 0.75f;
-    }
-    weights[at - first] += weight;
-}
-
-/* A triangle as wide as two output pixels (two source pixels when enlarging), cut off at the box and normalised, as sums of
- * the pixels of a plane of `size`. Output pixel i sees `taps` of them from first[i] on; those of no weight at its end
- * make all equally many. */
-static void make_filter(filter *f, float start, float length, int end, int side, int by, int size) {
-    float scale = length / side, support = scale > 1 ? scale : 1, triangle[room_for(length, side)];
-    int begin = (int)start, room = room_for(length, side), most = 1;
-    for (int i = 0; i < side; i++) {
-        float centre = start + (i + 0.5f) * scale, sum = 0, *weights = f->weights + (size_t)i * room;
-        int low = (int)(centre - support + 0.5f), high = (int)(centre + support + 0.5f);
-        low = low < begin ? begin : low;
-        high = high > end ? end : high;
-        high = high > low + room ? low + room : high;
-        for (int k = 0; k < high - low; k++) {
-            float distance = (low + k + 0.5f - centre) / support;
-            distance = distance < 0 ? -distance : distance;
-            sum += triangle[k] = distance < 1 ? 1 - distance : 0;
-        }
-        int first = by == 2 && low ? (low - 1) / 2 : low / by;
-        f->first[i] = first;
-        memset(weights, 0, room * sizeof *weights);
-        for (int k = 0; k < high - low; k++)
-            if (triangle[k] > 0)
-                share(weights, first, low + k, triangle[k] / sum, by, size);
-        for (int k = most; k < room; k++)
-            if (weights[k] > 0)
-                most = k + 1;
-    }
-    f->taps = most;
-    for (int i = 1; i < side; i++)
-        memmove(f->weights + (size_t)i * most, f->weights + (size_t)i * room, most * sizeof *f->weights);
-}
 
 static inline floats8 widened(const uint8_t *bytes) {
 #ifdef __AVX2__
@@ -142,8 +88,7 @@ static inline __attribute__((always_inline)) void combine_rows(const work *w, co
         sources[r] = p->pixels + (size_t)w->y.first[i] * p->stride;
         weights[r] = w->y.weights + (size_t)i * w->y.taps;
     }
-    int one = w->x.first[0], other = w->x.first[side - 1] + w->x.taps;
-    for (int x = one; x < other; x += 8) {
+    for (int x = w->from; x < w->to; x += 8) {
         floats8 sums[ROWS];
         for (int r = 0; r < ROWS; r++) {
             sums[r] = weights[r][0] * widened(sources[r] + x);
@@ -154,14 +99,62 @@ static inline __attribute__((always_inline)) void combine_rows(const work *w, co
     }
 }
 
-static inline __attribute__((always_inline)) floats8 weighted(const work *w, const float *line, int i, int taps) {
-    const float *weights = w->x.weights + (size_t)i * w->x.taps, *source = line + 8 * (size_t)w->x.first[i];
-    floats8 sum = {0};
-    for (int k = 0; k < taps; k++) {
-        floats8 pixels;
-        memcpy(&pixels, source + 8 * k, 32);
-        sum += weights[k] * pixels;
+static inline floats8 column(const float *line, int x) {
+    floats8 pixels;
+    memcpy(&pixels, line + 8 * (size_t)x, 32);
+    return pixels;
+}
+
+/* A plane's pixel of each row in column x of the image: its neighbour's share comes from smooth upsampling, as in `share`. */
+static inline __attribute__((always_inline)) floats8 enlarged(const work *w, const plane *p, int x, int across) {
+    int at = x / across;
+    if (across != 2)
+        return column(w->line, at);
+    int beside = x % 2 ? at + 1 : at - 1;
+    beside = beside < 0 || beside >= p->columns ? at : beside;
+    return 0.75f * column(w->line, at) + 0.25f * column(w->line, beside);
+}
+
+static inline floats8 shown(floats8 colour) {
+#ifdef __AVX2__
+    return (floats8)_mm256_min_ps(_mm256_max_ps((__m256)colour, _mm256_setzero_ps()), _mm256_set1_ps(255));
+#else
+    for (int row = 0; row < ROWS; row++)
+        colour[row] = colour[row] < 0 ? 0 : colour[row] > 255 ? 255 : colour[row];
+    return colour;
+#endif
+}
+
+/* Makes red, green and blue of the combined rows of three planes: lines of the image's columns, the first one in place. */
+static inline __attribute__((always_inline)) void convert(const work w[3], const plane planes[3], enum colours colours,
+                                                          int across, float *green, float *blue) {
+    for (int x = w[0].from; x < w[0].to; x++) {
+        floats8 one = column(w[0].line, x), two = enlarged(&w[1], &planes[1], x, across),
+                three = enlarged(&w[2], &planes[2], x, across);
+        if (colours == YCBCR) { /* JFIF 1.02: ITU-R BT.601 over the full range */
+            floats8 luma = one, cb = two - 128.0f, cr = three - 128.0f;
+            one = shown(luma + 1.402f * cr);
+            two = shown(luma - 0.344136f * cb - 0.714136f * cr);
+            three = shown(luma + 1.772f * cb);
+        }
+        memcpy(w[0].line + 8 * (size_t)x, &one, 32);
+        memcpy(green + 8 * (size_t)x, &two, 32);
+        memcpy(blue + 8 * (size_t)x, &three, 32);
     }
+}
+
+static void convert_colours(const work w[3], const region *r, float *green, float *blue) {
+    if (r->colours == YCBCR && r->planes[1].across == 2) /* most photos */
+        convert(w, r->planes, YCBCR, 2, green, blue);
+    else
+        convert(w, r->planes, r->colours, r->planes[1].across, green, blue);
+}
+
+static inline __attribute__((always_inline)) floats8 weighted(const filter *f, const float *line, int i, int taps) {
+    const float *weights = f->weights + (size_t)i * f->taps;
+    floats8 sum = {0};
+    for (int k = 0; k < taps; k++)
+        sum += weights[k] * column(line, f->first[i] + k);
     return sum;
 }
 
@@ -185,17 +178,11 @@ static inline __attribute__((always_inline)) floats8 packed(floats8 red, floats8
 #endif
 }
 
-static inline __attribute__((always_inline)) floats8 make_pixels(const work *w, int i, enum colours colours, int taps,
-                                                                 int chroma_taps) {
-    floats8 luma = weighted(&w[0], w[0].line, i, taps);
-    if (colours == GRAY)
-        return packed(luma, luma, luma);
-    floats8 cb = weighted(&w[1], w[1].line, i, chroma_taps), cr = weighted(&w[1], w[2].line, i, chroma_taps);
-    if (colours == RGB)
-        return packed(luma, cb, cr);
-    cb -= 128.0f; /* JFIF 1.02: ITU-R BT.601 over the full range */
-    cr -= 128.0f;
-    return packed(luma + 1.402f * cr, luma - 0.344136f * cb - 0.714136f * cr, luma + 1.772f * cb);
+static inline __attribute__((always_inline)) floats8 make_pixels(const filter *f, float *const lines[3], int i, int taps) {
+    floats8 red = weighted(f, lines[0], i, taps);
+    if (lines[1] == lines[0]) /* gray */
+        return packed(red, red, red);
+    return packed(red, weighted(f, lines[1], i, taps), weighted(f, lines[2], i, taps));
 }
 
 /* Drops the fourth byte of each of `count` pixels and writes them to `out`. */
@@ -216,15 +203,14 @@ static inline void put_row(uint8_t *out, const float *pixels, int count) {
         memcpy(out + 3 * k, pixels + k, 3);
 }
 
-static inline __attribute__((always_inline)) void combine_columns(uint8_t *const out[ROWS], const work *w, int side,
-                                                                  int flip, enum colours colours, int taps,
-                                                                  int chroma_taps) {
+static inline __attribute__((always_inline)) void combine_columns(uint8_t *const out[ROWS], const filter *f,
+                                                                  float *const lines[3], int side, int flip, int taps) {
     for (int start = 0; start < side; start += 8) {
         int count = side - start < 8 ? side - start : 8;
         floats8 columns[8] = {0};
         float rows[8 * ROWS];
         for (int k = 0; k < count; k++)
-            columns[k] = make_pixels(w, flip ? side - 1 - start - k : start + k, colours, taps, chroma_taps);
+            columns[k] = make_pixels(f, lines, flip ? side - 1 - start - k : start + k, taps);
         store_transposed(rows, columns);
         for (int row = 0; row < ROWS; row++)
             put_row(out[row] + 3 * (size_t)start, rows + 8 * row, count);
@@ -243,8 +229,8 @@ static void combine_a_plane(const work *w, const plane *p, int row, int side) {
 /* Bytes that `resize` works in. */
 static size_t resize_needs(const region *r, int side) {
     size_t across = room_for(r->width, side), down = room_for(r->height, side);
-    return 2 * side * ((across + down) * sizeof(float) + 2 * sizeof(int)) +
-           3 * ROWS * (r->columns + across + 8) * sizeof(float) + 64;
+    return side * ((across + 2 * down) * sizeof(float) + 3 * sizeof(int)) +
+           5 * ROWS * (r->columns + across + 8) * sizeof(float) + 64;
 }
 
 /* Makes the box a square of `side` x `side` RGB pixels at `out`, mirrored left to right when `flip`. */
@@ -252,32 +238,44 @@ static void resize(const region *r, int side, int flip, void *memory, uint8_t *o
     size_t across = room_for(r->width, side), down = room_for(r->height, side), columns = r->columns + across + 8;
     int count = r->colours == GRAY ? 1 : 3;
     work w[3];
-    float *next = memory;
-    for (int c = 0; c < count; c++, next += ROWS * columns)
+    filter x;
+    float *next = memory, *lines[3];
+    for (int c = 0; c < 3; c++, next += ROWS * columns)
         w[c].line = next;
+    lines[0] = w[0].line;
+    for (int c = 1; c < 3; c++, next += ROWS * columns)
+        lines[c] = count == 1 ? lines[0] : next;
     memset(memory, 0, (next - (float *)memory) * sizeof *next); /* no weight times what is no number would be none */
+    x.weights = next, next += side * across;
+    x.first = (int *)next, next += side;
+    make_filter(&x, r->left, r->width, r->columns, side, 1, r->columns);
+    w[0].from = x.first[0], w[0].to = x.first[side - 1] + x.taps;
     for (int c = 0; c < count && c < 2; c++) {
         const plane *p = &r->planes[c];
-        w[c].x.weights = next, w[c].y.weights = next + side * across;
-        w[c].x.first = (int *)(next + side * (across + down)), w[c].y.first = w[c].x.first + side;
-        make_filter(&w[c].x, r->left, r->width, r->columns, side, p->across, p->columns);
+        w[c].y.weights = next, next += side * down;
+        w[c].y.first = (int *)next, next += side;
         make_filter(&w[c].y, r->top, r->height, r->rows, side, p->down, p->rows);
-        next += side * (across + down + 2);
     }
-    w[2].x = w[1].x, w[2].y = w[1].y; /* both chroma planes are alike */
+    if (count == 3) { /* both chroma planes are alike */
+        const plane *p = &r->planes[1];
+        w[1].from = w[0].from / p->across - 1, w[1].to = (w[0].to - 1) / p->across + 2;
+        w[1].from = w[1].from < 0 ? 0 : w[1].from;
+        w[1].to = w[1].to > p->columns ? p->columns : w[1].to;
+        w[2].y = w[1].y, w[2].from = w[1].from, w[2].to = w[1].to;
+    }
     for (int row = 0; row < side; row += ROWS) {
         uint8_t *rows[ROWS];
         for (int k = 0; k < ROWS; k++)
             rows[k] = out + 3 * (size_t)side * (row + k < side ? row + k : side - 1);
         for (int c = 0; c < count; c++)
             combine_a_plane(&w[c], &r->planes[c], row, side);
-        if (r->colours == GRAY)
-            combine_columns(rows, w, side, flip, GRAY, w[0].x.taps, 0);
-        else if (r->colours == RGB)
-            combine_columns(rows, w, side, flip, RGB, w[0].x.taps, w[1].x.taps);
-        else if (w[0].x.taps == 2 && w[1].x.taps == 3) /* halved colours, enlarged: loops of known length again */
-            combine_columns(rows, w, side, flip, YCBCR, 2, 3);
-        else
-            combine_columns(rows, w, side, flip, YCBCR, w[0].x.taps, w[1].x.taps);
+        if (count == 3)
+            convert_colours(w, r, lines[1], lines[2]);
+        switch (x.taps) { /* loops of known length */
+        case 2: combine_columns(rows, &x, lines, side, flip, 2); break;
+        case 3: combine_columns(rows, &x, lines, side, flip, 3); break;
+        case 4: combine_columns(rows, &x, lines, side, flip, 4); break;
+        default: combine_columns(rows, &x, lines, side, flip, x.taps);
+        }
     }
 }

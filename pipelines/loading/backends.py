@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from pipelines.datasets.dataset import Dataset
-from pipelines.loading.fastest import Make, choose
+from pipelines.loading.fastest import Make, choose, first_line
 from pipelines.loading.loader import Loader
 from pipelines.loading.task import Options
 from pipelines.plan.plan import Plan
 from pipelines.support.cores import usable_cores
 from pipelines.support.errors import DataError, nearest
 
+_ADVICE = "install it again, or choose another with --data.backend"
 _ON_ERROR = ("raise", "skip")
 
 
@@ -31,7 +32,7 @@ class Backend:
     def installed(self) -> bool:
         try:
             return not self.needs or find_spec(self.needs) is not None
-        except ModuleNotFoundError:  # the package that would hold it is absent
+        except (ImportError, ValueError):  # the package that would hold it is absent, or broken
             return False
 
 
@@ -96,26 +97,65 @@ def build_loader(
         skip=on_error == "skip",
         settings=settings or {},
     )
-    reason = "asked for"
     if backend == "auto":
-        backend, reason = choose(_candidates(), dataset, plan, options)
-    loader = load_backend(backend)(dataset, plan, options)
-    loader.reason = reason + loader.remark
+        return _fastest(dataset, plan, options)
+    try:
+        loader = load_backend(backend)(dataset, plan, options)
+    except DataError:
+        raise
+    except Exception as error:
+        if not BACKENDS[backend].needs:
+            raise
+        raise DataError(f"backend {backend!r} fails here: {first_line(error)}; {_ADVICE}") from error
+    loader.reason = "asked for" + loader.remark
     return loader
 
 
-def _candidates() -> dict[str, Make]:
-    """What "auto" chooses among: the installed backends that read data."""
-    return {
-        name: load_backend(name) for name, backend in BACKENDS.items() if name != "synthetic" and backend.installed()
-    }
+def _fastest(dataset: Dataset, plan: Plan, options: Options) -> Loader:
+    """The loader of the fastest backend; where one turns out to be broken, of the next, which `reason` says."""
+    makers, broken = _candidates()
+    while True:
+        name, reason = choose(makers, dataset, plan, options)
+        try:
+            loader = makers[name](dataset, plan, options)
+        except DataError:
+            raise
+        except Exception as error:  # an optional package may fail in any way
+            if name == "native":
+                raise
+            broken[name] = first_line(error)
+            del makers[name]
+            continue
+        failed = "".join(f"; {name} cannot be used ({why})" for name, why in broken.items())
+        loader.reason = reason + failed + loader.remark
+        return loader
+
+
+def _candidates() -> tuple[dict[str, Make], dict[str, str]]:
+    """What "auto" chooses among, the installed backends that read data; and those that are installed but broken, with why."""
+    makers: dict[str, Make] = {}
+    broken: dict[str, str] = {}
+    for name, backend in BACKENDS.items():
+        if name != "synthetic" and backend.installed():
+            try:
+                makers[name] = load_backend(name)
+            except Exception as error:  # importing somebody else's package may fail in any way
+                broken[name] = first_line(error.__cause__ or error)
+    return makers, broken
 
 
 def load_backend(name: str) -> type[Loader]:
-    """A backend's loader class; DataError when what it needs is not installed."""
+    """A backend's loader class; DataError when what it needs is not installed, or broken."""
     backend = BACKENDS[name]
     if not backend.installed():
         raise DataError(
             f"backend {name!r} needs {backend.needs}, which is not installed: pip install 'inception-training[{backend.extra}]'"
         )
-    return getattr(import_module(backend.module), backend.loader)
+    try:
+        return getattr(import_module(backend.module), backend.loader)
+    except Exception as error:  # importing somebody else's package may fail in any way
+        if not backend.needs:
+            raise
+        raise DataError(
+            f"backend {name!r}: {backend.needs} is installed but cannot be imported ({first_line(error)}); {_ADVICE}"
+        ) from error

@@ -127,7 +127,8 @@ class NativeLoader(Loader):
         items["file"] = located.files
         if located.starts is not None:
             items["path"] = np.frombuffer(located.paths, np.uint8).ctypes.data + located.starts
-        odd = (flags & int(WHOLE | Flag.UNREADABLE) != 0) | (orientations != 1)
+        items["orientation"] = orientations
+        odd = flags & int(WHOLE | Flag.UNREADABLE) != 0
         items["file"][odd], items["path"][odd] = -1, 0
         return items, located
 

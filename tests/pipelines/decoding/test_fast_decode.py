@@ -1,15 +1,22 @@
 """The compiled decoder: the pixels of a full decode, whatever the box, size and form of the JPEG; errors are left alone."""
 
+import io
+import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 from pipelines import TrainPlan, build_loader, open_dataset
 from pipelines.decoding import build, fast_decode
 from pipelines.decoding.decode import crop_resize, decode, empty_images
+from pipelines.preparing.beton_writer import write_beton
+
+ROOT = __file__.rpartition("/tests/")[0]
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +26,12 @@ def compiled():
     return found
 
 
-def carried_out(compiled, data: bytes, box, size: int, flip: bool = False, keep: int = 0):
+def carried_out(compiled, data: bytes, box, size: int, flip: bool = False, keep: int = 0, orientation: int = 1):
     """The pixels (3, size, size), or None when the decoder leaves the sample alone."""
     out = empty_images(1, size)
     encoded = np.frombuffer(data, np.uint8)
     done = fast_decode.carry_out(
-        compiled, [encoded], np.array([len(data)]), np.array([box], np.int32), np.array([flip]), out, keep
+        compiled, [encoded], np.array([len(data)]), np.array([box], np.int32), np.array([flip]), out, keep, orientation
     )
     return out[0] if done[0] else None
 
@@ -86,6 +93,71 @@ def test_reductions_by_the_decoder_keep_the_quality(compiled, photo_set, size):
         ratios.append(psnr(ours, crop_resize(image, box, size)))
     assert np.median(ratios) > 50
     assert min(ratios) > 40
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("flip", [False, True])
+def test_photos_that_exif_turns_come_upright(compiled, odd_images, orientation, flip):
+    """A box as large as the output, which shows every pixel's place, and one that is resized."""
+    data = odd_images[f"rotated{orientation}"]
+    whole = decode(data)
+    for left, top, side in ((0, 0, 64), (17, 30, 101), (whole.shape[2] - 40, whole.shape[1] - 40, 40)):
+        ours = carried_out(compiled, data, (left, top, side, side), side, flip, orientation=orientation)
+        theirs = whole[:, top : top + side, left : left + side]
+        assert (ours.int() - (theirs.flip(2) if flip else theirs).int()).abs().max() <= 1
+    box = (5, 9, 150, 60)
+    ours = carried_out(compiled, data, box, 96, flip, orientation=orientation)
+    assert psnr(ours, crop_resize(whole, box, 96, flip)) > 50
+    box = (whole.shape[2] - 149, 0, 150, 60)
+    assert carried_out(compiled, data, box, 96, orientation=orientation) is None
+
+
+@pytest.mark.parametrize("backend", ["native", "ffcv"])
+def test_photos_that_exif_turns_stay_on_the_compiled_path(photos, tmp_path, monkeypatch, backend):
+    for number in range(8):
+        tags = Image.Exif()
+        tags[0x0112] = number + 1
+        (tmp_path / "folder/train/a").mkdir(parents=True, exist_ok=True)
+        photos[number].save(tmp_path / f"folder/train/a/{number}.jpg", "JPEG", quality=90, exif=tags)
+    folder = open_dataset(tmp_path / "folder", "train", progress=False)
+    write_beton(partial(open_dataset, tmp_path / "folder", "train", progress=False), tmp_path / "train.beton")
+    beton = open_dataset(tmp_path, "train", progress=False)
+    monkeypatch.setattr("pipelines.loading.singly.Singly.carry_out", lambda *_: pytest.fail("left over"))
+    dataset = folder if backend == "native" else beton
+    plan = TrainPlan(8, 8, seed=1)
+    with build_loader(dataset, plan, backend, batch_size=8, resolution=64, workers=2) as loader:
+        (batch,) = loader
+    boxes, flips = (
+        plan.boxes(0, batch.indices.numpy(), dataset.sizes(batch.indices.numpy())),
+        plan.flips(0, batch.indices.numpy()),
+    )
+    for image, index, box, flip in zip(batch.images, batch.indices.tolist(), boxes.tolist(), flips.tolist()):
+        assert psnr(image, crop_resize(decode(folder.read(index)), box, 64, flip)) > 45
+
+
+@pytest.mark.parametrize("size", [128, 224, 299])
+def test_saturated_text_is_near_pillows(compiled, size):
+    """Sharp edges between colours at the corners of RGB: JPEG's planes hold colours there that no screen shows. Cut off only
+    after the resize, as they once were, they cost 5 to 6 dB: a median of 33 to 37 and a worst of 29 to 33."""
+    near = []
+    for number in range(16):
+        image = Image.new("RGB", (400, 300), ("white", "yellow", "black", "lime")[number % 4])
+        draw = ImageDraw.Draw(image)
+        for line in range(21):
+            colour = ("red", "blue", "magenta", "cyan")[(number + line) % 4]
+            draw.text((3 + 5 * number, 14 * line), 2 * "Saturated text of every colour 0123456789 ", fill=colour)
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=90)
+        box = (7 * number, 3 * number, 280, 250)
+        corners = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+        wanted = np.asarray(
+            Image.open(file).convert("RGB").crop(corners).resize((size, size), Image.Resampling.BILINEAR)
+        )
+        near.append(
+            psnr(carried_out(compiled, file.getvalue(), box, size), torch.from_numpy(wanted.copy()).permute(2, 0, 1))
+        )
+    assert np.median(near) > 38
+    assert min(near) > 35
 
 
 def test_what_it_cannot_decode_is_left_alone(compiled, odd_images, bad_images):
@@ -192,42 +264,16 @@ def test_a_kept_library_that_does_not_work_is_made_again(tmp_path, built):
         assert fast_decode._wrong(found) == ""
 
 
-@pytest.mark.soak
-def test_the_sanitizers_find_nothing(tmp_path, odd_images):
-    """Address and undefined-behaviour sanitizers over damaged JPEGs and boxes at every edge."""
-    library = tmp_path / "checked.so"
-    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-mavx2"]
-    command = ["cc", "-std=gnu11", "-shared", "-fPIC", *flags, str(fast_decode._SOURCE), "-o", str(library), "-ljpeg"]
-    subprocess.run(command, check=True)
-    for name in ("plain", "progressive", "gray", "full_chroma"):
-        (tmp_path / f"{name}.jpg").write_bytes(odd_images[name])
-    runtime = subprocess.run(
-        ["cc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    code = (
-        "import ctypes, sys, numpy as np\n"
-        "from pathlib import Path\n"
-        "class Item(ctypes.Structure):\n"
-        "    _fields_ = [('path', ctypes.c_char_p)] + [\n"
-        "        (name, ctypes.c_uint64) for name in ('bytes', 'place', 'size')] + [\n"
-        "        (name, ctypes.c_int32) for name in ('file', 'left', 'top', 'width', 'height', 'flip', 'status')]\n"
-        "library = ctypes.CDLL(sys.argv[1]); g = np.random.default_rng(0)\n"
-        "for file in sorted(Path(sys.argv[1]).parent.glob('*.jpg')):\n"
-        "    for trial in range(400):\n"
-        "        data = bytearray(file.read_bytes())\n"
-        "        for place in g.integers(2, len(data) if trial % 2 else 800, trial % 5): data[place] = int(g.integers(256))\n"
-        "        raw = (ctypes.c_uint8 * len(data)).from_buffer(data)\n"
-        "        w, h = int(g.integers(1, 301)), int(g.integers(1, 301))\n"
-        "        left, top = int(g.integers(0, 20)), int(g.integers(0, 20))\n"
-        "        item = Item(None, ctypes.addressof(raw), 0, len(data), -1, left, top, w, h, trial % 2)\n"
-        "        side = int(g.integers(1, 120)); out = (ctypes.c_uint8 * (side * side * 3))()\n"
-        "        library.carry_out_items(ctypes.byref(item), 1, side, trial % 4, out)\n"
-        "print('done')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(library)],
-        env={"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]
+@pytest.mark.parametrize("mutants", [2_000, pytest.param(200_000, marks=pytest.mark.soak)])
+def test_the_sanitizers_find_nothing(tmp_path, mutants):
+    """Damaged JPEGs and boxes at every edge, under the address and undefined-behaviour sanitizers."""
+    command = [sys.executable, f"{ROOT}/benchmarks/studies/decoder_fuzzing.py", "--mutants", str(mutants)]
+    done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(next(tmp_path.glob("*.json")).read_text())["rows"]
+    totals = {}
+    for row in rows:
+        totals[row["metric"]] = totals.get(row["metric"], 0) + row["value"]
+    assert totals["faults found"] == 0
+    assert totals["mutants decoded"] + totals["mutants refused"] == mutants
+    assert min(totals["mutants decoded"], totals["mutants refused"]) > mutants // 5

@@ -58,7 +58,7 @@ def test_small_datasets_and_lone_backends_are_not_measured(make_folder, odd_imag
     few = open_dataset(path, "train", progress=False)
     assert load(few) == ("native", "too few images to measure others")
     monkeypatch.setattr(backends.Backend, "installed", lambda self: not self.needs)
-    assert load(sample_val) == ("native", "no other backend is installed")
+    assert load(sample_val) == ("native", "no other backend can be used")
     assert measured[1] == []
 
 
@@ -76,3 +76,55 @@ def test_a_real_measurement(sample_val):
         raise DataError("not for this dataset")
 
     assert choice._rate(fails, sample_val, TrainPlan(1000, 64), options) == 0
+
+
+def test_a_backend_that_breaks_while_it_is_measured_is_passed_over_and_named(sample_val, measured, monkeypatch):
+    rates, _ = measured
+
+    def rate(make, dataset, plan, options):
+        if make.backend == "dali":
+            raise RuntimeError("CUDA driver version is insufficient\nand more")
+        return rates[make.backend]
+
+    monkeypatch.setattr(choice, "_rate", rate)
+    failed = "dali fails (RuntimeError: CUDA driver version is insufficient)"
+    expected = f"images/s of 32 pixels on this machine: native 1,000; {failed}"
+    assert load(sample_val) == ("native", expected)
+    monkeypatch.setattr(choice, "_rate", lambda *_: pytest.fail("measured twice"))
+    assert load(sample_val) == ("native", expected)
+    monkeypatch.setattr(choice, "_ANOTHER_CHANCE", 0.0)
+    monkeypatch.setattr(choice, "_rate", lambda make, *_: 2000.0 if make.backend == "dali" else 1000.0)
+    assert load(sample_val)[0] == "dali"
+
+
+def test_a_backend_that_breaks_once_it_is_chosen_makes_room_for_the_next(sample_val, measured, monkeypatch):
+    measured[0]["dali"] = 5000.0
+
+    def broken(self, *arguments):
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr("pipelines.loading.dali.DaliLoader.__init__", broken)
+    backend, reason = load(sample_val)
+    assert backend == "native"
+    assert reason.endswith("; dali cannot be used (RuntimeError: no kernel image is available)")
+    with pytest.raises(DataError, match=r"backend 'dali' fails here: RuntimeError: no kernel image .*--data.backend"):
+        load(sample_val, backend="dali")
+
+
+@pytest.mark.parametrize("fault", [ImportError("libnvjpeg.so.12: cannot open shared object file"), OSError("bad ELF")])
+def test_a_package_that_does_not_import_is_passed_over_and_named(sample_val, measured, monkeypatch, fault):
+    plain = backends.import_module
+
+    def failing(name):
+        if name == "pipelines.loading.dali":
+            raise fault
+        return plain(name)
+
+    monkeypatch.setattr(backends, "import_module", failing)
+    backend, reason = load(sample_val)
+    assert backend == "native"
+    assert f"; dali cannot be used ({type(fault).__name__}: {fault})" in reason
+    with pytest.raises(
+        DataError, match=r"'dali': nvidia.dali is installed but cannot be imported \(.*install it again"
+    ):
+        load(sample_val, backend="dali")

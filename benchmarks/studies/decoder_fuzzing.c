@@ -1,0 +1,81 @@
+/* Feeds damaged JPEGs to the decoder of pipelines/decoding, with boxes, sizes and orientations that make sense or none.
+ *
+ *     decoder_fuzzing MUTANTS SEED NAME-WIDTHxHEIGHT.jpg...
+ *
+ * Compiled by decoder_fuzzing.py, with sanitizers that end it at the first fault. Every buffer is as long as it is said to be
+ * and no longer. Prints how many mutants were decoded, refused as no JPEG that this decodes, and not read.
+ */
+#include "fast_decode.c"
+
+static uint64_t state;
+
+static uint32_t drawn(uint32_t below) { /* xorshift64* (Vigna, 2016) */
+    state ^= state >> 12, state ^= state << 25, state ^= state >> 27;
+    return below ? (uint32_t)((state * UINT64_C(2685821657736338717)) >> 32) % below : 0;
+}
+
+static int32_t perhaps_odd(int32_t usual) {
+    static const int32_t odd[] = {0, -1, 1, 2, 65535, 65536, INT32_MAX, INT32_MIN, -100, 1000000};
+    return drawn(60) ? usual : odd[drawn(sizeof odd / sizeof *odd)];
+}
+
+/* Damages `size` bytes in a buffer that has room for twice as many; returns how many are left. */
+static size_t damaged(uint8_t *bytes, size_t size, size_t original) {
+    size_t reach = drawn(2) ? size : size < 700 ? size : 700; /* half of the damage to headers and tables */
+    for (uint32_t changes = drawn(6); changes && size > 4; changes--) {
+        size_t at = drawn(reach < size ? reach : size), length = 1 + drawn(64);
+        length = at + length > size ? size - at : length;
+        switch (drawn(7)) {
+        case 0: bytes[at] ^= 1 << drawn(8); break;
+        case 1: bytes[at] = drawn(256); break;
+        case 2: bytes[at] = drawn(2) ? 0xFF : 0; break;
+        case 3: size = drawn(4) ? size : at + 1; break; /* cut off */
+        case 4: memmove(bytes + at, bytes + at + length, size - at - length), size -= length; break;
+        case 5: /* a piece twice */
+            if (size + length <= 2 * original)
+                memmove(bytes + at + length, bytes + at, size - at), size += length;
+            break;
+        default:
+            if (at + 2 <= size)
+                bytes[at] = 0xFF, bytes[at + 1] = 0xC0 + drawn(64); /* a marker */
+        }
+    }
+    return size;
+}
+
+int main(int count, char **words) {
+    long mutants = atol(words[1]), seen[5] = {0};
+    state = UINT64_C(88172645463325252) ^ (uint64_t)atol(words[2]) << 20;
+    for (long mutant = 0; mutant < mutants; mutant++) {
+        const char *name = words[3 + drawn(count - 3)];
+        int width = 1, height = 1;
+        sscanf(strrchr(name, '-'), "-%dx%d", &width, &height);
+        FILE *file = fopen(name, "rb");
+        fseek(file, 0, SEEK_END);
+        size_t original = ftell(file), size;
+        uint8_t *room = malloc(2 * original);
+        rewind(file);
+        size = fread(room, 1, original, file);
+        fclose(file);
+        size = damaged(room, size, original);
+        uint8_t *bytes = malloc(size ? size : 1);
+        memcpy(bytes, room, size);
+        free(room);
+        int side = 1 + drawn(drawn(8) ? 48 : 200);
+        uint8_t *out = malloc((size_t)side * side * 3);
+        item it = {.bytes = bytes, .size = size, .file = -1, .modified = -1};
+        it.flip = drawn(2), it.orientation = drawn(20) ? 1 + drawn(8) : (int)drawn(20) - 5;
+        int across = it.orientation < 5 ? width : height, down = it.orientation < 5 ? height : width;
+        it.left = drawn(across), it.top = drawn(down);
+        it.width = perhaps_odd(1 + drawn(across - it.left)), it.height = perhaps_odd(1 + drawn(down - it.top));
+        it.left = perhaps_odd(it.left), it.top = perhaps_odd(it.top);
+        carry_out_items(&it, 1, side, drawn(4), out);
+        if (it.status < 0 || it.status > 4)
+            abort();
+        seen[it.status]++;
+        free(bytes);
+        free(out);
+    }
+    printf("%ld %ld %ld\n", seen[DONE], seen[UNDECODABLE] + seen[UNREADABLE], seen[NO_MEMORY]);
+    return seen[0] != 0;
+}
