@@ -24,8 +24,9 @@ sys.path[0] = str(ROOT)
 import numpy as np
 from PIL import Image
 
-from benchmarks.measuring.command_line import BenchmarkError, Parser, add_output_options, positive
-from benchmarks.reporting.results import RESULTS, Result
+from benchmarks.measuring import Parser
+from benchmarks.measuring.command_line import BenchmarkError, positive
+from benchmarks.reporting.results import Result
 from engine.faults.exit_status import DONE, FAILED, run_entry_point
 
 _SOURCE = Path(__file__).with_suffix(".c")
@@ -38,8 +39,11 @@ _SHAPES = ((160, 120), (97, 131), (16, 16), (1, 1), (3, 70))
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
-    result = Result("decoder_fuzzing", vars(options))
+    parser = Parser("Damaged JPEGs through the compiled decoder, under sanitizers.")
+    parser.add_argument("--mutants", type=positive, default=200_000, help="damaged JPEGs")
+    parser.add_argument("--seed", type=positive, default=1, help="of what is drawn")
+    options = parser.parse_args(arguments)
+    result = Result("decoder_fuzzing", options)
     builds = {"avx2": ["-mavx2"], "any processor": []} if platform.machine() == "x86_64" else {"any processor": []}
     with tempfile.TemporaryDirectory() as folder:
         seeds = write_seeds(Path(folder))
@@ -62,17 +66,8 @@ def main(arguments: Sequence[str]) -> int:
         result.add(case, "faults found", found, higher_is_better=False)
         if found:
             print(done.stderr[-6000:], file=sys.stderr)
-    result.print(())
-    print(f"Written: {result.save(options.output)}")
+    result.finish()
     return FAILED if any(done.returncode for *_, done in runs) else DONE
-
-
-def _parser() -> Parser:
-    parser = Parser("Damaged JPEGs through the compiled decoder, under sanitizers.")
-    parser.add_argument("--mutants", type=positive, default=200_000, help="damaged JPEGs")
-    parser.add_argument("--seed", type=positive, default=1, help="of what is drawn")
-    add_output_options(parser, RESULTS)
-    return parser
 
 
 def write_seeds(folder: Path) -> list[Path]:
