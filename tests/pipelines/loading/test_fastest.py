@@ -35,6 +35,12 @@ def load(dataset, **options):
         return loader.backend, loader.reason.split("; ")[0]
 
 
+def said(dataset, **options):
+    """The backend, and all that is said of the choice."""
+    with build_loader(dataset, TrainPlan(len(dataset), 64), "auto", batch_size=64, resolution=32, **options) as loader:
+        return loader.backend, loader.reason
+
+
 def test_it_takes_the_fastest_and_says_why(sample_val, measured):
     assert load(sample_val) == ("native", "images/s of 32 pixels on this machine: native 1,000, dali 500")
     measured[0]["dali"] = 1050.0
@@ -89,9 +95,13 @@ def test_a_backend_that_breaks_while_it_is_measured_is_passed_over_and_named(sam
     monkeypatch.setattr(choice, "_rate", rate)
     failed = "dali fails (RuntimeError: CUDA driver version is insufficient)"
     expected = f"images/s of 32 pixels on this machine: native 1,000; {failed}"
-    assert load(sample_val) == ("native", expected)
+    backend, reason = said(sample_val)
+    assert backend == "native"
+    assert reason.startswith(expected)
     monkeypatch.setattr(choice, "_rate", lambda *_: pytest.fail("measured twice"))
-    assert load(sample_val) == ("native", expected)
+    backend, reason = said(sample_val)
+    assert backend == "native"
+    assert reason.startswith(expected)
     monkeypatch.setattr(choice, "_ANOTHER_CHANCE", 0.0)
     monkeypatch.setattr(choice, "_rate", lambda make, *_: 2000.0 if make.backend == "dali" else 1000.0)
     assert load(sample_val)[0] == "dali"
@@ -104,9 +114,9 @@ def test_a_backend_that_breaks_once_it_is_chosen_makes_room_for_the_next(sample_
         raise RuntimeError("no kernel image is available")
 
     monkeypatch.setattr("pipelines.loading.dali.DaliLoader.__init__", broken)
-    backend, reason = load(sample_val)
+    backend, reason = said(sample_val)
     assert backend == "native"
-    assert reason.endswith("; dali cannot be used (RuntimeError: no kernel image is available)")
+    assert "; dali cannot be used (RuntimeError: no kernel image is available)" in reason
     with pytest.raises(DataError, match=r"backend 'dali' fails here: RuntimeError: no kernel image .*--data.backend"):
         load(sample_val, backend="dali")
 
@@ -121,7 +131,7 @@ def test_a_package_that_does_not_import_is_passed_over_and_named(sample_val, mea
         return plain(name)
 
     monkeypatch.setattr(backends, "import_module", failing)
-    backend, reason = load(sample_val)
+    backend, reason = said(sample_val)
     assert backend == "native"
     assert f"; dali cannot be used ({type(fault).__name__}: {fault})" in reason
     with pytest.raises(
