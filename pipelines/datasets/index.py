@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from pipelines.datasets.files import OpenFile
 from pipelines.datasets.image_headers import Flag, Header
 from pipelines.datasets.image_names import INDEX
 from pipelines.datasets.index_writing import VERSION, write_index, write_rows
@@ -51,7 +52,7 @@ class Index:
     passed_over: PassedOver
     _meta: dict[str, Any]
     _names: mmap.mmap
-    _in_use: BinaryIO
+    _in_use: OpenFile
 
     @property
     def fingerprint(self) -> str:
@@ -175,10 +176,10 @@ def _find(homes: list[Path], stem: str, source: Source) -> Index | None:
 def _load(directory: Path) -> Index | None:
     """The index in a directory; nothing when it is of another version, or was removed meanwhile."""
     try:
-        in_use = (directory / "meta.json").open("rb")
+        in_use = OpenFile(str(directory / "meta.json"))
         with suppress(OSError):  # on file systems without locks nothing is removed that might be in use
-            fcntl.flock(in_use, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        meta = json.load(in_use)
+            fcntl.flock(in_use.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        meta = json.loads((directory / "meta.json").read_bytes())
         if meta["version"] != VERSION:
             return None
         entries = np.memmap(directory / "entries.bin", ENTRY, "c")

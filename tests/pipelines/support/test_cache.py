@@ -63,8 +63,9 @@ def test_where_nothing_can_be_written_the_writer_hears_of_it(rule, monkeypatch):
 
 def test_torchs_compiler_keeps_its_code_there_too(tmp_path):
     code = (
-        "import os; from engine.config.options import CompileConfig; from engine.graphs.compilation import prepare_compiler;"
-        "prepare_compiler(CompileConfig(enabled=True), 1); print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
+        "import os; from torch import nn; from engine.config.options import CompileConfig;"
+        "from engine.graphs.compilation import prepare_compiler;"
+        "prepare_compiler(CompileConfig(enabled=True), 1, nn.Identity()); print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
     )
     environment = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")}
     done = subprocess.run(
