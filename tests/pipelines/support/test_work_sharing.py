@@ -65,7 +65,7 @@ def test_a_killed_worker_is_a_failure_and_no_hang() -> None:
 
 SCRIPT = """
 import sys
-sys.path[:0] = [{root!r}, {tests!r}]
+sys.path[:0] = [{root!r}, {root!r} + "/tests/support", {tests!r}]
 from pipelines.support.entry_point import run_entry_point
 from test_work_sharing import work
 
