@@ -20,7 +20,7 @@ all=(tests train v3 v4 resnet loaders accuracy)
 blocks=("$@")
 [[ ${#blocks[@]} -gt 0 ]] || blocks=("${all[@]}")
 budget="${BUDGET:-540}"
-failed=() left_out=()
+failed=() left_out=() ends=$budget # `ends`: the second by which the block under way is ended
 
 # Seconds that a block takes on a GPU; a miniature takes as long as the processes that it starts.
 declare -A takes=([tests]=90 [train]=60 [v3]=90 [v4]=60 [resnet]=60 [loaders]=105 [accuracy]=150)
@@ -33,7 +33,8 @@ gpu_tests=(
     tests/engine/training/test_batch_that_fits.py tests/pipelines/loading/test_native.py
     tests/benchmarks/test_roofline.py tests/benchmarks/peers/test_peers.py
 )
-fused="network.fused_norm=true,network.fuse=true,compile.combo_kernels=true"
+fused="network.fused_norm=true,network.fuse=true"
+combined="$fused,compile.combo_kernels=true"
 
 main() {
     local block
@@ -61,6 +62,7 @@ settings() {
     declare -gA network=([v3]=inception_v3 [v4]=inception_v4 [resnet]=inception_resnet_v2)
     declare -gA batch=([v3]=256 [v4]=128 [resnet]=128)
     declare -gA peers=([v3]="timm torchvision" [v4]=timm [resnet]=timm)
+    declare -gA variants=([v3]="$fused $combined" [v4]="$combined" [resnet]="$combined")
     ((on_gpu)) || say "no GPU here: its tests are skipped, and every block runs in miniature, on the CPU"
     if ((!on_gpu)) || [[ -n "${MINIATURE:-}" ]]; then
         compiled=eager sizes=(--windows 2 --seconds 0.1) cores=()
@@ -94,6 +96,9 @@ run_block() {
         say "" "-- $block is left out: it takes ${takes[$block]} s and the table $table_takes, and $SECONDS s of $budget are gone"
         return
     fi
+    ends=$((budget - table_takes))
+    # A block that hangs must not take what the others need.
+    [[ $compiled == eager ]] || ((SECONDS + takes[$block] * 3 / 2 > ends)) || ends=$((SECONDS + takes[$block] * 3 / 2))
     say "" "== $block =="
     "block_$block" 2>&1 | tee "$out/$block.log"
     status=${PIPESTATUS[0]}
@@ -101,11 +106,11 @@ run_block() {
     say "-- $block: $((SECONDS - began)) s, $SECONDS s in all"
 }
 
-# limited COMMAND...: Python with what is left of the budget as its limit.
+# limited COMMAND...: Python with what is left of the block's time, or of the budget, as its limit.
 limited() {
-    local left=$((budget - table_takes - SECONDS)) status=0
+    local left=$((ends - SECONDS)) status=0
     timeout --kill-after=5 "$((left > 1 ? left : 1))" "$python" "$@" || status=$?
-    [[ $status != 124 && $status != 137 ]] || say "ended, since the budget of $budget s is spent: $*"
+    [[ $status != 124 && $status != 137 ]] || say "ended after $SECONDS s, since the block's time is spent: $*"
     return $status
 }
 
@@ -115,19 +120,22 @@ limited() {
 steps_of() {
     local block="$1"
     printf '%s\n' --network "${network[$block]}" --batch-size "${batch[$block]}" --precision bf16 --compile "$compiled" \
-        --variants "$fused" --peers ${peers[$block]}
+        --variants ${variants[$block]} --peers ${peers[$block]}
 }
 
 declare -A compiling=()
 start_compiling() {
     local block step
     [[ $compiled != eager ]] || return 0
+    if [[ " ${blocks[*]} " == *" loaders "* ]]; then
+        "$python" -c "from benchmarks.measuring.photos import shared_photos; shared_photos(${batch[v3]}, 85, print)" &
+    fi
     for block in v3 v4 resnet; do
         [[ " ${blocks[*]} " == *" $block "* ]] || continue
-        for step in plain "$fused" ${peers[$block]}; do
+        for step in plain ${variants[$block]} ${peers[$block]}; do
             mapfile -t arguments < <(steps_of "$block")
             TORCHINDUCTOR_COMPILE_THREADS=2 nice -n 10 "$python" benchmarks/studies/variants.py "${arguments[@]}" \
-                --warm "$step" >"$out/compiling-$block-${step%%[=.]*}.log" 2>&1 &
+                --warm "$step" >"$out/compiling-$block-${step//[^a-z0-9]/-}.log" 2>&1 &
             compiling[$block]+=" $!"
         done
     done
@@ -154,7 +162,11 @@ stop_compiling() {
 
 # ---- the blocks -----------------------------------------------------------------------------------------------------------
 
-block_tests() { limited -m pytest -q -p no:cacheprovider -m gpu "${gpu_tests[@]}"; }
+block_tests() {
+    local files=("${gpu_tests[@]}")
+    ! "$python" -c 'import nvidia.dali' 2>/dev/null || files+=(tests/pipelines/loading/test_dali.py)
+    limited -m pytest -q -p no:cacheprovider -m gpu --durations=8 "${files[@]}"
+}
 
 block_train() {
     local backend status=0
@@ -173,7 +185,7 @@ measure_steps() {
     local block="$1" arguments
     await_compiled "$block" || local compiled=eager
     mapfile -t arguments < <(steps_of "$block")
-    limited benchmarks/studies/variants.py "${arguments[@]}" "${sizes[@]}" --output "$out"
+    limited benchmarks/studies/variants.py "${arguments[@]}" "${sizes[@]}" --tables --output "$out"
 }
 
 block_v3() { measure_steps v3; }
@@ -190,7 +202,7 @@ block_loaders() {
     fi
     limited benchmarks/throughput.py --networks "${network[v3]}" --backends "${backends[@]}" --batch-sizes "${batch[v3]}" \
         --compile "$compiled" --precisions bf16 "${cores[@]}" "${sizes[@]}" --peers --no-trial \
-        --budget "$((budget - table_takes - SECONDS))" --output "$out" || status=1
+        --budget "$((ends - SECONDS - 10))" --output "$out" || status=1
     [[ -z $watch ]] || kill "$watch"
     return $status
 }

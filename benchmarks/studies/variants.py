@@ -5,9 +5,11 @@
 
 A variant is options of engine/train.py, joined by commas. `--peers` adds other projects' networks, compiled likewise;
 `--warm` compiles one of them all into the compiler's cache and ends before anything runs. Beside the speed stand the graphs
-that torch.compile made, its breaks, the kernels that a step launched on a GPU, and the memory it took there.
+that torch.compile made, its breaks, the kernels that a step launched on a GPU, and the memory it took there; `--tables`
+writes which kernels took a window's time, a file for each.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ from benchmarks.measuring.workload import Workload
 from benchmarks.peers.networks import peers_of
 from benchmarks.peers.subjects import network_subject
 from benchmarks.reporting.results import Result
-from benchmarks.studies.warming import compile_only
+from benchmarks.studies.warming import compile_only, compiled_at_once
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
 from engine.distributed.communicator import Communicator
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--variants", nargs="+", default=variants, help="KEY=VALUE[,KEY=VALUE]")
     parser.add_argument("--peers", nargs="*", default=[], help="other projects' networks: torchvision, timm")
     parser.add_argument("--warm", help=f"{PLAIN}, a variant or a peer to compile alone, without running it")
+    parser.add_argument("--tables", action="store_true", help="write each one's kernels by their time (on a GPU)")
     options = parser.parse_args(arguments)
     if unknown := set(options.peers) - set(peers_of(options.network)):
         raise BenchmarkError(f"{', '.join(sorted(unknown))} has no {options.network}")
@@ -53,8 +56,9 @@ def main(arguments: Sequence[str]) -> int:
     communicator = join(Environment(), StrategyConfig())
     if options.warm is not None:
         return _warm(options, communicator)
-    for mode in options.compile:
-        _measure(mode, options, communicator, result)
+    with compiled_at_once():
+        for mode in options.compile:
+            _measure(mode, options, communicator, result)
     if communicator.device.type == "cpu":
         result.note("No GPU here: launches and GPU memory are not measured, and no Triton kernel runs.")
     result.finish("spread", "graphs", "breaks", "launches", "gpu_gib", "first_step_seconds")
@@ -85,6 +89,9 @@ def _measure(mode: str, options: Any, communicator: Communicator, result: Result
         result.add(case, "images/s", measurement, **details.get(variant, {}))
         if variant != PLAIN and measurement.windows and measured[PLAIN].windows:
             result.add(case, "times the plain step", measurement.over(measured[PLAIN]))
+    if options.tables and communicator.device.type == "cuda":
+        for name, subject in subjects.items():
+            _write_table(subject, options.output / f"kernels-{options.network}-{mode}-{_slug(name)}.txt")
     for workload in workloads:
         workload.close()
 
@@ -132,6 +139,20 @@ def _first_steps(workload: Workload, seconds: float) -> tuple[dict[str, Any], in
         details["launches"] = _launches(workload)
         details["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return details, steps
+
+
+def _write_table(window: Subject, path: Path) -> None:
+    """Which kernels took the GPU's time in one window, as torch.profiler sees them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        window()
+        torch.cuda.synchronize()
+    path.write_text(
+        profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=120, max_name_column_width=100)
+    )
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
 def _launches(workload: Workload) -> int:
