@@ -48,36 +48,36 @@ def place_rank(
     """The place of a rank among those of its node; rank i uses GPU i, or the only one it sees, where the launcher shows each
     rank its own (`srun --gpus-per-task=1`).
 
-    `allowed` are the cores it may use (those of this process unless given), `cores` the number that the node has. On a
-    node without GPUs nothing changes.
+    `allowed` are the cores it may use (those of this process unless given), `cores` the number that the node has. Where the
+    launcher has given the rank cores of its own, and on a node without GPUs, it keeps them all.
     """
     allowed = frozenset(os.sched_getaffinity(0)) if allowed is None else allowed
-    if len(gpus) == 1 and local_world_size > 1:
-        return _beside_own_gpu(local_rank, local_world_size, gpus[0], allowed, cores or os.cpu_count() or 1)
-    if local_rank >= len(gpus):
+    alone = len(gpus) == 1 and local_world_size > 1
+    if not alone and local_rank >= len(gpus):
         return Placement()
-    gpu = gpus[local_rank]
-    numa_node = gpu.numa_node if gpu.numa_node >= 0 else None
+    gpu = gpus[0 if alone else local_rank]
     near = sorted(gpu.cores & allowed)
-    # The ranks that share this socket, in order; each takes its part of the cores.
-    sharing = [rank for rank in range(min(local_world_size, len(gpus))) if gpus[rank].cores == gpu.cores]
-    mine = sharing.index(local_rank)
-    part = near[mine * len(near) // len(sharing) : (mine + 1) * len(near) // len(sharing)]
-    return Placement(frozenset(part), numa_node, gpu.adapters)
-
-
-def _beside_own_gpu(
-    local_rank: int, local_world_size: int, gpu: GpuPlace, allowed: frozenset[int], cores: int
-) -> Placement:
-    """The place of a rank that sees its own GPU alone: a share of the cores near it, as large as every rank's."""
-    near = sorted(gpu.cores & allowed)
-    # Whose GPUs are near the same cores is not to be seen from here; ranks are commonly numbered along the sockets.
-    sharing = max(1, local_world_size * len(near) // max(1, len(allowed)))
-    if len(allowed) <= cores // local_world_size:  # the launcher has given this rank its own cores too
-        sharing = 1
-    mine = local_rank % sharing
-    part = near[mine * len(near) // sharing : (mine + 1) * len(near) // sharing]
+    if has_own_cores(local_world_size, allowed, cores):
+        part = sorted(allowed) if near else []
+    elif alone:
+        # Whose GPUs are near the same cores is not to be seen from here; ranks are commonly numbered along the sockets.
+        sharing = max(1, local_world_size * len(near) // max(1, len(allowed)))
+        part = _part(near, local_rank % sharing, sharing)
+    else:
+        # The ranks that share this socket, in order; each takes its part of the cores.
+        beside = [rank for rank in range(min(local_world_size, len(gpus))) if gpus[rank].cores == gpu.cores]
+        part = _part(near, beside.index(local_rank), len(beside))
     return Placement(frozenset(part), gpu.numa_node if gpu.numa_node >= 0 else None, gpu.adapters)
+
+
+def has_own_cores(local_world_size: int, allowed: frozenset[int], cores: int | None = None) -> bool:
+    """Whether a rank was given `allowed` for itself (`--cpus-per-task`, `--bind-to core`), judged by their number among the
+    node's `cores`. A few cores that all ranks share look alike; those are divided when the ranks have met."""
+    return len(allowed) * local_world_size <= (cores or os.cpu_count() or 1)
+
+
+def _part(cores: list[int], index: int, parts: int) -> list[int]:
+    return cores[index * len(cores) // parts : (index + 1) * len(cores) // parts]
 
 
 def parse_cores(text: str) -> frozenset[int]:

@@ -21,7 +21,7 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 import psutil
 
 from launch.environment import Environment, LaunchError, detect
-from launch.placement import GpuPlace, Placement, place_rank
+from launch.placement import GpuPlace, Placement, has_own_cores, place_rank
 
 # Each only where the user has not set it.
 DEFAULTS = {
@@ -66,8 +66,10 @@ def prepare(command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 def settings(environment: Environment, placement: Placement) -> dict[str, str]:
     """The environment variables this rank should have, for its place."""
     chosen = dict(DEFAULTS)
-    sharing = 1 if placement.cores else environment.local_world_size
-    chosen["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // sharing))
+    # A first guess, for libraries that read it as they are loaded; the engine divides cores when the ranks have met.
+    allowed, ranks = frozenset(os.sched_getaffinity(0)), environment.local_world_size
+    sharing = 1 if placement.cores or has_own_cores(ranks, allowed) else ranks
+    chosen["OMP_NUM_THREADS"] = str(max(1, len(allowed) // sharing))
     if environment.world_size > environment.local_world_size:
         interface = interface_towards(environment.master_address)
         if interface is None:

@@ -14,7 +14,6 @@ from engine.config.command_line import load_config
 from engine.distributed.communicator import Communicator
 from engine.monitoring.hardware import Hardware
 from pipelines import Dataset
-from pipelines.support.cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Case:
             return None
         rates = {part: measurement.rate.median for part, measurement in parts.items()}
         bound, bound_by = bound_of(workload, limits)
-        cores = usable_cores() // workload.communicator.local_world_size
+        cores = workload.communicator.cores
         seen = Observation(
             step=rates["step"], data=rates["data"], end_to_end=rates["end to end"],
             waiting=sorted(workload.waiting)[len(workload.waiting) // 2], bound=bound, bound_by=bound_by,

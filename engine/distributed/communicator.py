@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from launch.environment import Environment
+from pipelines.support.cores import usable_cores
 
 T = TypeVar("T")
 
@@ -21,6 +22,7 @@ class Communicator:
         self.rank, self.world_size = environment.rank, environment.world_size
         self.local_rank, self.local_world_size = environment.local_rank, environment.local_world_size
         self.device = device
+        self.cores = usable_cores()  # that are this rank's own; several ranks divide what they share (cores.py)
 
     @property
     def is_main(self) -> bool:

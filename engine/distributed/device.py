@@ -32,8 +32,8 @@ def choose_device(environment: Environment, wanted: str = "auto") -> torch.devic
             f"{asked} asks for a GPU, and torch {torch.__version__} can use none ({_why_no_gpu()}): mend that, or compute on "
             "the CPU with --device cpu"
         )
-    # torchrun sets one thread a process unless told otherwise; the ranks of a machine share all its cores.
-    torch.set_num_threads(max(1, usable_cores() // environment.local_world_size))
+    # torchrun sets one thread a process unless told otherwise. Ranks divide their cores when they have met (cores.py).
+    torch.set_num_threads(usable_cores())
     return torch.device("cpu")
 
 

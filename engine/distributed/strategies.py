@@ -2,6 +2,7 @@
 
 from engine.config.options import ConfigError, StrategyConfig
 from engine.distributed.communicator import Communicator
+from engine.distributed.cores import divide_cores
 from engine.distributed.device import choose_device
 from engine.distributed.parallelism import Parallelism
 from launch.environment import Environment
@@ -18,7 +19,9 @@ def join(environment: Environment, options: StrategyConfig, device: str = "auto"
         return Communicator(environment, chosen)
     from engine.distributed.process_group import ProcessGroup
 
-    return ProcessGroup(environment, chosen, options.timeout)
+    communicator = ProcessGroup(environment, chosen, options.timeout)
+    divide_cores(communicator)
+    return communicator
 
 
 def create_parallelism(communicator: Communicator, options: StrategyConfig) -> Parallelism:

@@ -11,7 +11,6 @@ from inception.vocabulary.network import Network
 from pipelines import DataError, Dataset, EvalPlan, Loader, TrainPlan, build_loader, open_dataset, sample_path
 from pipelines.datasets.class_names import read_classes
 from pipelines.plan.augmentation import Augmentation
-from pipelines.support.cores import usable_cores
 
 
 def open_splits(options: DataConfig, progress: bool) -> tuple[Dataset, Dataset]:
@@ -100,13 +99,8 @@ def _loader(
         resolution=resolution,
         rank=communicator.rank,
         world_size=communicator.world_size,
-        workers=data.workers or default_workers(communicator),
+        workers=data.workers or communicator.cores,
         prefetch=data.prefetch,
         on_error=data.on_error,
         settings=asdict(getattr(data, data.backend)) if data.backend in ("dali", "ffcv") else None,
     )
-
-
-def default_workers(communicator: Communicator) -> int:
-    """The cores of this machine shared among its ranks; on a CPU the network computes on the same cores."""
-    return max(1, usable_cores() // communicator.local_world_size)

@@ -6,6 +6,7 @@ and leave all of its cores in sight; as many threads as cores then stand still f
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,12 @@ def usable_cores(root: Path = Path("/")) -> int:
 
     `root` is where `proc` and the mounted control groups are looked for.
     """
-    bound = len(os.sched_getaffinity(0))
-    return max(1, min([bound, *(math.ceil(quota) for quota in _quotas(root))]))
+    return min(len(os.sched_getaffinity(0)), granted_cores(root) or sys.maxsize)
+
+
+def granted_cores(root: Path = Path("/")) -> int | None:
+    """The cores' worth of time, at least 1, that control groups grant their processes together; None where unlimited."""
+    return min((max(1, math.ceil(quota)) for quota in _quotas(root)), default=None)
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import signal
@@ -49,6 +50,17 @@ def test_every_launcher_trains_the_same(launch, data, reference, tmp_path, launc
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in rows(run)] == list(range(1, 19))
     assert_same_run(reference.setdefault("run", run), run)
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "mpirun", "deepspeed", "plain torchrun"])
+def test_decode_threads_of_all_ranks_add_up_to_the_cores(launch, torchrun, tmp_path, launcher):
+    """On a machine that is to have 105 cores, which its ranks share or which the launcher has bound."""
+    script = [ROOT / "tests" / "support" / "cores_of_rank.py", tmp_path, "105"]
+    done = torchrun(script, processes=2) if launcher == "plain torchrun" else launch(launcher, *script).wait()
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json"))]
+    assert [place["shared"] for place in found] == [53, 52]
+    assert [place["bound"] for place in found] == [52, 53]
 
 
 @pytest.mark.parametrize("launcher", ["mpirun", "deepspeed"])

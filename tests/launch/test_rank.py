@@ -37,8 +37,15 @@ def test_ranks_that_each_see_one_gpu_of_their_own_are_placed_beside_it():
     assert place_rank(1, 2, [GpuPlace(-1, frozenset())], ALL) == Placement()
 
 
+@pytest.mark.parametrize("rank", range(8))
+def test_cores_that_the_launcher_bound_to_a_rank_are_not_divided_again(rank):
+    """As with `srun --cpus-per-task=4`, every rank seeing all GPUs."""
+    own = frozenset(range(4 * rank, 4 * rank + 4))
+    assert place_rank(rank, 8, TWO_SOCKETS, own, 32).cores == own
+
+
 def test_only_allowed_cores_are_used_and_none_may_be_near():
-    assert place_rank(0, 8, TWO_SOCKETS, frozenset({3, 20})).cores <= {3}
+    assert place_rank(0, 8, TWO_SOCKETS, frozenset({3, 20}), 8).cores <= {3}
     assert place_rank(4, 8, TWO_SOCKETS, frozenset({3})).cores == frozenset()
 
 

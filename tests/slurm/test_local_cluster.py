@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from slurm_cluster import LOCAL_CLUSTER, Cluster
+from slurm_cluster import LOCAL_CLUSTER, ROOT, Cluster
 
 pytestmark = pytest.mark.xdist_group("slurm")
 
@@ -35,6 +37,17 @@ def processes_of(directory: Path) -> list[str]:
 def test_a_job_runs_on_every_node(cluster):
     said = cluster.run("srun", "-N2", "bash", "-c", "echo $SLURM_PROCID $SLURMD_NODENAME")
     assert sorted(said.split("\n")) == ["", "0 n1", "1 n2"]
+
+
+def test_decode_threads_of_srun_s_ranks_add_up_to_the_cores(cluster, tmp_path):
+    """Both nodes are one machine here, which is to have 105 cores."""
+    driver = ROOT / "tests" / "support" / "cores_of_rank.py"
+    rank = [sys.executable, ROOT / "launch" / "rank.py", driver, tmp_path, "105"]
+    meeting = {"MASTER_ADDR": cluster.run("hostname", "--all-ip-addresses").split()[0]}
+    cluster.run("srun", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", *rank, **meeting)
+    found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("slurm-*.json"))]
+    assert [place["shared"] for place in found] == [53, 52]
+    assert [place["bound"] for place in found] == [52, 53]
 
 
 def test_two_clusters_know_nothing_of_each_other(cluster, second):
