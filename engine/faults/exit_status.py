@@ -22,7 +22,7 @@ from engine.faults.errors import CheckpointError, TrainingFailed
 from inception import NetworkError
 from launch.environment import Environment, LaunchError, detect
 from pipelines import DataError
-from pipelines.support.entry_point import UNREAD, accept_any_name, end_output, unread
+from pipelines.support.entry_point import UNREAD, accept_any_name, end_output, open_many_files, unread
 
 DONE, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
 USER_ERRORS = (CheckpointError, ConfigError, DataError, NetworkError)
@@ -38,6 +38,7 @@ def run_entry_point(main: Callable[[Sequence[str]], int]) -> NoReturn:
     Status 2 for bad usage or input, in one line; 1 for a failure of the run; 1 and a traceback for anything else.
     """
     accept_any_name()
+    open_many_files()
     try:
         status = main(sys.argv[1:])
     except SystemExit as stop:

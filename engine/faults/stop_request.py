@@ -15,7 +15,8 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Whether this process was asked to stop. A second request, later than an echo of the first, ends it at once.
+    """Whether this process was asked to stop. A second SIGTERM or SIGINT, later than an echo of the first, ends it
+    at once.
 
     Before `begin`, when there is nothing to save yet, the first request ends it, with status `status`.
     """
@@ -34,7 +35,8 @@ class StopRequest:
         now = time.monotonic()
         if not self._begun:
             os._exit(self._status)
-        if self.requested and now - self._first > _SAME_WISH_SECONDS:
+        # SIGUSR1 is a batch system's notice, which may come by several ways; it never means impatience.
+        if self.requested and number != signal.SIGUSR1 and now - self._first > _SAME_WISH_SECONDS:
             os._exit(128 + number)
         if not self.requested:
             self.requested, self._first = True, now

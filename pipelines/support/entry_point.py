@@ -7,6 +7,7 @@ import argparse
 import errno
 import io
 import os
+import resource
 import select
 import signal
 import sys
@@ -20,6 +21,7 @@ from pipelines.support.errors import DataError
 from pipelines.support.work_sharing import Ranks, WorkerLost, mpi_ranks
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_MANY_FILES = 1 << 16  # more than needed; some programs close every file up to the limit, which can be 2**30
 UNREAD = 128 + signal.SIGPIPE  # as a shell calls the end of a program whose output nobody reads, such as `... | head`
 
 
@@ -46,6 +48,7 @@ def run_entry_point(main: Callable[[Sequence[str], Ranks | None], int]) -> NoRet
     ranks: Ranks | None = None
     status, message = DONE, ""
     accept_any_name()
+    open_many_files()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd tags in images: what matters is reported
     try:
         ranks = mpi_ranks()
@@ -83,6 +86,15 @@ def accept_any_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # else somebody keeps the words in memory
             stream.reconfigure(errors="backslashreplace")
+
+
+def open_many_files() -> None:
+    """Lets this process, and those that it starts, open as many files as its user may: shards, connections to a thousand
+    ranks and their caches exceed the 1,024 that systems allow unless asked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def unread(error: BaseException) -> bool:

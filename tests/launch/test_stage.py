@@ -50,6 +50,41 @@ def test_jobs_that_share_a_node_do_not_copy_twice(source, tmp_path):
     assert sorted(copied) == [0, 0, 20]
 
 
+def test_what_is_gone_at_the_source_goes_and_indexes_stay(source, tmp_path):
+    target = tmp_path / "nvme"
+    stage(source, target)
+    (target / ".index").mkdir()
+    (target / ".index" / "train.npz").write_bytes(b"the engine's")
+    for path in (source / "train-0").iterdir():
+        path.unlink()
+    (source / "train-0").rmdir()
+    (source / "train-3").mkdir()
+    (source / "train-3" / "new.tar").write_bytes(b"new")
+    assert stage(source, target)[0] == 1
+    assert {key: value for key, value in contents(target).items() if key.suffix == ".tar"} == contents(source)
+    assert not (target / "train-0").exists()
+    assert (target / ".index" / "train.npz").exists()
+
+
+def test_two_datasets_never_lie_in_one_folder(source, tmp_path):
+    target, other = tmp_path / "nvme", tmp_path / "other"
+    stage(source, target)
+    (other / "train-9").mkdir(parents=True)
+    (other / "train-9" / "9.tar").write_bytes(b"9")
+    with pytest.raises(StageError, match=r"holds .*source, not .*other: name another folder"):
+        stage(other, target)
+    assert {key: value for key, value in contents(target).items() if key.suffix == ".tar"} == contents(source)
+
+
+def test_files_of_somebody_else_are_left_alone_and_named(source, tmp_path):
+    target = tmp_path / "nvme"
+    (target / "train-0").mkdir(parents=True)
+    (target / "train-0" / "mine.tar").write_bytes(b"mine")
+    with pytest.raises(StageError, match=r"1 files .* such as train-0/mine.tar"):
+        stage(source, target)
+    assert (target / "train-0" / "mine.tar").read_bytes() == b"mine"
+
+
 def test_no_room_is_said_before_anything_is_copied(source, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
     with pytest.raises(StageError, match="has room for 100 bytes"):
@@ -60,6 +95,8 @@ def test_no_room_is_said_before_anything_is_copied(source, tmp_path, monkeypatch
 def test_a_source_that_is_not_there_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path / "nowhere"), str(tmp_path / "nvme")]) == 2
     assert "nowhere" in capsys.readouterr().err
+    assert main(["", str(tmp_path / "nvme")]) == 2  # not the working directory
+    assert capsys.readouterr().err.count("\n") == 1
     (tmp_path / "file").write_text("")
     (tmp_path / "source").mkdir()
     assert main([str(tmp_path / "source"), str(tmp_path / "file" / "below")]) == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runs import assert_same_run, rows
-from slurm_cluster import ROOT
+from slurm_cluster import ROOT, Job
 
 pytestmark = pytest.mark.xdist_group("slurm")
 IMAGENET = ROOT / "slurm" / "imagenet.sbatch"
@@ -94,3 +94,80 @@ def test_a_cancelled_job_stays_cancelled_and_keeps_its_checkpoint(cluster, optio
     cluster.wait_for_all()
     assert job.state == "CANCELLED"
     assert newest_step(run) > 0
+
+
+def test_a_signal_to_the_batch_script_alone_is_passed_on_and_requeues(cluster, options, tmp_path):
+    """As with `sbatch --signal=B:USR1@300`."""
+    run = tmp_path / "run"
+    job = cluster.sbatch("--nodes=2", IMAGENET, *options(run, schedule__epochs=300))
+    job.wait_until(lambda: len(rows(run)) > 2)
+    cluster.run("scancel", "--batch", "--signal=USR1", str(job.number))
+    job.wait_until(lambda: job.show("Restarts") == "1")
+    assert "after a checkpoint; requeued, to go on from step-" in job.log
+    assert newest_step(run) > 2
+
+
+def test_the_task_that_bears_the_number_of_its_array_is_requeued_alone(cluster, options, tmp_path):
+    arguments = [*options(tmp_path / "unused", schedule__epochs=300)]
+    place = arguments.index("--run.dir")
+    del arguments[place : place + 2]
+    array = cluster.sbatch("--array=1-2", IMAGENET, *arguments)
+    tasks = {number: Job(cluster, f"{array.number}_{number}") for number in (1, 2)}
+    for number, task in tasks.items():
+        run = cluster.folder / "runs" / f"imagenet-{array.number}" / str(number)
+        task.wait_until(lambda run=run: len(rows(run)) > 2)
+    last = next(task for task in tasks.values() if task.show("JobId") == str(array.number))
+    cluster.run("scancel", "--batch", "--signal=USR1", str(last.number))
+    last.wait_until(lambda: last.show("Restarts") == "1")
+    assert sorted(task.show("Restarts") for task in tasks.values()) == ["0", "1"]
+
+
+CRASHES = """
+import os
+from engine.monitoring.hooks import Hook
+
+class OnNode1(Hook):
+    def on_step(self, run):
+        starts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        if os.environ["SLURMD_NODENAME"] == "n1" and run.progress.step >= 4 * (starts + 1):
+            raise RuntimeError("a fault of the machine")
+
+class AtOnce(Hook):
+    def on_step(self, run):
+        raise RuntimeError("a fault of the program")
+"""
+
+
+def test_a_crash_is_requeued_and_a_node_that_fails_twice_is_left_out(cluster, options, tmp_path):
+    (tmp_path / "crashes.py").write_text(CRASHES)
+    run, path = tmp_path / "run", {"PYTHONPATH": f"{tmp_path}:{cluster.env.get('PYTHONPATH', '')}"}
+    arguments = options(run, checkpoint__every_seconds=0.01, hooks="crashes:OnNode1")
+    job = cluster.sbatch("--nodes=1", IMAGENET, *arguments, "--requeue-on-failure", "3", **path)
+    assert job.wait() == "COMPLETED", job.log
+    assert (job.show("Restarts"), job.show("ExcNodeList")) == ("2", "n1")
+    assert "node n1 was twice the first to fail" in job.log
+    assert len({row["step"] for row in rows(run)}) == 18
+
+
+def test_a_crash_that_left_no_newer_checkpoint_is_not_requeued(cluster, options, tmp_path):
+    (tmp_path / "crashes.py").write_text(CRASHES)
+    path = {"PYTHONPATH": f"{tmp_path}:{cluster.env.get('PYTHONPATH', '')}"}
+    arguments = options(tmp_path / "run", hooks="crashes:AtOnce")
+    job = cluster.sbatch("--nodes=1", IMAGENET, "--requeue-on-failure=3", *arguments, **path)
+    assert job.wait() == "FAILED", job.log
+    assert job.show("Restarts") == "0"
+    assert "not requeued: failed with no newer checkpoint" in job.log
+    assert "a fault of the program" in job.log
+
+
+def test_staging_without_a_dataset_is_one_line(cluster):
+    arguments = ["--recipe", "sample"]
+    (line,) = fails_at_once(cluster.sbatch(IMAGENET, *arguments, STAGE_DIR="/nowhere"))
+    assert "STAGE_DIR" in line
+    assert "--data.path" in line
+
+
+def test_a_quote_that_is_not_closed_is_one_line(cluster, tmp_path):
+    (tmp_path / "sweep").write_text('--run.dir "half\n')
+    (line,) = fails_at_once(cluster.sbatch("--array=1", IMAGENET, SWEEP=str(tmp_path / "sweep")))
+    assert "line 1: a quote is not closed" in line

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from runs import rows
-from slurm_cluster import ROOT
+from slurm_cluster import ROOT, Cluster
 from tiny import make_tiny_dataset
 
 pytestmark = pytest.mark.xdist_group("slurm")
@@ -61,3 +64,53 @@ def test_a_job_array_trains_a_seed_each_on_data_staged_to_the_node(cluster, opti
     assert [f"seed: {seed}" in (run / "config.yaml").read_text() for seed, run in zip((3, 4), tasks)] == [True, True]
     assert len(contents(stage)) > 96
     assert all(f"path: {stage}" in (run / "config.yaml").read_text() for run in tasks)
+
+
+def test_names_with_spaces_lead_to_the_repository_and_from_a_sweep_s_line(cluster, options, tmp_path):
+    repository = tmp_path / "the repository"
+    repository.symlink_to(ROOT)
+    sweep = tmp_path / "a sweep"
+    run = tmp_path / "run of 'one' epoch"
+    sweep.write_text(f'--run.seed 7 --schedule.epochs 1 --run.dir "{run}"\r\n')
+    arguments = options(tmp_path / "unused")
+    place = arguments.index("--run.dir")
+    del arguments[place : place + 2]
+    job = cluster.sbatch("--array=1", repository / "slurm" / "imagenet.sbatch", *arguments, SWEEP=str(sweep))
+    assert job.wait() == "COMPLETED", job.log
+    assert len(rows(run)) == 6
+    assert "seed: 7" in (run / "config.yaml").read_text()
+
+
+@pytest.fixture
+def unequal(tmp_path):
+    """A cluster whose first node has 2 cores and GPUs, its second 4 cores and 3 GPUs; the GPUs are devices of other use."""
+    found = Cluster(Path(f"/tmp/slurm-tests-{os.getpid()}-u"), tmp_path)
+    try:
+        found.script("start")
+        configuration = found.directory / "slurm.conf"
+        nodes = re.search(r"NodeName=n\[1-2\] (.*) Port=\[(\d+)-(\d+)\] CPUs=\d+ (.*)", configuration.read_text())
+        lines = ["GresTypes=gpu"]
+        for name, port, cores, gpus in (("n1", nodes[2], 2, 2), ("n2", nodes[3], 4, 3)):
+            lines.append(f"NodeName={name} {nodes[1]} Port={port} CPUs={cores} {nodes[4]} Gres=gpu:{gpus}")
+        configuration.write_text(configuration.read_text().replace(nodes[0], "\n".join(lines)))
+        devices = ["NodeName=n1 Name=gpu File=/dev/tty[1-2]", "NodeName=n2 Name=gpu File=/dev/tty[3-5]"]
+        (found.directory / "gres.conf").write_text("\n".join(devices) + "\n")
+        for name in ("n1", "n2"):
+            found.script("lose", name)
+        os.kill(int((found.directory / "slurmctld.pid").read_text()), signal.SIGKILL)
+        path = {"PATH": f"{found.env['PATH']}:/usr/sbin"}
+        found.run("bash", "-c", "slurmctld -c -i >/dev/null 2>&1 </dev/null", **path)
+        for name in ("n1", "n2"):
+            found.script("restore", name)
+        yield found
+    finally:
+        found.script("stop")
+
+
+def test_each_node_has_as_many_ranks_as_gpus_of_its_own(unequal, options, tmp_path):
+    run = tmp_path / "run"
+    arguments = options(run, schedule__epochs=1, device="cpu", data__global_batch_size=15, data__batch_size=3)
+    job = unequal.sbatch("--nodes=2", "--gpus=5", ROOT / "slurm" / "imagenet.sbatch", *arguments)
+    assert job.wait() == "COMPLETED", job.log
+    assert "5 ranks, n1 2,n2 3" in job.log
+    assert len(rows(run)) == 6

@@ -88,9 +88,9 @@ class Cluster:
 
 
 class Job:
-    """One batch job; its log is that of slurm/*.sbatch, NAME-ID.log."""
+    """One batch job, or a task of an array, ARRAY_TASK; its log is that of slurm/*.sbatch, NAME-ID.log."""
 
-    def __init__(self, cluster: Cluster, number: int):
+    def __init__(self, cluster: Cluster, number: int | str):
         self.cluster, self.number = cluster, number
 
     def show(self, field: str) -> str:
