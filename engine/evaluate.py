@@ -16,6 +16,8 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 
 import torch
 
+from engine.config.bounds import Bounds, bounds_of
+from engine.config.checks import require_within
 from engine.config.options import ConfigError, DataConfig, StrategyConfig
 from engine.distributed.device import use_bf16
 from engine.distributed.strategies import join
@@ -77,11 +79,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="write the result to this file as well")
     options = parser.parse_args(arguments)
-    for name in ("batch_size", "workers", "resolution"):
-        if getattr(options, name) < (name == "batch_size"):
-            raise ConfigError(f"option --data.{name} cannot be {getattr(options, name)}")
-    if not 0 <= options.crop_fraction <= 1:
-        raise ConfigError(f"option --crop_fraction must be above 0 and at most 1, not {options.crop_fraction:g}")
+    names, limits = ("batch_size", "workers", "resolution"), dict(bounds_of(defaults))
+    require_within(
+        {f"data.{name}": vars(options)[name] for name in names}, {f"data.{name}": limits[name] for name in names}
+    )
+    require_within(vars(options), {"crop_fraction": Bounds(least=0, most=1)})
     return options
 
 

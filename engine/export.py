@@ -17,7 +17,9 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 
 import torch
 
-from engine.config.options import ConfigError
+from engine.config.bounds import bounds_of
+from engine.config.checks import require_within
+from engine.config.options import ConfigError, DataConfig
 from engine.evaluation.settings import KEY, settings_of
 from engine.faults.errors import TrainingFailed
 from engine.faults.exit_status import DONE, run_entry_point
@@ -44,6 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--layout", choices=["torchvision", "timm"], help="whose names the tensors get (default: this project's)"
     )
     options = parser.parse_args(arguments)
+    require_within(vars(options), {"resolution": dict(bounds_of(DataConfig()))["resolution"]})
     graph, suffix = options.format in ("onnx", "torch_export"), SUFFIXES[options.format]
     if options.output.suffix != suffix:
         raise ConfigError(f"a file of format {options.format} must be named *{suffix}, not {options.output.name}")

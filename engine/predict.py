@@ -17,7 +17,9 @@ from typing import NoReturn
 _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
-from engine.config.options import ConfigError
+from engine.config.bounds import Bounds, bounds_of
+from engine.config.checks import require_within
+from engine.config.options import ConfigError, DataConfig
 from engine.distributed.device import choose_device, use_bf16
 from engine.faults.exit_status import BAD_INPUT, DONE, run_entry_point
 from engine.inference.classify import Prediction, find_images, predict
@@ -51,9 +53,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the predictions to this file as well")
     parser.add_argument("--sheet", type=Path, help="draw the images with their classes into this file (png, pdf, ...)")
     options = parser.parse_args(arguments)
-    for name, least in (("top", 1), ("batch_size", 1), ("resolution", 0)):
-        if getattr(options, name) < least:
-            raise ConfigError(f"option --{name} must be at least {least}, not {getattr(options, name)}")
+    bounds = dict(bounds_of(DataConfig()))
+    bounds = {name: bounds[name] for name in ("batch_size", "resolution")} | {"top": Bounds(least=1, most=1_000_000)}
+    require_within(vars(options), bounds)
     return options
 
 

@@ -56,7 +56,7 @@ def _window(trainer: Trainer, options: Any, standing: list[float] | None) -> Win
     """A window of steps; with a list to take note in, a checkpoint is begun before them and waited for after them."""
     started = time.perf_counter()
     if standing is not None:
-        trainer.save()
+        trainer.saver.save()
         standing.append(time.perf_counter() - started)
     run_steps(trainer, options.steps)
     trainer.run.writer.wait()

@@ -1,20 +1,16 @@
 """Values that have the right type and make no sense: out of bounds, or in contradiction to each other."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from engine.config.bounds import bounds_of
+from engine.config.bounds import Bounds, bounds_of
 from engine.config.options import Config, ConfigError, leaves
 from inception.registry import DESIGNS
 
 
 def check_values(config: Config) -> None:
     """Raises ConfigError for the first value that makes no sense, naming its option."""
-    values = dict(leaves(config))
-    for key, bounds in bounds_of(config):
-        value = values[key]
-        if not all(bounds.hold(number) for number in _numbers(value)):
-            shown = list(value) if isinstance(value, tuple) else value
-            raise ConfigError(f"option --{key} must be {bounds}, not {shown}")
+    require_within(dict(leaves(config)), dict(bounds_of(config)))
     _check_start(config)
     _check_ranges(config)
     _check_schedule(config)
@@ -24,6 +20,15 @@ def check_values(config: Config) -> None:
             f"option --ema.recalibrate {config.ema.recalibrate} measures statistics of batch normalisation, which "
             "--network.batch_norm false leaves out: set it to 0"
         )
+
+
+def require_within(values: Mapping[str, Any], bounds: Mapping[str, Bounds]) -> None:
+    """Raises ConfigError for the first option, by name, whose number in `values` its `bounds` do not hold."""
+    for key, limits in bounds.items():
+        value = values[key]
+        if not all(limits.hold(number) for number in _numbers(value)):
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ConfigError(f"option --{key} must be {limits}, not {shown}")
 
 
 def _numbers(value: Any) -> list[float]:

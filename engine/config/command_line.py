@@ -5,7 +5,7 @@ The options themselves, their defaults and their help stand in `engine/config/op
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +113,43 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
         known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
         raise ConfigError(f"recipe {recipe!r} does not exist; the recipes are {', '.join(known)}, or give a YAML file")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:
         raise ConfigError(f"recipe {recipe} cannot be read: {error.strerror}") from None
+    except _KeyStandsTwice as error:
+        raise ConfigError(f"recipe {recipe}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {recipe} is not YAML: {_one_line(str(error))}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"recipe {recipe} is not a mapping of options")
-    _check_names(_flat_names(tree), [key for key, _ in leaves(Config())], f"recipe {recipe}: key ")
+    names = list(_flat_names(tree))
+    _check_names(names, [key for key, _ in leaves(Config())], f"recipe {recipe}: key ")
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"recipe {recipe}: key {name} is given twice, once within its section: leave one out")
     return tree
+
+
+class _KeyStandsTwice(yaml.YAMLError):
+    pass
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a mapping with a key twice, of which YAML's libraries take the last without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise _KeyStandsTwice(
+                    f"key {key.value} stands in line {lines[key.value]} and again in line {line}: leave one out"
+                )
+            lines[key.value] = line
+        return node
 
 
 def _flat_names(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -132,7 +160,7 @@ def _flat_names(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _check_names(names: Iterator[str], known: Sequence[str], what: str) -> None:
+def _check_names(names: Iterable[str], known: Sequence[str], what: str) -> None:
     for name in names:
         if name not in known:
             raise ConfigError(f"{what}{name} does not exist; the nearest is {_nearest(name, known)} (--help lists all)")

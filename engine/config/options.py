@@ -87,12 +87,20 @@ class StrategyConfig:
 
 @dataclass
 class CheckpointConfig:
-    """Checkpoints; one is always written at the end of an epoch that was evaluated."""
+    """Checkpoints: when they are written, and which stay. One is always written when the run ends or is asked to stop."""
 
-    every_seconds: float = bounded(600.0, least=0, most=31_536_000)
-    """Also write one within an epoch when the last is this old [seconds]."""
+    every_epochs: int = bounded(1, least=0, most=100_000)
+    """Write one at the end of every so many epochs [epochs; 0: only of the last]."""
+    every_steps: int = bounded(0, least=0, most=1_000_000_000)
+    """Also write one after every so many steps [steps; 0: no]."""
+    every_seconds: float | None = bounded(600.0, least=0, most=31_536_000)
+    """Also write one, within an epoch too, when the last is this old [seconds; null: no]."""
     keep: int = bounded(2, least=1, most=100_000)
     """Newest checkpoints kept, beside the best weights [files]."""
+    keep_best: int = bounded(0, least=0, most=100_000)
+    """Also keep those with the highest top-1 accuracy; every epoch that is evaluated is then saved [files]."""
+    keep_every_epochs: int = bounded(0, least=0, most=100_000)
+    """Also write and keep for good one at the end of every so many epochs [epochs; 0: none]."""
 
 
 @dataclass

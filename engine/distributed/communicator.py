@@ -33,9 +33,12 @@ class Communicator:
         """`values` added up over the ranks, on every rank. The tensor is changed in place and returned."""
         return values
 
-    def vote(self, wishes: tuple[bool, ...]) -> tuple[bool, ...]:
-        """Which wishes at least one rank had. With several ranks the answer is that of an earlier call, for every rank
-        alike: the exchange overlaps the next step, and short steps share one. A wish must be made again to be granted again."""
+    def vote(self, wishes: tuple[bool, ...], conclude: bool) -> tuple[bool, ...]:
+        """Which wishes at least one rank had, for every rank alike. Every rank must call it, as often as the others.
+
+        Within a phase of steps (`conclude` false) the answer is that of an earlier call: the exchange overlaps the next step,
+        and several steps share one. With `conclude`, at the end of a phase, all ranks wait and every wish counts. A wish must
+        be made again to be granted again."""
         return wishes
 
     def gather(self, value: Any) -> list[Any]:

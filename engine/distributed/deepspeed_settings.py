@@ -53,9 +53,11 @@ def deepspeed_config(config: Config, batching: Batching, bf16: bool) -> dict[str
 
 def _read(file: str) -> dict[str, Any]:
     try:
-        tree = json.loads(Path(file).read_text(encoding="utf-8"))
+        tree = json.loads(Path(file).read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except OSError as error:
         raise ConfigError(f"--strategy.deepspeed_config {file} cannot be read: {error.strerror}") from None
+    except KeyError as error:
+        raise ConfigError(f"--strategy.deepspeed_config {file} has key {error} twice: leave one out") from None
     except ValueError as error:
         raise ConfigError(f"--strategy.deepspeed_config {file} is not JSON: {error}") from None
     if not isinstance(tree, dict):
@@ -66,6 +68,15 @@ def _read(file: str) -> dict[str, Any]:
                 f"--strategy.deepspeed_config {file} sets {key}, which --{option} decides: remove it there"
             )
     return tree
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises KeyError for a key that it has twice, of which Python takes the last without a word."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise KeyError(name)
+    return dict(pairs)
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Several ranks speaking over torch.distributed: NCCL among GPUs, gloo among CPUs."""
 
+import os
 import time
 from datetime import timedelta
 from typing import Any
@@ -12,9 +13,9 @@ from engine.distributed.communicator import Communicator
 from engine.distributed.rendezvous import meet
 from launch.environment import Environment
 
-# The ranks vote this often, if steps are shorter than that, since a vote costs each about 0.2 ms; but no later than after
-# so many of them, since steps may become longer.
-VOTE_SECONDS, MOST_CALLS = 0.02, 32
+# The ranks vote this often, if steps are shorter than that, since a vote among a thousand may take as long as a step; but no
+# later than after so many calls, since steps may become longer.
+VOTE_SECONDS, MOST_CALLS = 1.0, 32
 
 
 class ProcessGroup(Communicator):
@@ -23,6 +24,10 @@ class ProcessGroup(Communicator):
     def __init__(self, environment: Environment, device: torch.device, timeout: float):
         super().__init__(environment, device)
         patience = timedelta(seconds=timeout)
+        # A connection when it is first used, of which reductions and broadcasts need few; else each rank has one to every other.
+        os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
+        # NCCL's own threads would end a rank that was suspended for longer than their eight minutes.
+        os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(round(timeout)))
         backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
         dist.init_process_group(
             backend,
@@ -37,35 +42,45 @@ class ProcessGroup(Communicator):
             backend="gloo", timeout=patience
         )
         self._pending: tuple[dist.Work, Tensor] | None = None
-        self._calls_to_vote = self._calls_between = 1
-        self._voted = time.monotonic()
+        # Calls of `vote` from one exchange to the next, as agreed; calls since the last one; when that was.
+        self._interval, self._calls, self._exchanged = 1, 0, time.monotonic()
 
     def sum(self, values: Tensor) -> Tensor:
         dist.all_reduce(values)
         return values
 
-    def vote(self, wishes: tuple[bool, ...]) -> tuple[bool, ...]:
-        answer, calls = (False,) * len(wishes), 1
-        self._calls_to_vote -= 1
-        if self._calls_to_vote > 0:
-            return answer
-        if self._pending is not None:
-            work, votes = self._pending
-            work.wait()
-            *found, slowest = votes.tolist()
-            answer = tuple(bool(vote) for vote in found)
-            # Counted from the slowest rank's time by every rank, so that all vote at the same call.
-            calls = min(max(1, round(1e6 * VOTE_SECONDS) // max(1, slowest)), MOST_CALLS)
-        now = time.monotonic()
-        microseconds = min(round(1e6 * (now - self._voted) / self._calls_between), 2**31 - 1)
-        self._calls_to_vote, self._calls_between, self._voted = calls, calls, now
+    def vote(self, wishes: tuple[bool, ...], conclude: bool) -> tuple[bool, ...]:
+        self._calls += 1
+        if self._calls < self._interval and not conclude:
+            return (False,) * len(wishes)
+        granted = self._answer(len(wishes))
         # What is granted now is not wished for again.
-        wanted = [wish and not granted for wish, granted in zip(wishes, answer)]
-        votes = torch.tensor([*wanted, microseconds], dtype=torch.int32)
+        self._exchange([wish and not answer for wish, answer in zip(wishes, granted)])
+        if conclude:
+            granted = tuple(map(any, zip(granted, self._answer(len(wishes)))))
+            self._interval = 1  # the steps of the next phase may take longer
+        return granted
+
+    def _exchange(self, wishes: list[bool]) -> None:
+        """Tells the other ranks this one's wishes, and how long a call takes here."""
+        now = time.monotonic()
+        microseconds = min(round(1e6 * (now - self._exchanged) / self._calls), 2**31 - 1)
+        self._calls, self._exchanged = 0, now
+        votes = torch.tensor([*wishes, microseconds], dtype=torch.int32)
         work = dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._host_group, async_op=True)
         assert work is not None
         self._pending = (work, votes)
-        return answer
+
+    def _answer(self, count: int) -> tuple[bool, ...]:
+        """What the exchange that is under way granted of `count` wishes; nothing when there is none."""
+        if self._pending is None:
+            return (False,) * count
+        (work, votes), self._pending = self._pending, None
+        work.wait()
+        *granted, slowest = votes.tolist()
+        # From the slowest rank's time on every rank, so that all exchange at the same call.
+        self._interval = min(max(1, round(1e6 * VOTE_SECONDS) // max(1, slowest)), MOST_CALLS)
+        return tuple(map(bool, granted))
 
     def gather(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.world_size

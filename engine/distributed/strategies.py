@@ -7,9 +7,17 @@ from engine.distributed.device import choose_device
 from engine.distributed.parallelism import Parallelism
 from launch.environment import Environment
 
+# What ranks of a run with a watchdog wait for each other beyond its limit: it ends those that hang, and knows those that
+# were suspended, which connections do not [seconds].
+SUSPENSION = 86_400.0
 
-def join(environment: Environment, options: StrategyConfig, device: str = "auto") -> Communicator:
+
+def join(
+    environment: Environment, options: StrategyConfig, device: str = "auto", *, watched: bool = False
+) -> Communicator:
     """This rank's communicator, on its `device` (auto, cpu or cuda), once all ranks have met; one alone has nobody to meet.
+
+    `watched`: a watchdog ends ranks that hang, so that the connections need not.
 
     Raises ConfigError when `options` do not fit how the run was started.
     """
@@ -19,7 +27,7 @@ def join(environment: Environment, options: StrategyConfig, device: str = "auto"
         return Communicator(environment, chosen)
     from engine.distributed.process_group import ProcessGroup
 
-    communicator = ProcessGroup(environment, chosen, options.timeout)
+    communicator = ProcessGroup(environment, chosen, options.timeout + (SUSPENSION if watched else 0.0))
     divide_cores(communicator)
     return communicator
 

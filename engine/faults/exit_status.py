@@ -26,7 +26,10 @@ from pipelines.support.entry_point import UNREAD, accept_any_name, end_output, o
 
 DONE, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
 USER_ERRORS = (CheckpointError, ConfigError, DataError, NetworkError)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# What disks and file systems do to a program that is right.
+_OF_DISKS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENOTCONN, errno.EMFILE,
+)  # fmt: skip
 _STORE_PATIENCE = timedelta(seconds=3)
 _OTHER_RANKS_PATIENCE = 1.0
 _FIRST_RANK_PATIENCE = 30.0  # its imports may take that much longer on a busy machine
@@ -62,8 +65,9 @@ def run_entry_point(main: Callable[[Sequence[str]], int]) -> NoReturn:
 
 def _in_words(error: BaseException) -> str | None:
     """One line for what is no mistake of the program; None where a traceback says more."""
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return f"error: {error.filename or 'a file'} could not be written ({error.strerror}); training resumes where it saved"
+    if isinstance(error, OSError) and error.errno in _OF_DISKS:
+        where = error.filename if isinstance(error.filename, str) else "a file"
+        return f"error: {where} could not be read or written ({error.strerror}); training resumes where it saved"
     if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         reason = str(error).splitlines()[0].split("] ")[-1].split(". This is")[0]
         return f"error: another rank was lost, or kept this one waiting beyond --strategy.timeout ({reason})"

@@ -11,8 +11,13 @@ from typing import TextIO
 from torch.distributed import Store
 
 from engine.faults.exit_status import FAILED, fail, meeting_place
+from engine.faults.guard import SIGNAL, Guard
 from launch.environment import Environment
 
+# A first time may compile, for so much longer [seconds].
+_FIRST_SECONDS = 7200.0
+# So many intervals in which the watching thread had no turn mean that the process was suspended.
+_STANDSTILL = 10
 # The ranks that wait for a hung one must not give up first, with an error that blames the connection.
 _SHARE_OF_TIMEOUT = 0.8
 
@@ -33,7 +38,7 @@ class Watchdog:
 
     The stacks of all its threads go to `folder`/rank-N.txt. The ranks tell each other how far they came: the one that
     is behind, or that cannot even answer, is the one they name. A process that holds Python's lock for so long, in
-    compiled code, is ended by faulthandler's own thread, which needs no lock.
+    compiled code, is ended by its guard. The time during which the process is suspended does not count.
     """
 
     def __init__(self, folder: Path, timeout: float, environment: Environment):
@@ -43,16 +48,18 @@ class Watchdog:
         self._environment = environment
         self._store: Store | None = meeting_place(environment) if environment.world_size > 1 else None
         self._seen: set[str] = set()
-        self._doing, self._count = "starting", 0
-        self._deadline: float | None = None
+        self._standstills, self._excused = 0, 0.0
+        self._count = 0
+        self.begin("starting")
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
     def begin(self, what: str) -> None:
-        """Progress: `what` begins. The first time of each is not watched, since it may compile for minutes."""
+        """Progress: `what` begins. The first time of each may take hours more, since it may compile."""
         self._doing, self._count = what, self._count + 1
-        self._deadline = time.monotonic() + self._patience if what in self._seen else None
+        self._first = what not in self._seen
+        self._deadline: float | None = time.monotonic() + self._patience + (_FIRST_SECONDS if self._first else 0.0)
         self._seen.add(what)
 
     def close(self) -> None:
@@ -65,21 +72,53 @@ class Watchdog:
     def _watch(self) -> None:
         interval = min(1.0, self._patience / 10)
         with self._file.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            faulthandler.register(SIGNAL, file=file, all_threads=True, chain=True)
+            guard = self._guard(interval)
+            last, worked = time.monotonic(), time.process_time()
             while not self._ended.wait(interval):
+                stood, busy = time.monotonic() - last - interval, time.process_time() - worked
+                last, worked = last + interval + stood, worked + busy
+                if stood > _STANDSTILL * interval and busy < stood / 2:  # else Python's lock was kept from this thread
+                    self._excuse(stood)
                 deadline = self._deadline
-                if deadline is None:
-                    faulthandler.cancel_dump_traceback_later()
-                elif time.monotonic() < deadline:
-                    # Put off again and again while this thread gets its turn.
-                    faulthandler.dump_traceback_later(self._patience, file=file, exit=True)
-                else:
+                if guard is not None:
+                    guard.beat(watched=deadline is not None and not self._first)
+                if deadline is not None and last >= max(deadline, self._excused):
                     self._give_up(file)
-            faulthandler.cancel_dump_traceback_later()
+            if guard is not None:
+                guard.close()
+            faulthandler.unregister(SIGNAL)
         self._file.unlink(missing_ok=True)
+
+    def _guard(self, interval: float) -> Guard | None:
+        """A guard beside this process, which says why it ends it where no other rank does; None where none can be started."""
+        words = (
+            f"error: no progress was made for {self._patience:.0f} s, in code that keeps Python's lock; where every thread "
+            f"stood is in {self._file.parent}"
+        )
+        try:
+            return Guard(self._patience, interval, words if self._environment.world_size == 1 else "")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                print(f"hangs in compiled code will not be noticed: no process can be started ({error})", flush=True)
+            return None
+
+    def _excuse(self, seconds: float) -> None:
+        """Begins the limit anew after this thread did not have its turn for `seconds`, and says so; of several ranks, one."""
+        self._excused = time.monotonic() + self._patience
+        self._standstills += 1
+        with contextlib.suppress(RuntimeError):
+            if self._store is not None and self._store.add(f"standstill/{self._standstills}", 1) > 1:
+                return
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            print(
+                f"stood still for {seconds:.0f} s (suspended, by the look of it) and goes on; the limit of "
+                f"{self._patience:.0f} s without progress begins anew",
+                flush=True,
+            )
 
     def _give_up(self, file: TextIO) -> None:
         count, doing = self._count, self._doing
-        faulthandler.cancel_dump_traceback_later()
         file.write(f"rank {self._environment.rank} made no progress for {self._patience:.0f} s ({doing})\n\n")
         file.flush()
         faulthandler.dump_traceback(file, all_threads=True)

@@ -4,6 +4,7 @@ A checkpoint is one file, `step-000001234.pt`, the same for every strategy and n
 format, whose members carry checksums; they are checked before anything is loaded.
 """
 
+import contextlib
 import errno
 import io
 import os
@@ -32,8 +33,8 @@ def checkpoint_step(path: Path) -> int:
     return int(path.stem.partition("-")[2])
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Writes `state` as the checkpoint of `step` and removes all but the `keep` written last.
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Writes `state` as the checkpoint of `step`.
 
     The file appears under its name only when it is complete and on the disk. Raises OSError or torch's RuntimeError when
     it cannot be written; what was there before stays.
@@ -54,28 +55,31 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         temporary.unlink(missing_ok=True)  # half a checkpoint would take the room that the next one needs
         raise
     sync_folder(folder)
-    # By the time of writing: after a return to an earlier step the highest number need not be the newest.
-    others = sorted((other for other in list_checkpoints(folder) if other != path), key=_written)
-    for old in others[: max(0, len(others) - (keep - 1))]:
-        old.unlink(missing_ok=True)
     return path
-
-
-def _written(path: Path) -> int:
-    return path.stat().st_mtime_ns
 
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a small file, which is complete under its name or not there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with naming(path), temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within it, an OSError that does not say of which file it is, as that of a full disk, says `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def _require_room(folder: Path, state: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ class RunLock:
         }
         self._content = json.dumps(holder)
         temporary = self._folder / f".lock.{holder['token']}"
-        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             _write_beat(file, self._content, 0)
             os.link(temporary, self._path)
@@ -70,7 +70,7 @@ class RunLock:
         except OSError:  # no hard links here; creation alone is exclusive too
             os.close(file)
             try:
-                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+                file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             except FileExistsError:
                 return False
             _write_beat(file, self._content, 0)

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from engine.runs.checkpoint_file import write_whole
+from engine.runs.checkpoint_file import naming, write_whole
 
 
 class MetricsFile:
@@ -16,19 +16,21 @@ class MetricsFile:
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row; a reader sees whole lines only."""
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(_lines([row]))
 
     def rows(self) -> list[dict[str, Any]]:
-        """All complete rows, oldest first; a line cut off by a crash is left out."""
+        """All complete rows, oldest first; a line cut off by a crash or damaged otherwise is left out."""
         if not self.path.exists():
             return []
         rows = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line, parse_constant=lambda name: None))  # of versions that wrote NaN
+                row = json.loads(line, parse_constant=lambda name: None)  # of versions that wrote NaN
             except json.JSONDecodeError:
                 continue
+            if isinstance(row, dict) and {"kind", "step"} <= row.keys():  # a damaged line may be JSON too
+                rows.append(row)
         return rows
 
     def rewind(self, step: int) -> None:
@@ -51,9 +53,12 @@ class MetricsFile:
 
     def best_top1(self) -> float | None:
         """The best top-1 accuracy of all evaluations [percent], None before the first."""
-        return max(
-            (row["top1"] for row in self.rows() if row["kind"] == "eval" and row["top1"] is not None), default=None
-        )
+        return max(self.top1_by_step().values(), default=None)
+
+    def top1_by_step(self) -> dict[int, float]:
+        """Top-1 accuracy of every evaluation [percent], by step."""
+        evaluations = (row for row in self.rows() if row["kind"] == "eval" and row["top1"] is not None)
+        return {row["step"]: row["top1"] for row in evaluations}
 
     def end(self) -> dict[str, Any] | None:
         """The row that ended the run, or None while it is unfinished."""

@@ -32,6 +32,7 @@ from engine.runs.checkpoint_writer import CheckpointWriter
 from engine.runs.identity import identify
 from engine.runs.lock import RunLock
 from engine.runs.resuming import global_batch_size
+from engine.runs.retention import Retention
 from engine.runs.run_directory import RunDirectory
 from engine.runs.state import Part, RunState
 from engine.training.batch_that_fits import settle_batching
@@ -39,7 +40,7 @@ from engine.training.loaders import evaluation_loader, open_splits, training_loa
 from engine.training.network import build_network
 from engine.training.optimizers import create_optimizer
 from engine.training.progress import Progress, RecentSteps
-from engine.training.schedules import resolution_at
+from engine.training.schedules import learning_rate, resolution_at
 from engine.training.train_step import TrainStep
 from engine.training.weight_averaging import Ema
 from inception.vocabulary.network import Network
@@ -82,6 +83,11 @@ class Run(Step):
     stop: StopRequest
     hardware: Hardware
 
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        batches, schedule, optimizer = self.loader.plan.batches, self.config.schedule, self.config.optimizer
+        return learning_rate(step, batches, self.batching.global_batch, schedule, optimizer)
+
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
         """Ends threads and files in any case; leaves the process group only after success, when every rank does."""
@@ -108,27 +114,34 @@ def assemble(config: Config, environment: Environment | None = None, hooks: Sequ
     hooks = [*load_hooks(config.hooks), *hooks]
     directory = RunDirectory(config.run.dir)
     lock = RunLock(directory.path)
-    try:
+    with contextlib.ExitStack() as undone:
+        undone.callback(lock.close)
         if environment.rank == 0:
             directory.prepare(config.run.resume)
             lock.acquire(say=lambda text: print(text, flush=True))
-        return _joined(config, environment, hooks, directory, lock)
-    except BaseException:
-        lock.close()
-        raise
+        run = _joined(config, environment, hooks, directory, lock, undone)
+        undone.pop_all()
+    return run
 
 
 def _joined(
-    config: Config, environment: Environment, hooks: Sequence[Hook], directory: RunDirectory, lock: RunLock
+    config: Config,
+    environment: Environment,
+    hooks: Sequence[Hook],
+    directory: RunDirectory,
+    lock: RunLock,
+    undone: contextlib.ExitStack,
 ) -> Run:
-    """The run in `directory`, which is this run's alone from here on."""
+    """The run in `directory`, which is this run's alone from here on. What is to be closed when that fails goes to `undone`."""
     stop = StopRequest(PREEMPTED)
     train, val = open_splits(config.data, progress=environment.local_rank == 0)
-    record_collectives(directory.stacks)
-    communicator = join(environment, config.strategy, config.device)
     identity = identify(config, train, val)
+    record_collectives(directory.stacks)
+    communicator = join(environment, config.strategy, config.device, watched=True)
     require_agreement(communicator, {**versions(), **identity.statements(), "configuration": shared_options(config)})
     require_shared(communicator, directory.path)
+    watchdog = Watchdog(directory.stacks, config.strategy.timeout, environment)
+    undone.callback(watchdog.close)
     config.data.global_batch_size = communicator.from_first(lambda: global_batch_size(config, directory))
     if config.run.deterministic:
         make_deterministic()
@@ -170,6 +183,7 @@ def _joined(
         min(config.monitor.every_steps, loader.plan.batches),
         batching.global_batch,
     )
+    policy = config.checkpoint
     run = Run(
         **vars(step),
         config=config,
@@ -192,8 +206,13 @@ def _joined(
                 *hooks,
             ]
         ),
-        writer=CheckpointWriter(directory.checkpoints, config.checkpoint.keep, recorder.trouble),
-        watchdog=Watchdog(directory.stacks, config.strategy.timeout, environment),
+        writer=CheckpointWriter(
+            directory.checkpoints,
+            Retention(policy.keep, policy.keep_best, policy.keep_every_epochs * loader.plan.batches),
+            recorder.trouble,
+            directory.metrics.top1_by_step,
+        ),
+        watchdog=watchdog,
         stop=stop,
         hardware=hardware,
     )

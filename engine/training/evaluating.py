@@ -52,10 +52,12 @@ def evaluate(run: Run) -> float:
         if result["top1"] > progress.best_top1:
             progress.best_top1 = result["top1"]
             if run.communicator.is_main:
-                _save_best(run)
-    run.writer.wait()  # once the row is there, so are its weights
+                _save_best(run)  # once the row is there, so are its weights
+    run.writer.wait()
     row = {**progress.position(), **result, "seconds": round(time.monotonic() - started, 3)}
     run.monitor.record("eval", **row)
+    if run.communicator.is_main and run.config.checkpoint.keep_best:
+        run.writer.remove_superfluous()
     run.monitor.keep_findings(findings, evaluator.loader.dataset, row)
     run.hooks.evaluation(run, row, findings)
     return result["top1"]
@@ -71,6 +73,6 @@ def _save_best(run: Run) -> None:
 
 def _begin_batch(run: Run) -> None:
     run.watchdog.begin("evaluating")
-    stop, _ = run.communicator.vote((run.stop.requested, False))
+    stop, _ = run.communicator.vote((run.stop.requested, False), conclude=False)
     if stop:
         raise Stopped

@@ -9,6 +9,7 @@ from torch import Tensor
 from engine.faults.errors import Diverged, TrainingFailed
 from engine.runs.checkpoint_file import list_checkpoints, load_newest
 from engine.training.assembly import Run
+from engine.training.progress import first_not_finite
 
 
 def all_finite(tree: Any) -> bool:
@@ -25,7 +26,17 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def diverged(run: Run, what: str, step: int, lr: float) -> Diverged:
+def require_finite(run: Run, means: list[list[float]], gradient_norm: Tensor | None = None) -> list[list[float]]:
+    """The recent steps' `means`. Raises Diverged when a loss, or the last gradient, is not finite."""
+    step, bad = run.progress.step, first_not_finite(means)
+    if bad is not None:
+        raise diverged(run, f"the loss became {means[bad][0]}", step - len(means) + bad + 1)
+    if gradient_norm is not None and not gradient_norm.isfinite():
+        raise diverged(run, f"the gradient became {float(gradient_norm)}", step)
+    return means
+
+
+def diverged(run: Run, what: str, step: int) -> Diverged:
     """The error that says `what` happened at `step`, counted from 1, and which commands go on from here."""
     checkpoints = list_checkpoints(run.directory.checkpoints)
     lower = f"a lower --optimizer.lr than {run.config.optimizer.lr:g}"
@@ -37,7 +48,7 @@ def diverged(run: Run, what: str, step: int, lr: float) -> Diverged:
         )
     else:
         advice = f"nothing is saved yet: start again with --run.dir NEW and {remedy}"
-    return Diverged(f"{what} at step {step} with learning rate {lr:.4g}: {advice}")
+    return Diverged(f"{what} at step {step} with learning rate {run.learning_rate(step - 1):.4g}: {advice}")
 
 
 def roll_back(run: Run, error: Diverged) -> None:

@@ -26,6 +26,8 @@ def begin(run: Run) -> Start:
     if communicator.is_main:
         directory.describe(run.config, run.state.identity)
         directory.metrics.rewind(run.progress.step)
+        if start.path is not None and start.path.parent == directory.checkpoints:
+            run.writer.saved_step = run.progress.step
     _find_best(run)
     if start.path is not None:
         if start.event == "resumed":

@@ -4,10 +4,7 @@ outcome = Trainer(assemble(load_config(["--recipe", "sample"]))).fit()
 """
 
 import contextlib
-import time
 from collections.abc import Iterator
-
-from torch import Tensor
 
 from engine.faults.errors import Diverged, TrainingFailed
 from engine.faults.out_of_memory import is_out_of_memory
@@ -17,11 +14,10 @@ from engine.training.assembly import Run
 from engine.training.batch_that_fits import advise
 from engine.training.compiling_ahead import compile_for_run, report_recompiles
 from engine.training.evaluating import evaluate, is_due, is_left, recalibrate
-from engine.training.finiteness import all_finite, diverged, roll_back
+from engine.training.finiteness import require_finite, roll_back
 from engine.training.introduction import introduce, take_leave
 from engine.training.outcome import Outcome
-from engine.training.progress import first_not_finite
-from engine.training.schedules import learning_rate
+from engine.training.saving import Saver
 from engine.training.starting import begin
 from pipelines import Batch
 from pipelines.plan.random_numbers import key
@@ -31,8 +27,7 @@ class Trainer:
     """Trains, evaluates and saves a run; every rank must have one."""
 
     def __init__(self, run: Run):
-        self.run = run
-        self._last_save = time.monotonic()
+        self.run, self.saver = run, Saver(run)
         self._recompiles: RecompileWatch | None = None
 
     def fit(self) -> Outcome:
@@ -62,7 +57,7 @@ class Trainer:
             self._recompiles = compile_for_run(run)
         run.monitor.begin(config.schedule.epochs * run.loader.plan.batches, run.progress.step, config.schedule.epochs)
         run.stop.begin()
-        self._last_save = time.monotonic()
+        self.saver.begin()
         reason = self._evaluate() if is_left(run) else None
         while reason is None and run.progress.epoch < config.schedule.epochs:
             reason = self._train_on()
@@ -79,7 +74,7 @@ class Trainer:
             roll_back(run, error)
             if run.progress.at_epoch_end:
                 return self._end_epoch(stopped)
-            self.save()
+            self.saver.save()
         return "preempted" if stopped else None
 
     def train_epoch(self, epoch: int) -> bool:
@@ -91,7 +86,7 @@ class Trainer:
         batches = iter(run.loader)
         run.recorder.begin_epoch()
         while progress.epoch == epoch:
-            lr = self._learning_rate(progress.step)
+            lr = run.learning_rate(progress.step)
             run.parallelism.set_learning_rate(lr)
             run.recorder.begin_step(run.recent.count)
             run.train_step.begin(key(run.config.run.seed, progress.step, run.communicator.rank) >> 1)
@@ -108,28 +103,30 @@ class Trainer:
             run.monitor.advance(epoch)
             run.hooks.step(run)
             if row_is_due:
-                run.recorder.train_row(self._finite(run.recent.means(), gradient_norm), lr, gradient_norm)
+                run.recorder.train_row(require_finite(run, run.recent.means(), gradient_norm), lr, gradient_norm)
                 run.recent.clear()
-            stop, save = run.communicator.vote((run.stop.requested, self._save_is_due()))
-            if not progress.at_epoch_end and (stop or save):
-                self.save()
+            stop = self._vote(conclude=progress.at_epoch_end)
+            if not progress.at_epoch_end and (stop or self.saver.is_due()):
+                self.saver.save()
+                stop = stop or self._vote(conclude=True)
             if stop:
                 return True
         return False
+
+    def _vote(self, conclude: bool) -> bool:
+        """Whether a rank was asked to stop; that the last checkpoint is old is agreed on, too."""
+        wishes = (self.run.stop.requested, self.saver.looks_old)
+        stop, self.saver.is_old = self.run.communicator.vote(wishes, conclude)
+        return stop
 
     def _next_batch(self, batches: Iterator[Batch]) -> Batch:
         self.run.watchdog.begin("waiting for data")
         with self.run.recorder.waiting():
             return next(batches)
 
-    def _learning_rate(self, step: int) -> float:
-        run = self.run
-        batches, schedule, optimizer = run.loader.plan.batches, run.config.schedule, run.config.optimizer
-        return learning_rate(step, batches, run.batching.global_batch, schedule, optimizer)
-
     def _end_epoch(self, stopped: bool) -> str | None:
-        """Saves, and evaluates when it is time, in this order: an evaluation may be interrupted. Why the run ends here, if
-        it does."""
+        """Saves and evaluates when it is time, in this order: an evaluation may be interrupted. Why the run ends here, if it
+        does."""
         run = self.run
         run.recorder.substitutions(run.loader)
         if self._recompiles is not None:
@@ -138,7 +135,10 @@ class Trainer:
         if due:
             with contextlib.suppress(Stopped):  # which is heard again as the evaluation begins
                 recalibrate(run)
-        self.save()
+        if stopped or self.saver.is_due(evaluated=due):
+            self.saver.save()
+        elif due:
+            self.saver.state()  # what is not finite is not evaluated either
         reason = self._evaluate() if due else None
         run.monitor.report()
         return "preempted" if stopped else reason
@@ -149,46 +149,16 @@ class Trainer:
             evaluate(self.run)
         except Stopped:
             return "preempted"
-        target = self.run.config.run.target_top1
-        return "target" if target is not None and self.run.progress.best_top1 >= target else None
-
-    # ---- saving, ending -----------------------------------------------------------------------------------------
-
-    def _save_is_due(self) -> bool:
-        return time.monotonic() - self._last_save >= self.run.config.checkpoint.every_seconds
-
-    def save(self) -> None:
-        """Begins a checkpoint of this step; every rank must call it, and the first one writes, in the background."""
-        run = self.run
-        if run.lock.lost:
-            raise TrainingFailed(
-                f"another run took over {run.directory.path} while this one stood still; nothing was saved"
-            )
-        state = run.state.state_dict()
-        self._finite(state["recent"]["means"])
-        if not run.communicator.from_first(lambda: all_finite(state)):
-            lr = self._learning_rate(run.progress.step - 1)
-            raise diverged(run, "the weights or the optimizer's state became infinite or NaN", run.progress.step, lr)
-        self._last_save = time.monotonic()
-        if run.communicator.is_main:
-            path = run.writer.save(run.progress.step, state)
-            run.hooks.save(run, path)
-
-    def _finite(self, means: list[list[float]], gradient_norm: Tensor | None = None) -> list[list[float]]:
-        """The recent steps' `means`. Raises Diverged when a loss, or the last gradient, is not finite."""
-        run = self.run
-        bad = first_not_finite(means)
-        if bad is not None:
-            step = run.progress.step - len(means) + bad
-            raise diverged(run, f"the loss became {means[bad][0]}", step + 1, self._learning_rate(step))
-        if gradient_norm is not None and not gradient_norm.isfinite():
-            step = run.progress.step
-            raise diverged(run, f"the gradient became {float(gradient_norm)}", step, self._learning_rate(step - 1))
-        return means
+        progress, config = self.run.progress, self.run.config
+        if config.run.target_top1 is not None and progress.best_top1 >= config.run.target_top1:
+            return "target"
+        if progress.epoch == config.schedule.epochs:
+            return None  # complete, whoever asks it to stop
+        return "preempted" if self._vote(conclude=True) else None
 
     def _end(self, reason: str) -> Outcome:
         run, progress = self.run, self.run.progress
-        run.writer.wait()
+        self.saver.make_sure()
         outcome = Outcome(reason, progress.best_top1, progress.step, progress.seconds, run.directory.best_weights)
         take_leave(run, outcome)
         run.hooks.end(run, outcome)

@@ -13,6 +13,7 @@ from typing import get_args, get_type_hints
 import pytest
 import yaml
 
+from engine import evaluate, export, predict
 from engine.config.bounds import Bounds, bounds_of
 from engine.config.checks import check_values
 from engine.config.command_line import RECIPES, config_from_dict, load_config
@@ -97,6 +98,53 @@ def test_what_is_refused_names_the_option(arguments, message):
         load_config(arguments)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optimizer: {lr: 0.3, lr: 0.4}\n", "key lr stands in line 1 and again in line 1"),
+        (
+            "optimizer:\n  lr: 0.3\ndata: {flip: 0}\noptimizer:\n  momentum: 0.8\n",
+            "key optimizer stands in line 1 and again",
+        ),
+        ("data:\n  'flip': 0\n  flip: 1\n", "key flip stands in line 2 and again in line 3"),
+        ("optimizer: {lr: 0.3}\noptimizer.lr: 0.4\n", "key optimizer.lr is given twice"),
+        ("base: &base {lr: 0.3}\n", "key base.lr does not exist"),
+    ],
+)
+def test_a_key_that_stands_twice_in_a_recipe_is_refused(text, words, tmp_path):
+    recipe = tmp_path / "twice.yaml"
+    recipe.write_text(text)
+    with pytest.raises(ConfigError, match=f"recipe {recipe}: {re.escape(words)}"):
+        load_config(["--recipe", str(recipe)])
+
+
+def test_a_recipe_may_still_take_over_a_mapping_and_change_it(tmp_path):
+    recipe = tmp_path / "merged.yaml"
+    recipe.write_text("data: &data {path: x, flip: 0.1}\nnetwork: {name: debug}\n")
+    assert load_config(["--recipe", str(recipe)]).data.flip == 0.1
+    recipe.write_text("data: {<<: {path: x, flip: 0.1}, flip: 0.2}\n")
+    assert load_config(["--recipe", str(recipe)]).data.flip == 0.2
+
+
+@pytest.mark.parametrize(
+    ("parse", "arguments", "words"),
+    [
+        (evaluate.parse, ["--data.workers", "5000"], "--data.workers must be from 0 to 1024, not 5000"),
+        (evaluate.parse, ["--data.batch_size", "0"], "--data.batch_size must be from 1 to 65536, not 0"),
+        (evaluate.parse, ["--data.batch_size", "99999999"], "--data.batch_size must be from 1 to 65536"),
+        (evaluate.parse, ["--data.resolution", "100000"], "--data.resolution must be from 0 to 8192"),
+        (evaluate.parse, ["--crop_fraction", "nan"], "--crop_fraction must be from 0 to 1, not nan"),
+        (predict.parse, ["x.jpg", "--batch_size", "99999999"], "--batch_size must be from 1 to 65536"),
+        (predict.parse, ["x.jpg", "--top", "0"], "--top must be from 1 to 1000000, not 0"),
+        (predict.parse, ["x.jpg", "--resolution", "100000"], "--resolution must be from 0 to 8192"),
+        (export.parse, ["--format", "onnx", "--output", "x.onnx", "--resolution", "-1"], "--resolution must be from 0"),
+    ],
+)
+def test_numbers_of_the_other_commands_have_bounds_too(parse, arguments, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        parse(["--weights", "w", *arguments])
 
 
 def test_an_unknown_key_of_a_recipe_is_named_with_its_file(tmp_path):

@@ -61,7 +61,7 @@ def main() -> None:
             write(folder / f"{name}.variant.json", {"losses": losses}, trainer)
             continue
         trainers[name] = trainer
-        trainer.save()
+        trainer.saver.save()
         trainer.run.writer.wait()
         run_to(trainer, STEPS + MORE)
         write(folder / f"{name}.json", {"losses": losses, "exchange": exchange, "later": fingerprint(trainer)}, trainer)

@@ -8,23 +8,25 @@ import random
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import pytest
 
-import engine.distributed.process_group
 from disks import mount
 from engine.faults import stop_request
+from engine.faults.guard import SIGNAL
 from engine.faults.stop_request import StopRequest
 from engine.faults.watchdog import describe_hang
 from engine.runs.checkpoint_file import list_checkpoints, load_newest
 from inception import create_model, save_weights
 from runs import assert_same_tensors, computed, newest_state, rows
+from waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
+LIMIT = 4.8  # of the watchdog in faulty_train.py [seconds]
 RANKS = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -161,6 +163,66 @@ def test_a_rank_that_hangs_in_compiled_code_is_named_too(start_torchrun, tiny_ru
     assert "rank 1 neither made progress nor answered" in done.stderr or "another rank was lost" in done.stderr
 
 
+def test_a_process_that_hangs_in_compiled_code_alone_says_so(start_command, tiny_run, tmp_path):
+    _, *arguments = tiny_run("faulty")
+    (tmp_path / "faulty").mkdir()
+    (tmp_path / "faulty" / "others-wait").touch()  # there are none
+    env = RANKS | {"FAULT": "hangs_with_pythons_lock", "FAULT_RANK": "0", "FAULT_STEP": "3"}
+    done = start_command(["tests/engine/faults/faulty_train.py", *arguments], env=env).wait()
+    assert done.returncode == -SIGNAL
+    assert done.stderr == (
+        "error: no progress was made for 5 s, in code that keeps Python's lock; where every thread stood is in "
+        f"{tmp_path / 'faulty' / 'stacks'}\n"
+    )
+    stacks = (tmp_path / "faulty" / "stacks" / "rank-0.txt").read_text()
+    assert re.search(r"faulty_train.py.* in hangs_with_pythons_lock", stacks)
+
+
+def stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_suspended_beyond_the_limit_goes_on_and_says_so(
+    ranks, run_command, start_command, start_torchrun, torchrun, tiny_run, tmp_path
+):
+    alone = ranks == 1
+    assert (run_command(tiny_run("quiet")) if alone else torchrun(tiny_run("quiet"))).returncode == 0
+    _, *arguments = tiny_run("faulty")
+    env = RANKS | {"FAULT": "is_suspended", "FAULT_RANK": "0,1", "FAULT_STEP": "3"}
+    start = start_command if alone else start_torchrun
+    job = start(["tests/engine/faults/faulty_train.py", *arguments], env=env)
+    pids = job.wait_until(lambda: [job.pid] if alone else new_workers(job, set()))
+    job.wait_until(lambda: all(stopped(pid) for pid in pids))
+    time.sleep(LIMIT + 1)  # the one thing that this test is about
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    done = job.wait()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("(suspended, by the look of it) and goes on; the limit of 5 s") == 1
+    assert computed(tmp_path / "faulty") == computed(tmp_path / "quiet")
+    assert not (tmp_path / "faulty" / "stacks").exists()
+
+
+def test_the_time_that_a_process_was_stopped_is_not_silence():
+    """A guard beside a process that sends no sign of life: it counts only while that is not stopped."""
+    beside = "import sys, time; from engine.faults.guard import Guard; g = Guard(2.0, 0.1, 'silent'); g.beat(True); "
+    process = subprocess.Popen([sys.executable, "-c", f"{beside}time.sleep(10_000)"], env=os.environ | RANKS)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    try:
+        wait_until(children.read_text, lambda: "no guard")
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(4)
+        assert stopped(process.pid)
+        os.kill(process.pid, signal.SIGCONT)
+        assert process.wait() == -SIGNAL
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize(
     ("answers", "ranks", "words"),
     [
@@ -215,25 +277,6 @@ def test_the_first_request_waits_for_the_step_and_the_second_does_not():
     assert asked("begin", "SIGTERM", "later", "SIGTERM") == 128 + signal.SIGTERM
     assert asked("begin", "SIGUSR1", "later", "SIGINT") == 128 + signal.SIGINT
     assert asked("SIGTERM") == 75  # nothing to save yet
-
-
-def test_ranks_vote_no_more_often_than_is_worth_it_and_grant_a_wish_once(monkeypatch):
-    """Steps of 5 ms: a vote is answered at the next, 20 ms later, and what it granted is not wished for meanwhile."""
-    now = [0.0]
-    monkeypatch.setattr(engine.distributed.process_group.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(
-        engine.distributed.process_group.dist, "all_reduce", lambda *votes, **options: types.SimpleNamespace(wait=int)
-    )
-    group = object.__new__(engine.distributed.process_group.ProcessGroup)
-    group._pending, group._voted, group._host_group = None, 0.0, None
-    group._calls_to_vote = group._calls_between = 1
-    answers = []
-    for _ in range(12):
-        now[0] += 0.005
-        answers.append(group.vote((False, True)))
-    granted = [call for call, answer in enumerate(answers, start=1) if answer == (False, True)]
-    assert granted == [2, 10]  # votes at 1, 2, 6 and 10
-    assert set(answers) == {(False, False), (False, True)}
 
 
 # ---- out of disk ----------------------------------------------------------------------------------------------------

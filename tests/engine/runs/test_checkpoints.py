@@ -24,6 +24,7 @@ from engine.runs.checkpoint_file import CheckpointError, list_checkpoints, load_
 from engine.runs.checkpoint_writer import CheckpointWriter
 from engine.runs.identity import Identity
 from engine.runs.resuming import find_start
+from engine.runs.retention import Retention
 from engine.runs.run_directory import RunDirectory
 from pipelines import TrainPlan
 from waiting import wait_until
@@ -33,24 +34,32 @@ def state(step: int, kilobytes: int = 64) -> dict:
     return {"network": {"weight": torch.full((kilobytes * 256,), float(step))}, "step": step}
 
 
+def save(folder: Path, step: int, content: dict, keep: int) -> Path:
+    """Writes a checkpoint and removes all but the newest `keep`."""
+    path = save_checkpoint(folder, step, content)
+    for old in Retention(keep).superfluous(folder, {}):
+        old.unlink()
+    return path
+
+
 def test_the_newest_complete_one_is_found_and_old_ones_go(tmp_path):
     assert load_newest(tmp_path / "none") is None
     for step in (9, 10, 100):
-        save_checkpoint(tmp_path, step, state(step), keep=2)
+        save(tmp_path, step, state(step), keep=2)
     for left in ("step-000000200.tmp", ".best.safetensors.123.tmp"):
         (tmp_path / left).write_bytes(b"half a file")
     path, loaded, refused = load_newest(tmp_path)
     assert (path.name, loaded["step"], refused) == ("step-000000100.pt", 100, [])
     assert torch.equal(loaded["network"]["weight"], state(100)["network"]["weight"])
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000000010.pt", "step-000000100.pt"]
-    save_checkpoint(tmp_path, 300, state(300), keep=2)
+    save(tmp_path, 300, state(300), keep=2)
     assert list(tmp_path.glob("*.tmp")) == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "replaced"])
 def test_a_damaged_one_is_refused_and_the_one_before_it_used(damage, tmp_path):
     for step in (1, 2):
-        save_checkpoint(tmp_path, step, state(step), keep=2)
+        save(tmp_path, step, state(step), keep=2)
     newest = list_checkpoints(tmp_path)[-1]
     content = newest.read_bytes()
     middle = len(content) // 2  # in the weights
@@ -76,7 +85,7 @@ def test_a_damaged_one_is_refused_and_the_one_before_it_used(damage, tmp_path):
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path):
     """Every byte of the file either is checked or does not matter."""
-    path = save_checkpoint(tmp_path, 5, state(5, kilobytes=1), keep=1)
+    path = save(tmp_path, 5, state(5, kilobytes=1), keep=1)
     content, generator = path.read_bytes(), random.Random(3)
     noticed = 0
     for place in generator.sample(range(len(content)), 150):
@@ -105,12 +114,12 @@ def kill_while_writing(folder: Path, times: int) -> None:
     """Has a process write checkpoints without a pause and kills it at a random moment, until so many kills have left a
     half-written file."""
     states, left, step = [state(n, kilobytes=2048) for n in range(8)], 0, 0
-    save_checkpoint(folder, 0, states[0], keep=2)
+    save(folder, 0, states[0], keep=2)
     while left < times:
         child = os.fork()
         if child == 0:
             for number in itertools.count(step + 1):
-                save_checkpoint(folder, number, states[number % 8] | {"step": number}, keep=2)
+                save(folder, number, states[number % 8] | {"step": number}, keep=2)
         known = list_checkpoints(folder)
         try:
             wait_until(lambda known=known: list_checkpoints(folder) != known, lambda: "it writes nothing")
@@ -152,7 +161,7 @@ def told() -> Told:
 
 
 def test_what_is_saved_is_the_moment_of_the_call(tmp_path, told):
-    checkpointer, weights = CheckpointWriter(tmp_path, 2, told), state(1)
+    checkpointer, weights = CheckpointWriter(tmp_path, Retention(2), told), state(1)
     checkpointer.save(1, weights)
     weights["network"]["weight"].fill_(7)
     checkpointer.wait()
@@ -170,7 +179,7 @@ def test_a_slow_disk_is_reported_while_training_waits_for_it(tmp_path, told, mon
 
     monkeypatch.setattr(engine.runs.checkpoint_writer, "save_checkpoint", slowly)
     monkeypatch.setattr(engine.runs.checkpoint_writer, "PATIENCE", 0.1)
-    checkpointer = CheckpointWriter(tmp_path, 2, told)
+    checkpointer = CheckpointWriter(tmp_path, Retention(2), told)
     checkpointer.save(1, state(1))
     assert list_checkpoints(tmp_path) == []  # the first waits for nobody
     threading.Timer(0.3, disk.set).start()
@@ -203,7 +212,7 @@ def small_disk(tmp_path) -> Iterator[tuple[Path, Callable[[], None], Callable[[]
 
 def test_a_full_disk_keeps_the_previous_one_and_ends_the_run_at_the_second_failure(small_disk, told):
     disk, fill, make_room = small_disk
-    checkpointer = CheckpointWriter(disk, 2, told)
+    checkpointer = CheckpointWriter(disk, Retention(2), told)
     checkpointer.save(1, state(1, kilobytes=300))
     checkpointer.wait()
     fill()
@@ -235,10 +244,10 @@ def test_a_write_that_breaks_off_leaves_no_debris(tmp_path, monkeypatch):
         file.write(b"the beginning")
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
-    save_checkpoint(tmp_path, 1, state(1), keep=2)
+    save(tmp_path, 1, state(1), keep=2)
     monkeypatch.setattr(torch, "save", break_off)
     with pytest.raises(RuntimeError):
-        save_checkpoint(tmp_path, 2, state(2), keep=2)
+        save(tmp_path, 2, state(2), keep=2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.pt"]
 
 
@@ -277,7 +286,7 @@ def test_a_directory_of_another_run_is_left_as_it_is(tmp_path):
     directory.prepare("auto")
     identity = Identity("train", "val", 96, 10, None)
     directory.describe(theirs, identity)
-    save_checkpoint(directory.checkpoints, 3, state(3), keep=2)
+    save(directory.checkpoints, 3, state(3), keep=2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=r"holds a run with --optimizer\.lr 0\.1, not 0\.25"):
         find_start(ours, identity, directory, TrainPlan(96, 16))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine import ConfigError, Outcome, Trainer, assemble, load_config
-from engine.runs.checkpoint_file import list_checkpoints, load_checkpoint, save_checkpoint
+from engine.runs.checkpoint_file import list_checkpoints, load_checkpoint
 from inception import create_model, save_weights
 from runs import assert_same_tensors, computed, newest_state, rows
 
@@ -42,10 +42,6 @@ def unfinished(run: Path) -> Path:
     metrics = run / "metrics.jsonl"
     metrics.write_text("".join(line + "\n" for line in metrics.read_text().splitlines() if '"kind": "end"' not in line))
     return run
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -86,13 +82,6 @@ def test_going_back_sets_aside_what_lies_above_and_the_same_command_goes_on(tiny
     assert_same_tensors(newest_state(unfinished)["network"], newest_state(trained)["network"])
     train(command)  # the same again: it is finished, and does not go back once more
     assert "holds a finished run" in capfd.readouterr().out
-
-
-def test_what_is_written_last_is_kept_whatever_its_number(tmp_path):
-    for step in (90, 100, 7, 8):
-        save_checkpoint(tmp_path, step, {"step": step}, keep=2)
-        assert (tmp_path / f"step-{step:09d}.pt").exists()
-    assert names(tmp_path) == ["step-000000007.pt", "step-000000008.pt"]
 
 
 def test_a_file_of_another_or_a_finished_run_overwrites_nothing(refused, run, tmp_path):

@@ -66,3 +66,9 @@ def test_rows_are_json_whatever_was_measured(tmp_path):
     with file.path.open("a") as opened:
         opened.write('{"kind": "train", "step": 2, "loss": NaN}\n')  # as earlier versions wrote it
     assert [row["loss"] for row in file.rows()] == [None, None]
+
+
+def test_damaged_rows_are_passed_over(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.path.write_bytes(b'{"kind": "train", "step": 1}\n\xff\xfe\n12\n{}\n[]\nnull\n{"kind": "eval", "st')
+    assert file.rows() == [{"kind": "train", "step": 1}]
