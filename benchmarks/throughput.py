@@ -35,6 +35,7 @@ from benchmarks.reporting.advice import Verdict
 from benchmarks.reporting.drawing import draw_bars
 from benchmarks.reporting.results import Result, Row, number
 from benchmarks.studies.throughput_case import Case
+from benchmarks.studies.warming import compiled_at_once
 from engine.config.options import StrategyConfig
 from engine.distributed.communicator import Communicator
 from engine.distributed.strategies import join
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
             create_model(network)  # a wrong name ends here
     images = max(options.batch_sizes) * communicator.world_size
     options.folder = options.data or shared_photos(images, options.quality, result.say)
-    with tempfile.TemporaryDirectory(prefix="peers-") as work:
+    with tempfile.TemporaryDirectory(prefix="peers-") as work, compiled_at_once():
         dataset = open_dataset(options.folder, "train", progress=False)
         result.say("measuring the limits of this machine ...")
         communicator.barrier()  # ranks that share a machine measure together

@@ -86,7 +86,7 @@ def _store(part, y0, y1, y2, y3, y4, y5, place, values, inside, COUNT: tl.conste
 @triton.jit
 def statistics_kernel(
     x0, x1, x2, x3, x4, x5, c0, c1, c2, c3, c4, c5, s0, s1, s2, s3, s4, s5, partial, rows, channels,
-    COUNT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    COUNT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A program's rows: their mean, and their squares' sum about it, into `partial` (programs, 2, channels)."""
     block, blocks = tl.program_id(0), tl.num_programs(0)
@@ -97,7 +97,7 @@ def statistics_kernel(
     origin = tl.load(x + (block * ROWS).to(tl.int64) * stride + channel, mask=valid, other=0.0).to(tl.float32)
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     squares = tl.zeros((ROWS, CHANNELS), tl.float32)
-    for start in range(block * ROWS, rows, blocks * ROWS):
+    for start in tl.range(block * ROWS, rows, blocks * ROWS, num_stages=STAGES):
         row = start + tl.arange(0, ROWS)
         inside = (row < rows)[:, None] & valid[None, :]
         place = row.to(tl.int64)[:, None] * stride + channel[None, :]
@@ -184,7 +184,7 @@ def normalise_kernel(
 def sums_kernel(
     d0, d1, d2, d3, d4, d5, x0, x1, x2, x3, x4, x5, c0, c1, c2, c3, c4, c5, p0, p1, p2, p3, p4, p5,
     t0, t1, t2, t3, t4, t5, s0, s1, s2, s3, s4, s5, moments, partial, rows, channels,
-    COUNT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    COUNT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A program's sums of the gradient, and of the gradient times the normalised x, into `partial` (programs, 2, channels);
     a part's gradient begins at column p of d. Rows of d are t apart, those of x are s apart."""
@@ -200,7 +200,7 @@ def sums_kernel(
     shift = tl.load(moments + 3 * channels + before + channel, mask=valid, other=0.0)
     total = tl.zeros((ROWS, CHANNELS), tl.float32)
     products = tl.zeros((ROWS, CHANNELS), tl.float32)
-    for start in range(block * ROWS, rows, blocks * ROWS):
+    for start in tl.range(block * ROWS, rows, blocks * ROWS, num_stages=STAGES):
         row = start + tl.arange(0, ROWS)
         inside = (row < rows)[:, None] & valid[None, :]
         row = row.to(tl.int64)[:, None]

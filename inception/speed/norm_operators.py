@@ -17,10 +17,12 @@ from inception.speed import norm_kernels as kernels
 from inception.speed.norm_cpu import row_stride
 from inception.speed.norm_kernels import INTERPRETED, PARTS
 
-# Numbers that a program holds at once, and programs that share the rows when sums are made: eight or so for each
-# multiprocessor of a large GPU. Constants, so that sums do not depend on the machine.
+# Numbers that a program holds at once.
 TILE = 4096
-PROGRAMS = 1024
+# The same where sums are made; programs that share the rows there, four or so for each multiprocessor of a large GPU; warps of
+# a program; and tiles that it has on their way at once. The fastest together of those tried on an H100 (docs/performance.md),
+# and constants, so that sums do not depend on the machine.
+SUM_TILE, PROGRAMS, WARPS, STAGES = 2048, 512, 4, 3
 # Tiles are of that many channels, the widest that leaves at most a fifth of a tile empty; 16 are one sector of 32 bytes.
 WIDTHS = (128, 64, 32, 16)
 # Channels of a program that merges the partial sums of all others.
@@ -37,14 +39,14 @@ def power_of_2(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def tile(channels: Sequence[int]) -> tuple[int, int]:
-    """Rows and channels of a tile for parts of that many channels; powers of two."""
+def tile(channels: Sequence[int], numbers: int = 0) -> tuple[int, int]:
+    """Rows and channels of a tile for parts of that many channels; powers of two. `numbers`: how many it has, else TILE."""
     if max(channels) <= WIDTHS[-1]:
         width = power_of_2(max(channels))
     else:
         full = (w for w in WIDTHS if sum(tiles(c, w) for c in channels) * w <= 1.25 * sum(channels))
         width = next(full, WIDTHS[-1])
-    return TILE // width, width
+    return (numbers or TILE) // width, width
 
 
 def operator(*, mutates_args: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:
@@ -81,12 +83,12 @@ def batch_moments(
     grid = (parts.blocks, parts.across)
     launch(
         kernels.statistics_kernel, grid, *parts.xs, *parts.widths, *parts.strides, partial, *shape, COUNT=len(xs),
-        ROWS=parts.height, CHANNELS=parts.width,
+        ROWS=parts.sum_height, CHANNELS=parts.width, STAGES=STAGES, num_warps=WARPS,
     )  # fmt: skip
     vectors = [v for given in (weights, biases, running_means, running_vars, counters) for v in _padded(given, xs[0])]
     launch(
         kernels.moments_kernel, (sum(tiles(c, MERGED) for c in parts.widths),), partial, moments, *vectors,
-        *parts.widths, parts.blocks, *shape, MOMENTUM=momentum, EPS=eps, COUNT=len(xs), ROWS=parts.height,
+        *parts.widths, parts.blocks, *shape, MOMENTUM=momentum, EPS=eps, COUNT=len(xs), ROWS=parts.sum_height,
         BLOCKS=power_of_2(parts.blocks), CHANNELS=MERGED,
     )  # fmt: skip
     return moments
@@ -126,13 +128,15 @@ def normalise_relu_backward(dys: list[Tensor], columns: list[int], xs: list[Tens
     shape = (parts.rows, parts.channels)
     launch(
         kernels.sums_kernel, (parts.blocks, parts.across), *read, moments, partial, *shape, COUNT=len(xs),
-        ROWS=parts.height, CHANNELS=parts.width,
+        ROWS=parts.sum_height, CHANNELS=parts.width, STAGES=STAGES, num_warps=WARPS,
     )  # fmt: skip
     launch(
         kernels.total_kernel, (tiles(2 * parts.channels, MERGED),), partial, sums, parts.blocks,
         2 * parts.channels, BLOCKS=power_of_2(parts.blocks), COLUMNS=MERGED,
     )  # fmt: skip
-    dxs = [activation(x, x.shape[1]) for x in xs]
+    # With their type, which changes nothing: torch 2.11 takes empty tensors that are made alike for one and the same, so that
+    # results and gradients of x would share memory and be copied out of it.
+    dxs = [activation(x, x.shape[1], dtype=x.dtype) for x in xs]
     launch(
         kernels.gradient_kernel, (tiles(parts.rows, parts.height), parts.across), *read, *_padded(dxs, xs[0]),
         moments, sums, *shape, COUNT=len(xs), ROWS=parts.height, CHANNELS=parts.width,
@@ -163,9 +167,10 @@ class _Parts:
         self.channels = sum(widths)
         self.rows = xs[0].numel() // widths[0]
         self.height, self.width = tile(widths)
+        self.sum_height, _ = tile(widths, SUM_TILE)
         self.across = sum(tiles(width, self.width) for width in widths)
         # Each program has a row at least.
-        self.blocks = min(tiles(self.rows, self.height), max(1, PROGRAMS // self.across))
+        self.blocks = min(tiles(self.rows, self.sum_height), max(1, PROGRAMS // self.across))
 
     def vector(self, *shape: int) -> Tensor:
         return self.xs[0].new_empty(shape, dtype=torch.float32)

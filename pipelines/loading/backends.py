@@ -87,7 +87,7 @@ def build_loader(
     if plan.length != len(dataset):
         raise DataError(f"the plan is made for {plan.length} samples, but {dataset.path} has {len(dataset)}")
     options = Options(
-        device=torch.device(device),
+        device=_numbered(torch.device(device)),
         batch_size=batch_size,
         resolution=resolution,
         rank=rank,
@@ -109,6 +109,13 @@ def build_loader(
         raise DataError(f"backend {backend!r} fails here: {first_line(error)}; {_ADVICE}") from error
     loader.reason = "asked for" + loader.remark
     return loader
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """`device` with its number: "cuda" is this thread's current one, which other threads do not know of."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _fastest(dataset: Dataset, plan: Plan, options: Options) -> Loader:

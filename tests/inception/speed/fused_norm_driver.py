@@ -282,7 +282,7 @@ def compiled_for_hopper() -> dict[str, int]:
 
     rows, channels = norm_operators.tile([192])
     given = {"ROWS": rows, "CHANNELS": channels, "BLOCKS": 1024, "COLUMNS": 4, "COUNT": 4, "NORMED": 3, "JOINED": False}
-    given |= {"MOMENTUM": 0.1, "EPS": 1e-3}
+    given |= {"MOMENTUM": 0.1, "EPS": 1e-3, "STAGES": norm_operators.STAGES}
     sizes = {}
     for kernel in norm_kernels.KERNELS:
         constants = {key: value for key, value in given.items() if key in kernel.arg_names}
@@ -312,9 +312,9 @@ def main() -> None:
         }
     elif sys.argv[2] == "networks":
         if norm_kernels.INTERPRETED:
-            norm_operators.TILE *= (
-                16  # there, every program costs milliseconds; on a GPU such a tile compiles for minutes
-            )
+            # There, every program costs milliseconds; on a GPU such a tile compiles for minutes.
+            norm_operators.TILE *= 16
+            norm_operators.SUM_TILE *= 16
         report = {"curves": curves(), "compiled": graphs()}
     else:
         report = {"bytes": compiled_for_hopper()}

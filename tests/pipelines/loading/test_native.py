@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, sample_path
+from pipelines.loading import backends
 from pipelines.loading.batch import decoding_threads
 from processes import growth_over_epochs, open_files
 from waiting import IN_A_THREAD
@@ -161,6 +163,18 @@ def test_every_decoding_thread_works_for_its_ranks_gpu(monkeypatch):
     with decoding_threads(1, torch.device("cpu")) as pool:
         pool.submit(int).result()
     assert len(chosen) == 3
+
+
+def test_a_gpu_without_a_number_is_the_current_one(sample_val, monkeypatch):
+    """The decoding threads are told its number: torch.cuda.set_device takes no other."""
+    made = []
+    monkeypatch.setattr(
+        backends, "load_backend", lambda name: lambda dataset, plan, options: made.append(options) or Mock(remark="")
+    )
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    for device in ("cuda", torch.device("cuda"), "cuda:1", "cpu"):
+        build_loader(sample_val, TrainPlan(1000, 64), "native", device, batch_size=16, resolution=32)
+    assert [str(options.device) for options in made] == ["cuda:3", "cuda:3", "cuda:1", "cpu"]
 
 
 @pytest.mark.gpu
