@@ -26,9 +26,10 @@ from pipelines.support.entry_point import UNREAD, accept_any_name, end_output, o
 
 DONE, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
 USER_ERRORS = (CheckpointError, ConfigError, DataError, NetworkError)
-# What disks and file systems do to a program that is right.
-_OF_DISKS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENOTCONN, errno.EMFILE,
+# What disks, file systems and those who use them do to a program that is right.
+_OF_FILES = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR,
+    errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
 _STORE_PATIENCE = timedelta(seconds=3)
 _OTHER_RANKS_PATIENCE = 1.0
@@ -65,9 +66,12 @@ def run_entry_point(main: Callable[[Sequence[str]], int]) -> NoReturn:
 
 def _in_words(error: BaseException) -> str | None:
     """One line for what is no mistake of the program; None where a traceback says more."""
-    if isinstance(error, OSError) and error.errno in _OF_DISKS:
-        where = error.filename if isinstance(error.filename, str) else "a file"
-        return f"error: {where} could not be read or written ({error.strerror}); training resumes where it saved"
+    if isinstance(error, OSError) and error.errno in _OF_FILES:
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else "a file"
+        return (
+            f"error: {where} could not be read or written ({error.strerror}): mend that and give the same command again; "
+            "training goes on where it saved"
+        )
     if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         reason = str(error).splitlines()[0].split("] ")[-1].split(". This is")[0]
         return f"error: another rank was lost, or kept this one waiting beyond --strategy.timeout ({reason})"

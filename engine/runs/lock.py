@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.options import ConfigError
+from engine.faults.errors import TrainingFailed
 
 BEAT_SECONDS = 5.0
 BEATS_OF_PATIENCE = 4  # without one, a run on another machine is taken for dead
@@ -48,6 +49,13 @@ class RunLock:
             self._remove(content)
             say(f"took over {self._folder} from {_owner(content)}, which is gone")
         self._thread.start()
+
+    def require_held(self) -> None:
+        """Raises TrainingFailed when another run has taken this one for dead: nothing more may be written."""
+        if self.lost:
+            raise TrainingFailed(
+                f"another run took over {self._folder} while this one stood still; nothing more was written"
+            )
 
     def _create(self) -> bool:
         """Whether the lock could be made."""
@@ -107,10 +115,16 @@ class RunLock:
         number = 0
         while not self._ended.wait(BEAT_SECONDS):
             number += 1
-            with contextlib.suppress(OSError):  # a disk that is full or away for a while
+            with contextlib.suppress(OSError):  # a disk that is full or away for a while, or a file that is gone
                 _write_beat(self._file, self._content, number)
-                # After a long standstill another run may have taken this one for dead.
-                self.lost = self._path.stat().st_ino != os.fstat(self._file).st_ino
+            # After a long standstill another run may have taken this one for dead.
+            with contextlib.suppress(OSError):
+                self.lost = self.lost or self._is_anothers()
+
+    def _is_anothers(self) -> bool:
+        """Whether the lock that is there now is another run's; by its token, since numbers of files are used again."""
+        content = _read(self._path)
+        return content is not None and _parsed(content).get("token") != _parsed(self._content)["token"]
 
     def close(self) -> None:
         """Gives the lock back, if it was taken and is still held."""
@@ -119,8 +133,8 @@ class RunLock:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(OSError):
-            if self._path.stat().st_ino == os.fstat(self._file).st_ino:
-                self._path.unlink()
+            if not self._is_anothers():
+                self._path.unlink(missing_ok=True)
         os.close(self._file)
         self._file = None
 

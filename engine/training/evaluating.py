@@ -42,6 +42,7 @@ def evaluate(run: Run) -> float:
     Every rank must call it. Raises Stopped, leaving no trace, when a rank is asked to stop meanwhile.
     """
     evaluator, progress = run.evaluator, run.progress
+    run.lock.require_held()
     if not evaluator.statistics:
         recalibrate(run)
     started = time.monotonic()
@@ -54,6 +55,7 @@ def evaluate(run: Run) -> float:
             if run.communicator.is_main:
                 _save_best(run)  # once the row is there, so are its weights
     run.writer.wait()
+    run.lock.require_held()
     row = {**progress.position(), **result, "seconds": round(time.monotonic() - started, 3)}
     run.monitor.record("eval", **row)
     if run.communicator.is_main and run.config.checkpoint.keep_best:

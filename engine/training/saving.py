@@ -52,10 +52,7 @@ class Saver:
     def save(self) -> None:
         """Begins a checkpoint of this step; every rank must call it, and the first one writes, in the background."""
         run = self._run
-        if run.lock.lost:
-            raise TrainingFailed(
-                f"another run took over {run.directory.path} while this one stood still; nothing was saved"
-            )
+        run.lock.require_held()
         state = self.state()
         self._last, self.is_old = time.monotonic(), False
         if run.communicator.is_main:

@@ -103,6 +103,7 @@ class Trainer:
             run.monitor.advance(epoch)
             run.hooks.step(run)
             if row_is_due:
+                run.lock.require_held()
                 run.recorder.train_row(require_finite(run, run.recent.means(), gradient_norm), lr, gradient_norm)
                 run.recent.clear()
             stop = self._vote(conclude=progress.at_epoch_end)

@@ -301,6 +301,25 @@ def test_a_run_on_a_full_disk_ends_with_one_line(run_command, tiny_run, tmp_path
     assert events == ["checkpoint failed"]
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("OSError(28, 'No space left on device', 'runs/x/metrics.jsonl')", "runs/x/metrics.jsonl"),
+        ("OSError(5, 'Input/output error', b'runs/x/config.yaml')", "runs/x/config.yaml"),
+        ("OSError(116, 'Stale file handle')", "a file"),
+        ("PermissionError(13, 'Permission denied', 'out.json')", "out.json"),
+        ("open('nowhere/out.json', 'w')", "nowhere/out.json"),
+        ("open('.', 'w')", "."),
+    ],
+)
+def test_what_happens_to_files_is_one_line(error, words, run_command):
+    code = f"from engine.faults.exit_status import run_entry_point\ndef main(arguments): raise {error}\nrun_entry_point(main)"
+    done = run_command([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {words} could not be read or written (")
+    assert done.stderr.count("\n") == 1
+
+
 # ---- unread ---------------------------------------------------------------------------------------------------------
 
 

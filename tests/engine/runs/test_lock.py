@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import engine.runs.lock
-from engine import ConfigError, Trainer, assemble, load_config
+from engine import ConfigError, Hook, Trainer, assemble, load_config
+from engine.faults.errors import TrainingFailed
 from engine.runs.lock import RunLock
+from runs import rows
 from waiting import wait_until
 
 
@@ -77,6 +80,39 @@ def test_a_run_elsewhere_is_watched_for_its_heartbeat(quick, tmp_path):
     lock.acquire(told.append)
     assert [text.split()[0] for text in told][-1] == "took"
     lock.close()
+
+
+def test_a_run_that_was_taken_for_dead_knows_it_whatever_became_of_its_file(quick, tmp_path, monkeypatch):
+    """As on NFS, where a file that another machine removed is stale, and its number may be the next file's."""
+    lock = RunLock(tmp_path)
+    lock.acquire(silent)
+    number = (tmp_path / "lock").stat().st_ino
+
+    def stale(*arguments) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(engine.runs.lock, "_write_beat", stale)
+    (tmp_path / "lock").write_text('{"token": "another"}\n000000000001\n')
+    assert (tmp_path / "lock").stat().st_ino == number
+    wait_until(lambda: lock.lost, lambda: "it never looks")
+    with pytest.raises(TrainingFailed, match="another run took over"):
+        lock.require_held()
+    lock.close()
+    assert (tmp_path / "lock").exists()
+
+
+class Taken(Hook):
+    """Another run takes the directory over after the second step."""
+
+    def on_step(self, run) -> None:
+        run.lock.lost = run.progress.step > 2
+
+
+def test_a_run_that_lost_its_directory_writes_nothing_more(tiny_run, tmp_path):
+    with pytest.raises(TrainingFailed, match=r"another run took over .* nothing more was written"):
+        Trainer(assemble(load_config(tiny_run()[1:]), hooks=[Taken()])).fit()
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2]
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
 def test_a_run_that_was_taken_for_dead_knows_it(quick, tmp_path):
