@@ -5,6 +5,8 @@
 #   bash launch/quickstart.sh
 #   bash launch/quickstart.sh --cpu                 what follows goes to launch/setup.sh
 #   QUICKSTART_DIR=/somewhere/else bash launch/quickstart.sh      another run directory than runs/quickstart
+#
+# quickstart.json in the run directory records the call: seconds, what the set-up received and took on disk, the accuracy.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -15,7 +17,8 @@ weights="$run/checkpoints/best.safetensors"
 main() {
     mkdir -p "$run" 2>/dev/null && [[ -w "$run" ]] ||
         fail 2 "the run directory $run cannot be written: name another in QUICKSTART_DIR"
-    bash "$root/launch/setup.sh" "$@"
+    rm -f "$run/setup.json" # of an earlier call
+    bash "$root/launch/setup.sh" --json "$run/setup.json" "$@"
     say "" "== train =="
     train
     say "" "== evaluate =="
@@ -23,7 +26,7 @@ main() {
     say "" "== predict =="
     unless_done "$run/predictions.json" predict
     say "" "== result =="
-    "$python" "$root/launch/summary.py" "$run"
+    "$python" "$root/launch/summary.py" "$run" --command "bash launch/quickstart.sh${*:+ $*}" --seconds "$SECONDS"
     say "  from the first line to this one: $SECONDS s"
 }
 

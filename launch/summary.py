@@ -1,8 +1,10 @@
-"""The table that ends the quickstart: `python launch/summary.py RUN_DIRECTORY` reads what the run left behind."""
+"""The table that ends the quickstart, and its record: `python launch/summary.py RUN_DIRECTORY` reads what the run left behind."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def rows(run: Path) -> list[tuple[str, str]]:
@@ -26,12 +28,32 @@ def rows(run: Path) -> list[tuple[str, str]]:
     ]
 
 
+def record(run: Path, command: str, seconds: float) -> dict[str, Any]:
+    """What a call of the quickstart took and came to. `set_up` is what launch/setup.sh recorded of it, None where it had
+    nothing to do."""
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    environment = json.loads((run / "environment.json").read_text())
+    set_up = run / "setup.json"
+    return {
+        "command": command,
+        "seconds": seconds,
+        "set_up": json.loads(set_up.read_text()) if set_up.exists() else None,
+        **{name: environment[name] for name in ("python", "processor", "cores", "gpus", "packages")},
+        **{name: evaluation[name] for name in ("top1", "top5", "count")},
+    }
+
+
 def main() -> int:
-    if len(sys.argv) != 2:
-        print("usage: launch/summary.py RUN_DIRECTORY", file=sys.stderr)
-        return 2
-    for what, figure in rows(Path(sys.argv[1])):
+    parser = argparse.ArgumentParser(prog="launch/summary.py", allow_abbrev=False)
+    parser.add_argument("run", type=Path, help="directory of the quickstart's run")
+    parser.add_argument("--command", default="", help="what was called")
+    parser.add_argument("--seconds", type=float, default=0.0, help="since it was called")
+    options = parser.parse_args()
+    for what, figure in rows(options.run):
         print(f"  {what:<26} {figure}")
+    if options.command:
+        kept = record(options.run, options.command, options.seconds)
+        (options.run / "quickstart.json").write_text(json.dumps(kept, indent=1) + "\n")
     return 0
 
 

@@ -16,6 +16,7 @@ from benchmarks.measuring.command_line import BenchmarkError
 _SETTINGS = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf")
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _COPIED_CERTIFICATES = "/etc/ssl/of-this-machine.crt"  # where no package writes its own
+_SCRIPTS = Path("/usr/share/debootstrap/scripts")
 _HOME_SETTINGS = (".config/pip/pip.conf", ".pip/pip.conf")
 _VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "CI")
 
@@ -27,11 +28,8 @@ class DebianRoot:
         self.folder = folder
 
     def copy(self, source: Path, place: str) -> None:
-        """Copies the files of a clone, without its history and what is ignored, to the absolute path `place` in the root."""
-        target = self.folder / place.lstrip("/")
-        for name in _files_of(source):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, target / name)
+        """Copies a clone's files to the absolute path `place` in the root, as `copy_clone` does."""
+        copy_clone(source, self.folder / place.lstrip("/"))
 
     def run(self, command: str, *, user: str = "", timeout: float = 3600) -> subprocess.CompletedProcess[str]:
         """Runs a line of bash in the root, as root or as `user` (UID:GID), with no more of the environment than the way
@@ -54,7 +52,9 @@ def debian_root(suite: str, folder: Path) -> Iterator[DebianRoot]:
     use. Raises BenchmarkError saying why there can be none here."""
     if reason := why_not():
         raise BenchmarkError(reason)
-    _run("debootstrap", "--variant=minbase", suite, str(folder))
+    # A release that is younger than the debootstrap here is made like the one that all releases come from.
+    script = [] if (_SCRIPTS / suite).exists() else ["", "sid"]
+    _run("debootstrap", "--variant=minbase", suite, str(folder), *script)
     _copy_settings(folder)
     with ExitStack() as mounted:
         for name in ("proc", "sys", "dev"):
@@ -80,6 +80,10 @@ def why_not() -> str:
 
 
 def _copy_settings(folder: Path) -> None:
+    # A mirror may be a copy whose lists have passed their date.
+    settings = folder / "etc" / "apt" / "apt.conf.d"
+    settings.mkdir(parents=True, exist_ok=True)
+    (settings / "dates").write_text('Acquire::Check-Valid-Until "false";\n')
     places = {Path(name): Path(name) for name in _SETTINGS} | {_CERTIFICATES: Path(_COPIED_CERTIFICATES)}
     places |= {Path.home() / name: Path("/root", name) for name in _HOME_SETTINGS}
     for here, there in places.items():
@@ -87,6 +91,13 @@ def _copy_settings(folder: Path) -> None:
             target = folder / str(there).lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(here, target)
+
+
+def copy_clone(source: Path, target: Path) -> None:
+    """Copies the files of a clone, without its history and what is ignored."""
+    for name in _files_of(source):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source / name, target / name)
 
 
 def _files_of(clone: Path) -> Sequence[str]:

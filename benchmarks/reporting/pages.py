@@ -9,6 +9,7 @@ from benchmarks.reporting.results import Row, present_command, tabulated
 from benchmarks.reporting.sections import Change, Section
 
 DETAILS = ("spread", "share", "of_ours", "cpu_cores", "predicted", "bound_by", "step_seconds_p95")
+DETAILS += ("set_up_seconds", "received_bytes", "disk_bytes", "top1_share", "others_share")
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse;font-size:13px}td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left}"

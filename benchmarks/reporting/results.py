@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich import box
+from rich import box, filesize
 from rich.console import Console
 from rich.table import Table
 
@@ -179,9 +179,11 @@ def wide_console(quiet: bool = False) -> Console:
 
 
 def shown_detail(name: str, value: Any) -> str:
-    """A detail as a cell: shares in percent, seconds of steps in milliseconds."""
+    """A detail as a cell: shares in percent, seconds of steps in milliseconds, bytes in units of a thousand."""
     if value is None:
         return ""
+    if name.endswith("_bytes"):
+        return filesize.decimal(value)
     if name in ("spread", "share") or name.endswith("_share"):
         return f"{value:.1%}"
     if name.startswith("step_seconds"):

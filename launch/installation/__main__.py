@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,7 @@ def _check_writable(venv: Path) -> None:
 def _record(file: str, stages: Stages, installer: Installer, left_out: list[str], works: bool) -> None:
     total = stages.total()
     kept = {
+        "command": shlex.join(["bash", "launch/setup.sh", *sys.argv[1:]]),
         "python": platform.python_version(),
         "system": system.name(),
         "installer": installer.name(),

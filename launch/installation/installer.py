@@ -79,7 +79,8 @@ class Installer:
             options = uv_options(pip_settings(self.python), os.environ)
             options += [word for index in self.indexes for word in ("--index", index)]
             return [self._uv, "pip", "install", "--no-progress", "--python", self.python, *options, *compiled]
-        options = ["--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=10"]
+        # Like uv: Python compiles the modules that are used, which are few, when they are.
+        options = ["--no-input", "--disable-pip-version-check", "--progress-bar=off", "--retries=10", "--no-compile"]
         options += [f"--extra-index-url={index}" for index in self.indexes]
         return [self.python, "-m", "pip", "install", *options, *compiled]
 

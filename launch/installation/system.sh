@@ -21,7 +21,7 @@ as_root() {
 install_packages() {
     case "$(manager)" in
         apt-get)
-            local -a apt=(apt-get -y -q -o DPkg::Lock::Timeout=300)
+            local -a apt=(apt-get -y -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=5)
             as_root "${apt[@]}" update && as_root "${apt[@]}" install --no-install-recommends "$@"
             ;;
         dnf) as_root dnf -y -q --setopt=install_weak_deps=False install "$@" ;;

@@ -1,4 +1,4 @@
-""".ci/run on a made-up checkout: what fails is tried once more, what fails twice fails the run, and all is listed."""
+""".ci/run on a made-up checkout: what depends on mirrors is tried once more, all else fails the run, and all is listed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def second_time(name):
     (HERE / name).touch()
     return was_here
 
+@pytest.mark.downloads
 @pytest.mark.parametrize("mirror", ["one, two", "three"])
 def test_installs(mirror):
     assert second_time(mirror)
@@ -26,8 +27,13 @@ def test_works():
     pass
 """
 BROKEN = """
+@pytest.mark.downloads
 def test_broken():
     assert False
+"""
+WAVERING = """
+def test_wavers():
+    assert second_time("wavers")
 """
 
 
@@ -41,7 +47,7 @@ def checkout(tmp_path):
         shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
         shutil.copy(ROOT / "launch" / "common.sh", tmp_path / "launch")
         (tmp_path / "launch" / "test.sh").write_text(f'cd "{tmp_path}"; exec "{sys.executable}" -m pytest -q "$@"\n')
-        (tmp_path / "pytest.ini").write_text("[pytest]\n")
+        (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    downloads: as in the project\n")
         (tmp_path / "test_it.py").write_text(tests)
         return tmp_path
 
@@ -52,7 +58,7 @@ def red(output: str) -> list[str]:
     return [line[5:-4] for line in output.splitlines() if line.startswith("\033[31m")]
 
 
-def test_what_fails_once_has_a_second_try_and_is_listed(checkout, run_command):
+def test_a_mirror_that_fails_once_has_a_second_try_and_is_listed(checkout, run_command):
     done = run_command(["bash", checkout(TESTS) / ".ci" / "run"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert red(done.stdout) == [
@@ -65,6 +71,13 @@ def test_what_fails_twice_fails_the_run(checkout, run_command):
     done = run_command(["bash", checkout(TESTS + BROKEN) / ".ci" / "run"])
     assert done.returncode == 1
     assert "test_it.py::test_broken: failed" in red(done.stdout)
+    assert "test_it.py::test_installs[three]: failed, then passed" in red(done.stdout)
+
+
+def test_what_depends_on_no_mirror_has_no_second_try(checkout, run_command):
+    done = run_command(["bash", checkout(TESTS + WAVERING) / ".ci" / "run"])
+    assert done.returncode == 1
+    assert "test_it.py::test_wavers: failed" in red(done.stdout)
     assert "test_it.py::test_installs[three]: failed, then passed" in red(done.stdout)
 
 

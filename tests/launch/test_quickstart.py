@@ -30,6 +30,11 @@ def test_quickstart_trains_to_its_target_and_a_second_call_skips_what_is_done(ru
     for file in ("report.html", "predictions.png", "checkpoints/best.safetensors"):
         assert (run / file).is_file()
         assert str(run / file) in table
+    record = json.loads((run / "quickstart.json").read_text())
+    assert record["command"] == "bash launch/quickstart.sh"
+    assert record["top1"] == accuracy["top1"]
+    assert record["set_up"] is None, "an environment that is there is not set up"
+    assert record["seconds"] > 0
 
     before = (run / "metrics.jsonl").read_bytes()
     second = run_command(["bash", "launch/quickstart.sh"], env=environment, cwd=ROOT)

@@ -67,6 +67,7 @@ def wheels(tmp_path_factory) -> Path:
     versions = dict(pins(ROOT / "launch" / "constraints.txt"))
     for name in {*needed, *(name for names in extras.values() for name in names)}:
         leads = {"installed_here.pth": f"{SITE}\n".encode()} if name == "torch" else {}
+        leads |= {"never_imported.py": b""} if name == "rich" else {}
         write_wheel(folder, name, versions[name.replace("_", "-")], leads)
     source = Path(setuptools.__file__).parents[1]
     backend = {
@@ -124,6 +125,8 @@ def test_offline_from_a_folder_of_wheels_in_a_path_with_a_space_and_an_umlaut(in
     python = clone / ".venv" / "bin" / "python"
     packages = next((clone / ".venv" / "lib").glob("python3*/site-packages"))
     assert not list(packages.glob("onnx-*")), "the extras are for --all"
+    assert (packages / "never_imported.py").exists()
+    assert not list(packages.glob("__pycache__/never_imported*")), "compiled what nobody imported"
     show = [str(python), "-c", "import launch; print(launch.__file__)"]
     shown = subprocess.run(show, capture_output=True, text=True, cwd="/", env={}, check=False)
     assert shown.stdout.strip() == str(clone / "launch" / "__init__.py")
