@@ -14,7 +14,7 @@ EXTRAS = {
     # Built from source against OpenCV and libjpeg-turbo; launch/setup.sh installs them where it may.
     "ffcv": ["ffcv>=1.0.2", "numba>=0.60"],
     "deepspeed": ["deepspeed>=0.17"],
-    "mpi": ["mpi4py>=4.0", "openmpi>=5.0"],
+    "mpi": ["mpi4py>=4.1", "openmpi>=5.0"],
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.2"],
     "dev": [
         "pytest>=8.3",

@@ -22,7 +22,7 @@ main() {
     say "" "== train =="
     train
     say "" "== evaluate =="
-    unless_done "$run/evaluation.json" evaluate
+    unless_done "$run/best_evaluation.json" evaluate
     say "" "== predict =="
     unless_done "$run/predictions.json" predict
     say "" "== result =="
@@ -39,7 +39,7 @@ unless_done() {
     fi
 }
 
-evaluate() { "$python" "$root/engine/evaluate.py" --weights "$weights" --json "$run/evaluation.json"; }
+evaluate() { "$python" "$root/engine/evaluate.py" --weights "$weights" --json "$run/best_evaluation.json"; }
 
 predict() {
     local -a images
@@ -65,8 +65,10 @@ unpack_images() {
 import sys, tarfile
 shard, folder, count = sys.argv[1:]
 with tarfile.open(shard) as archive:
+    # By attribute: the argument of the same meaning is younger than Python 3.11.
+    archive.extraction_filter = getattr(tarfile, "data_filter", None)
     for member in archive.getmembers()[: int(count)]:
-        archive.extract(member, folder, filter="data")
+        archive.extract(member, folder)
         print(f"{folder}/{member.name}")
 END
 }

@@ -12,7 +12,7 @@ def rows(run: Path) -> list[tuple[str, str]]:
     recorded = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     end = next(row for row in reversed(recorded) if row["kind"] == "end")
     rates = sorted(row["images_per_second"] for row in recorded if row["kind"] == "train")
-    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation = json.loads((run / "best_evaluation.json").read_text())
     environment = json.loads((run / "environment.json").read_text())
     target = end["seconds_to_target"]
     return [
@@ -31,7 +31,7 @@ def rows(run: Path) -> list[tuple[str, str]]:
 def record(run: Path, command: str, seconds: float) -> dict[str, Any]:
     """What a call of the quickstart took and came to. `set_up` is what launch/setup.sh recorded of it, None where it had
     nothing to do."""
-    evaluation = json.loads((run / "evaluation.json").read_text())
+    evaluation = json.loads((run / "best_evaluation.json").read_text())
     environment = json.loads((run / "environment.json").read_text())
     set_up = run / "setup.json"
     return {

@@ -15,7 +15,8 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,25 +101,34 @@ def _try(place: str, options: str, result: Result) -> dict[str, Any]:
     command = f"bash launch/quickstart.sh {options}".strip()
     result.say(f"{place}: {command} ...")
     load = LoadMeter()
-    with tempfile.TemporaryDirectory(prefix=f"{place}-") as folder:
-        if place == HERE:
-            clone = Path(folder) / "inception training"
-            copy_clone(ROOT, clone)
-            kept = {name: value for name, value in os.environ.items() if not name.startswith(("INCEPTION_", "PYTHON"))}
-            done = subprocess.run(
-                shlex.split(command), cwd=clone, env=kept, capture_output=True, text=True, check=False
-            )
-        else:
-            with debian_root(place, Path(folder) / "root") as root:
-                root.copy(ROOT, _CLONE)
-                clone = root.folder / _CLONE[1:]
-                done = root.run(f"cd '{_CLONE}' && {command}", timeout=2 * _HOURS)
+    with _clone_at(place) as (clone, run):
+        done = run(command)
         if done.returncode:
             said = (done.stdout + done.stderr).strip().splitlines()
             raise BenchmarkError(f"{place}: status {done.returncode}; it ends with: {' / '.join(said[-12:])}")
         result.say(done.stdout)
         record = json.loads((clone / "runs" / "quickstart" / "quickstart.json").read_text())
     return record | {"others": load.read()["others"]}
+
+
+@contextmanager
+def _clone_at(place: str) -> Iterator[tuple[Path, Callable[[str], subprocess.CompletedProcess[str]]]]:
+    """A new clone, as this machine sees it, and what runs a command in it."""
+    if place != HERE:
+        with debian_root(place, Path(tempfile.mkdtemp(prefix=f"{place}-"))) as root:
+            root.copy(ROOT, _CLONE)
+            yield root.folder / _CLONE[1:], lambda command: root.run(f"cd '{_CLONE}' && {command}", timeout=2 * _HOURS)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "inception training"
+        copy_clone(ROOT, clone)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("INCEPTION_", "PYTHON"))}
+        yield (
+            clone,
+            lambda command: subprocess.run(
+                shlex.split(command), cwd=clone, env=kept, capture_output=True, text=True, check=False
+            ),
+        )
 
 
 if __name__ == "__main__":

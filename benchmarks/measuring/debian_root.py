@@ -4,6 +4,7 @@ network, processors and driver are this one's."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -49,20 +50,32 @@ class DebianRoot:
 @contextmanager
 def debian_root(suite: str, folder: Path) -> Iterator[DebianRoot]:
     """A minimal root of a release (trixie, forky, sid) in the empty `folder`, with /proc, /dev and /sys while it is in
-    use. Raises BenchmarkError saying why there can be none here."""
+    use; removed at the end. Raises BenchmarkError saying why there can be none here."""
     if reason := why_not():
         raise BenchmarkError(reason)
     # A release that is younger than the debootstrap here is made like the one that all releases come from.
     script = [] if (_SCRIPTS / suite).exists() else ["", "sid"]
-    _run("debootstrap", "--variant=minbase", suite, str(folder), *script)
-    _copy_settings(folder)
     with ExitStack() as mounted:
+        mounted.callback(_remove, folder)
+        _run("debootstrap", "--variant=minbase", suite, str(folder), *script)
+        _copy_settings(folder)
         for name in ("proc", "sys", "dev"):
             _run("mount", "--rbind", f"/{name}", str(folder / name))
             # What is mounted below stays where it is when this is taken away.
             _run("mount", "--make-rslave", str(folder / name))
             mounted.callback(_run, "umount", "--recursive", "--lazy", str(folder / name))
         yield DebianRoot(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a root, but never through a mount into this machine's own /dev."""
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    # Spaces and the like are written as octal numbers there.
+    places = [re.sub(r"\\(\d{3})", lambda digits: chr(int(digits[1], 8)), place) for place in mounted]
+    still = [place for place in places if Path(place).is_relative_to(folder.resolve())]
+    if still:
+        raise BenchmarkError(f"{folder} is left as it is: {still[0]} is still mounted")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def why_not() -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tars
 from pipelines import sample_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,9 +33,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders with 96 training and 30 validation images of ten classes: six steps of 16 an epoch."""
     root = tmp_path_factory.mktemp("tiny")
     for split, count in (("train", TRAIN), ("val", VAL)):
-        with tarfile.open(Path(sample_path()) / f"{split}-000.tar") as shard:
-            members = shard.getmembers()[:count]
-            shard.extractall(root / split, members, filter="data")
+        tars.unpack(Path(sample_path()) / f"{split}-000.tar", root / split, count)
     return root
 
 

@@ -21,7 +21,8 @@ def test_quickstart_trains_to_its_target_and_a_second_call_skips_what_is_done(ru
     first = run_command(["bash", "launch/quickstart.sh"], env=environment, cwd=ROOT)
     assert first.returncode == 0, first.stdout + first.stderr
     assert rows(run, "end")[-1]["reason"] == "target"
-    accuracy = json.loads((run / "evaluation.json").read_text())
+    assert "done before" not in first.stdout
+    accuracy = json.loads((run / "best_evaluation.json").read_text())
     assert accuracy["count"] == 1000
     assert accuracy["top1"] == pytest.approx(rows(run, "end")[-1]["best_top1"])
     assert len(json.loads((run / "predictions.json").read_text())) > 0

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import tars
+
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("inception", "pipelines", "engine", "launch", "benchmarks")
 NO_PART = ("__pycache__", ".index", "results")
@@ -82,7 +84,7 @@ def test_its_programs_train_evaluate_predict_export_and_check_from_another_direc
     assert json.loads((tmp_path / "evaluation.json").read_text())["count"] == 1000
 
     shard = next(programs.parent.glob("lib/python3*/site-packages/pipelines/sample/val-000.tar"))
-    shutil.unpack_archive(shard, tmp_path / "data" / "val", filter="data")
+    tars.unpack(shard, tmp_path / "data" / "val")
     image = next((tmp_path / "data" / "val").rglob("*.jpg"))
     call(programs / "inception-predict", "--weights", "run", image, "--json", "predictions.json", cwd=tmp_path)
     assert json.loads((tmp_path / "predictions.json").read_text())

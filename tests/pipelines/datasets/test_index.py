@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pipelines.datasets.index
+import tars
 from pipelines import DataError, TrainPlan, open_dataset
 from pipelines.datasets.folders import Folders
 from pipelines.datasets.image_headers import Flag
@@ -196,11 +197,7 @@ def test_a_damaged_index_says_which_directory_to_delete(make_folder, odd_images)
 
 
 def test_shards_and_folders_of_the_same_files_are_the_same_dataset(sample_val, tmp_path):
-    import tarfile
-
-    (tmp_path / "val").mkdir()
-    with tarfile.open(sample_val.path + "/val-000.tar") as shard:
-        shard.extractall(tmp_path / "val", filter="data")
+    tars.unpack(sample_val.path + "/val-000.tar", tmp_path / "val")
     folders = opened(tmp_path, "val")
     assert folders.classes == sample_val.classes
 
