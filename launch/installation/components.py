@@ -79,6 +79,14 @@ print(f"{onnx.__version__}|runtime {onnxruntime.__version__}, script {onnxscript
 """
 
 
+# What a library does when Python ends is not asked: numba's threads (FFCV) may wait there for one another for ever.
+_END = """
+import os, sys
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
 @dataclass(frozen=True)
 class Component:
     name: str
@@ -126,7 +134,7 @@ def check(component: Component) -> Result:
         return Result(component, False, "", f"extra {component.extra}, of bash launch/setup.sh --all")
     try:
         done = subprocess.run(
-            [sys.executable, "-c", component.probe], capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+            [sys.executable, "-c", component.probe + _END], capture_output=True, text=True, timeout=TIMEOUT_SECONDS
         )
     except subprocess.TimeoutExpired:
         return Result(component, False, "", f"no answer within {TIMEOUT_SECONDS} s")

@@ -167,3 +167,8 @@ def test_a_component_that_is_not_installed_is_no_failure_and_a_broken_one_says_w
     assert (broken.works, broken.word) == (False, "BROKEN")
     assert "no such luck" in broken.remark
     assert all(component.installed() for component in COMPONENTS if not component.extra)
+
+
+def test_a_library_that_waits_for_ever_at_the_end_has_worked():
+    probe = "import threading, time\nthreading.Thread(target=time.sleep, args=(10_000,)).start()\nprint('1.0|did it')"
+    assert check(Component("Slow to go", probe, "json")).works
