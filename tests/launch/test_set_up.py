@@ -107,7 +107,7 @@ def set_up(clone: Path, wheels: Path, *options: str, path: str, base: str = BASE
     """Runs setup.sh without an index, a home and sudo."""
     environment = {"PATH": path, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), **variables}
     command = ["bash", str(clone / "launch" / "setup.sh"), "--python", base, *options]
-    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])

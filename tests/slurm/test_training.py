@@ -42,10 +42,11 @@ def test_requeued_in_mid_epoch_ends_bit_identical(cluster, quiet, options, tmp_p
 
 def test_the_signal_before_the_time_limit_requeues_and_ends_bit_identical(cluster, quiet, options, tmp_path):
     run = tmp_path / "run"
-    job = cluster.sbatch("--nodes=2", "--signal=USR1@20", IMAGENET, *options(run))
+    job = cluster.sbatch("--nodes=2", "--signal=USR1@50", IMAGENET, *options(run))
     freeze_in_mid_epoch(job, run, step=8)
-    # The limit comes now, 30 to 90 s from here, so that a slow start does not matter. SLURM looks every half minute.
-    job.cluster.run("scontrol", "update", f"JobId={job.number}", f"TimeLimit={(job.seconds + 30) // 60 + 1}")
+    # The limit comes now, 60 to 120 s from here, so that a slow start does not matter, and 50 s after the signal, so that a
+    # slow end does not. SLURM looks every half minute.
+    job.cluster.run("scontrol", "update", f"JobId={job.number}", f"TimeLimit={(job.seconds + 60) // 60 + 1}")
     job.wait_until(lambda: job.show("Restarts") == "1")
     job.cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
     assert job.wait() == "COMPLETED", job.log
