@@ -156,11 +156,12 @@ def _steps(batch: int, on_gpu: bool) -> list[list[Settings]]:
     compiled = {"compile.enabled": "true"}
     compiling = [[compiled], [compiled | {"compile.scope": "block"}]]
     halves = [{"data.batch_size": size} for size in (batch // 2, batch // 4) if size >= 1 and batch % size == 0]
-    fusion = [[{"network.fuse": "true" if on_gpu else "false"}]]  # not the default
+    fusion = [[{"network.fuse": "false"}]]  # not the default
     if not on_gpu:
         return [*loading, *fusion, halves, *compiling]
     modes = [[compiled | {"compile.mode": mode}] for mode in ("reduce-overhead", "max-autotune")]
-    fusion += [[{"network.fused_norm": "true"}], [{"network.pad_channels": 4}, {"network.pad_channels": 8}]]
+    fusion += [[{"network.fused_norm": "false"}], [{"compile.combo_kernels": "true"}]]
+    fusion += [[{"network.pad_channels": 4}, {"network.pad_channels": 8}]]
     # How much of a batch the JPEG engine takes, the rest being the CUDA cores'.
     split = [{"data.backend": "dali", "data.dali.hw_decoder_load": share} for share in (0.75, 0.5)]
     return [*compiling, *modes, *fusion, *loading, *([split] if backends else []), halves]

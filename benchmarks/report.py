@@ -9,7 +9,8 @@ Writes report.html and report.md beside the results, and fills in every document
     <!-- benchmark throughput part=data -->
     <!-- end -->
 
-stands for the rows of the newest throughput result whose case has part=data; values are separated by `|`.
+stands for the rows of the newest throughput result whose case has part=data; values are separated by `|`. With folder=NAME it
+is the newest in the folder of that name beside the results, where those of another machine are kept.
 """
 
 import re
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if documents is None else documents:
         text = document.read_text()
         if _MARKED.search(text):
-            document.write_text(filled(text, results, document.name))
+            document.write_text(filled(text, results, document.name, options.results))
     print(f"{len(results)} results of {len({result['benchmark'] for result in results})} benchmarks: {page}")
     worse = [f"{section.title}: {line}" for section in sections for line in section.regressions]
     for line in worse:
@@ -66,12 +67,14 @@ def main(arguments: Sequence[str]) -> int:
     return FAILED if options.strict and worse else DONE
 
 
-def filled(text: str, results: Sequence[dict[str, Any]], name: str) -> str:
+def filled(text: str, results: Sequence[dict[str, Any]], name: str, folder: Path = RESULTS) -> str:
     """`text` with every marked table written anew. Raises BenchmarkError for a mark that no row answers."""
 
     def written(mark: re.Match[str]) -> str:
         wanted = dict(pair.split("=", 1) for pair in mark[3].split())
-        candidates = [result for result in reversed(results) if result["benchmark"] == mark[2]]
+        beside = wanted.pop("folder", None)
+        among = results if beside is None else read_results(folder / beside)
+        candidates = [result for result in reversed(among) if result["benchmark"] == mark[2]]
         for result in candidates:
             rows = [row for row in result["rows"] if _matches(row, result["options"], wanted)]
             if rows:

@@ -45,6 +45,8 @@ def pretend() -> None:
     interfaces.CudaInterface.get_raw_stream = staticmethod(_always(0))
     torch.accelerator.is_available = _always(False)
     fake_tensor.init_gpu_context = _always(None)
+    # inductor tries a copy on the GPU to find out whether shapes fit.
+    torch.Tensor.copy_ = lambda whole, *_: whole  # type: ignore[method-assign, assignment]
     # Convolutions on the CPU, where the network is traced, give the memory format that a GPU's give.
     torch._C._conv_determine_backend_memory_format = _always(torch.channels_last)  # type: ignore[attr-defined]
     _pretend_to_triton()

@@ -12,6 +12,7 @@ writes which kernels took a window's time, a file for each.
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from benchmarks.measuring import BenchmarkError, Parser, Subject, alternate, as_arguments, one_line
+from benchmarks.measuring.budget import Budget
 from benchmarks.measuring.workload import Workload
 from benchmarks.peers.networks import peers_of
 from benchmarks.peers.subjects import network_subject
@@ -40,7 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     on_gpu = torch.cuda.is_available()
     parser = Parser(
         "Options of the training step beside the plain step, in turns.", network="inception_v3" if on_gpu else "debug",
-        batch_size=128 if on_gpu else 32, precision="auto", compile=["eager"], windows=5, seconds=1.0, set=[]
+        batch_size=128 if on_gpu else 32, precision="auto", compile=["eager"], windows=5, seconds=1.0,
+        budget=float("inf"), set=[]
     )  # fmt: skip
     variants = ["network.pad_channels=4", "network.fuse=false"]
     parser.add_argument("--variants", nargs="+", default=variants, help="KEY=VALUE[,KEY=VALUE]")
@@ -53,47 +56,65 @@ def main(arguments: Sequence[str]) -> int:
     result = Result("variants", options)
     for variant in options.variants:
         load_config(_arguments(variant, options))  # a mistake ends here
-    communicator = join(Environment(), StrategyConfig())
+    communicator, budget = join(Environment(), StrategyConfig()), Budget(options.budget)
     if options.warm is not None:
         return _warm(options, communicator)
     with compiled_at_once():
         for mode in options.compile:
-            _measure(mode, options, communicator, result)
+            _measure(mode, options, communicator, budget, result)
+    if budget.left_out:
+        result.note(f"Left out to keep the budget of {options.budget:g} s: {', '.join(budget.left_out)}.")
     if communicator.device.type == "cpu":
         result.note("No GPU here: launches and GPU memory are not measured, and no Triton kernel runs.")
     result.finish("spread", "graphs", "breaks", "launches", "gpu_gib", "first_step_seconds")
     return DONE
 
 
-def _measure(mode: str, options: Any, communicator: Communicator, result: Result) -> None:
-    """All variants in one mode of compilation, in turns."""
+def _measure(mode: str, options: Any, communicator: Communicator, budget: Budget, result: Result) -> None:
+    """All variants in one mode of compilation, in turns, as far as the budget goes."""
     workloads: list[Workload] = []
     subjects: dict[str, Subject] = {}
     details: dict[str, dict[str, Any]] = {}
     for variant in (PLAIN, *options.variants):
         result.say(f"preparing {options.network}, {mode}: {variant} ...")
         try:
-            workloads.append(workload := _workload(variant, mode, options, communicator))
-            details[variant], steps = _first_steps(workload, options.seconds)
-            subjects[variant] = workload.timed_step(steps)
+            prepared = budget.prepared(f"{variant}, {mode}", partial(_prepare, variant, mode, options, communicator))
         except Exception as error:
             if variant == PLAIN:
                 raise
             result.add_failure(_case(variant, mode, options), "images/s", one_line(error))
+            continue
+        # A round of warm-up and one that counts.
+        if prepared and budget.admits(f"{variant}, {mode}", 2 * options.seconds, must=variant == PLAIN):
+            workload, details[variant], steps = prepared
+            workloads.append(workload)
+            subjects[variant] = workload.timed_step(steps)
     for peer in options.peers:
         result.say(f"preparing {options.network}, {mode}: {peer} ...")
-        subjects[peer] = network_subject(peer, mode, workloads[0], options.seconds)
-    measured = alternate(subjects, windows=options.windows)
+        subject = budget.prepared(
+            f"{peer}, {mode}", partial(network_subject, peer, mode, workloads[0], options.seconds)
+        )
+        # A peer compiles in its first window.
+        if subject and budget.admits(f"{peer}, {mode}", 3 * options.seconds):
+            subjects[peer] = subject
+    tables = options.tables and communicator.device.type == "cuda"
+    share = (options.windows + 1) / (options.windows + 1 + 3 * tables)  # a table takes as long as three windows
+    measured = alternate(subjects, windows=options.windows, budget_seconds=share * budget.remaining())
     for variant, measurement in measured.items():
         case = _case(variant, mode, options)
         result.add(case, "images/s", measurement, **details.get(variant, {}))
         if variant != PLAIN and measurement.windows and measured[PLAIN].windows:
             result.add(case, "times the plain step", measurement.over(measured[PLAIN]))
-    if options.tables and communicator.device.type == "cuda":
+    if tables:
         for name, subject in subjects.items():
             _write_table(subject, options.output / f"kernels-{options.network}-{mode}-{_slug(name)}.txt")
     for workload in workloads:
         workload.close()
+
+
+def _prepare(variant: str, mode: str, options: Any, communicator: Communicator) -> tuple[Workload, dict[str, Any], int]:
+    workload = _workload(variant, mode, options, communicator)
+    return workload, *_first_steps(workload, options.seconds)
 
 
 def _warm(options: Any, communicator: Communicator) -> int:

@@ -23,9 +23,11 @@ class NetworkConfig:
     dropout: float | None = bounded(None, least=0, below=1)
     """Dropout before the classifier [probability; null: the paper's]."""
     fuse: bool | None = None
-    """Run a block's 1x1 convolutions of one input as one: the same function, another speed [null: in training on CPUs]."""
+    """Run a block's 1x1 convolutions of one input as one: the same function, another speed [null: in training on CPUs,
+    and compiled on GPUs]."""
     fused_norm: bool | None = None
-    """Batch normalisation and ReLU in one piece in training: the same function, another speed [null: on CPUs alone]."""
+    """Batch normalisation and ReLU in one piece in training: the same function, another speed [null: on CPUs,
+    and compiled on GPUs]."""
     pad_channels: int | None = bounded(None, least=0, most=64)
     """Pad images with zeros to this many channels: the same function, another speed [channels; null: no]."""
 

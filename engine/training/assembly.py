@@ -37,7 +37,7 @@ from engine.runs.run_directory import RunDirectory
 from engine.runs.state import Part, RunState
 from engine.training.batch_that_fits import settle_batching
 from engine.training.loaders import evaluation_loader, open_splits, training_loader
-from engine.training.network import build_network
+from engine.training.network import build_network, settle_fusion
 from engine.training.optimizers import create_optimizer
 from engine.training.progress import Progress, RecentSteps
 from engine.training.schedules import learning_rate, resolution_at
@@ -222,9 +222,10 @@ def _joined(
 def assemble_step(config: Config, communicator: Communicator, num_classes: int) -> Step:
     """The training step that `config` describes, on the device of `communicator`, with fresh or given weights.
 
-    Every rank must call it. The batch that was settled on is written into `config.data`.
+    Every rank must call it. What was settled on, batch and fusion, is written into `config`.
     """
     device = communicator.device
+    settle_fusion(config, device)
     network = build_network(config, num_classes)
     network.to(device).to(memory_format=torch.channels_last)
     bf16 = use_bf16(config.precision, device)

@@ -1,5 +1,6 @@
 """The network that a run's options describe, with fresh or given weights."""
 
+import importlib.util
 import sys
 from typing import Any
 
@@ -9,6 +10,16 @@ from engine.config.options import Config
 from inception import create_model, load_weights
 from inception.speed.sibling_convolutions import fuse
 from inception.vocabulary.network import Network
+
+
+def settle_fusion(config: Config, device: torch.device) -> None:
+    """Writes into `config.network` what null means for fusion where that is measured: compiled steps on a GPU with Triton are
+    faster with it (docs/performance.md). Else null stays, which stands for training on CPUs."""
+    if device.type != "cuda" or not config.compile.enabled or importlib.util.find_spec("triton") is None:
+        return
+    for option in ("fuse", "fused_norm"):
+        if getattr(config.network, option) is None:
+            setattr(config.network, option, True)
 
 
 def build_network(config: Config, num_classes: int) -> Network:

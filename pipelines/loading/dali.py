@@ -77,19 +77,17 @@ class DaliLoader(Loader):
             raise DataError(f"unknown DALI setting {unknown[0]!r}{nearest(unknown[0], Settings.__dataclass_fields__)}")
         self._settings = Settings(**options.settings)
         self._on_gpu = options.device.type == "cuda"
-        self._cuts_in_decoder = self._gpu_cuts_boxes() if self._on_gpu else True
+        # nvImageCodec's decoders on a GPU refuse a box of an image whose colours they interpolate (4:2:0, nearly every photo): it
+        # is decoded on the CPU then, with a warning for each. It asks for nvJPEG 13.2, but an H100 refused with 13.3 as well.
+        self._cuts_in_decoder = not self._on_gpu
+        if self._on_gpu:
+            found = nvjpeg.version()
+            named = "no nvJPEG found" if found is None else f"nvJPEG {found[0]}.{found[1]}"
+            self.remark = f"; {named}: whole images are decoded, then cropped, on the GPU"
         self._pool = decoding_threads(2, options.device)
         self._by_path = dataset.source.kind == "folders"
         self._avoided: set[int] = set()  # samples that stopped DALI, or came with one that did
         self._pipeline = self._build()
-
-    def _gpu_cuts_boxes(self) -> bool:
-        """Whether the GPU's decoders take a box; says in `remark` which way it is."""
-        found = nvjpeg.version()
-        cuts = found is not None and found >= nvjpeg.BOXES
-        named = "no nvJPEG found" if found is None else f"nvJPEG {found[0]}.{found[1]}"
-        self.remark = f"; {named}: {'decodes crops' if cuts else 'whole images are decoded, then cropped, on the GPU'}"
-        return cuts
 
     def _build(self) -> Pipeline:
         """A pipeline that takes one more task each time it is scheduled."""

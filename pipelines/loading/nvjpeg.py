@@ -1,14 +1,10 @@
-"""Which nvJPEG DALI finds, and what that one can do on a GPU."""
+"""Which nvJPEG DALI finds."""
 
 import ctypes
 from pathlib import Path
 
 import nvidia
 import nvidia.dali
-
-# The first whose GPU decoders cut a box out of an image whose colours they interpolate (4:2:0, nearly every photo). Below it,
-# nvImageCodec decodes such an image on the CPU, with a warning for each.
-BOXES = (13, 2)
 
 
 def version() -> tuple[int, int] | None:

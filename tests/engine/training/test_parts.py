@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from engine.config.batching import Batching
-from engine.config.options import Config, NetworkConfig, OptimizerConfig, ScheduleConfig, StrategyConfig
+from engine.config.options import CompileConfig, Config, NetworkConfig, OptimizerConfig, ScheduleConfig, StrategyConfig
 from engine.distributed.communicator import Communicator
 from engine.distributed.parallelism import Parallelism
 from engine.graphs.normalisation import Normalise
 from engine.graphs.objective import Objective
 from engine.graphs.scorer import Scorer
-from engine.training.network import build_network
+from engine.training.network import build_network, settle_fusion
 from engine.training.optimizers import create_optimizer
 from engine.training.schedules import learning_rate
 from engine.training.train_step import TrainStep
@@ -180,3 +180,16 @@ def test_a_run_merges_convolutions_where_it_is_told_to(asked, merged):
         for training in (True, False)
     }
     assert wide == {True: merged != "nowhere", False: merged == "everywhere"}
+
+
+@pytest.mark.parametrize(("device", "compiles", "found", "settled"), [
+    ("cuda", True, True, True), ("cuda", False, True, None), ("cuda", True, False, None), ("cpu", True, True, None),
+])  # fmt: skip
+def test_compiled_steps_on_a_gpu_are_fused_unless_told_otherwise(monkeypatch, device, compiles, found, settled):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if found else None)
+    config = Config(network=NetworkConfig(name="debug"), compile=CompileConfig(enabled=compiles))
+    settle_fusion(config, torch.device(device))
+    assert (config.network.fuse, config.network.fused_norm) == (settled, settled)
+    config = Config(network=NetworkConfig(name="debug", fused_norm=False), compile=CompileConfig(enabled=compiles))
+    settle_fusion(config, torch.device(device))
+    assert (config.network.fuse, config.network.fused_norm) == (settled, False)
