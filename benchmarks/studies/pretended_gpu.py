@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -45,11 +46,23 @@ def pretend() -> None:
     interfaces.CudaInterface.get_raw_stream = staticmethod(_always(0))
     torch.accelerator.is_available = _always(False)
     fake_tensor.init_gpu_context = _always(None)
-    # inductor tries a copy on the GPU to find out whether shapes fit.
-    torch.Tensor.copy_ = lambda whole, *_: whole  # type: ignore[method-assign, assignment]
+    _shapes_without_copies()
     # Convolutions on the CPU, where the network is traced, give the memory format that a GPU's give.
     torch._C._conv_determine_backend_memory_format = _always(torch.channels_last)  # type: ignore[attr-defined]
     _pretend_to_triton()
+
+
+def _shapes_without_copies() -> None:
+    """inductor tries a copy on the GPU to find out whether a part fits into a whole; here it is left out."""
+    from torch._inductor.fx_passes import reinplace
+
+    called = reinplace.graph_call_function
+
+    def without(*arguments: Any, **options: Any) -> Any:
+        with patch.object(torch.Tensor, "copy_", lambda whole, *_: whole):
+            return called(*arguments, **options)
+
+    reinplace.graph_call_function = without
 
 
 def _pretend_to_triton() -> None:
