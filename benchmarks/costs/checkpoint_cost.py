@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,15 @@ from launch.environment import detect
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = Parser(
-        "The cost of a checkpoint to training.", network="inception_v3", batch_size=4, windows=5, steps=6
-    ).parse_args(arguments)
+    parser = Parser("The cost of a checkpoint to training.", network="inception_v3", batch_size=4, windows=5, steps=6)
+    options = parser.parse_args(arguments)
     result = Result("checkpoint_cost", options)
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(folder, options.network, options.batch_size, detect(), "--ema.decay=0.999")
         standing: list[float] = []
-        subjects = {
-            "steps": lambda: _window(trainer, options, None),
-            "steps and a checkpoint": lambda: _window(trainer, options, standing),
-        }
-        measured = alternate(subjects, windows=options.windows, warmup=1, tolerant=False)
+        notes = {"steps": None, "steps and a checkpoint": standing}
+        subjects = {name: partial(_window, trainer, options, note) for name, note in notes.items()}
+        measured = alternate(subjects, windows=options.windows, tolerant=False)
         size = sum(path.stat().st_size for path in trainer.run.directory.checkpoints.glob("step-*.pt")) / 2
     case = {"network": options.network, "batch": options.batch_size}
     result.add_each(case, "what", "steps/s", measured)

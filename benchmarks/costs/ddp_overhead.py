@@ -21,12 +21,12 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.measuring import Parser, Window, alternate, as_arguments, paired_ratio, positive
+from benchmarks.measuring import Parser, Window, alternate, as_arguments, positive, synthetic
 from benchmarks.measuring.processes import measured_on_ranks
+from benchmarks.peers.train import loss_of
 from benchmarks.reporting.results import Result
 from engine.config.command_line import load_config
 from engine.distributed.ddp import SYNC_BUFFERS
@@ -40,10 +40,8 @@ from pipelines.support.cores import usable_cores
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        "The training loop against torch's minimal DistributedDataParallel loop.", network="debug", batch_size=64,
-        windows=25, steps=10,
-    )  # fmt: skip
+    defaults = {"network": "debug", "batch_size": 64, "windows": 25, "steps": 10}
+    parser = Parser("The training loop against torch's minimal DistributedDataParallel loop.", **defaults)
     parser.add_argument("--ranks", type=positive, default=2, help="number of ranks")
     parser.add_argument("--worker", type=Path, default=None, help="for the ranks that this script starts")
     options = parser.parse_args(arguments)
@@ -52,17 +50,14 @@ def main(arguments: Sequence[str]) -> int:
     result, ranks = Result("ddp_overhead", options), options.ranks
     case = {"network": options.network, "batch": options.batch_size}
     together = _start(ranks, options)
-    for name in ("minimal", "trainer"):
-        result.add(case | {"what": f"{name} loop, {ranks} ranks"}, "images/s of a rank", together[name])
-    ratio = paired_ratio(together["minimal"], together["trainer"])
+    rates = {f"{name} loop, {ranks} ranks": together[name] for name in ("minimal", "trainer")}
+    result.add_each(case, "what", "images/s of a rank", rates)
+    ratios = [minimal / ours for minimal, ours in zip(together["minimal"], together["trainer"])]
     what = f"step of the trainer over that of the minimal loop, {ranks} ranks"
-    ratios = [a / b for a, b in zip(together["minimal"], together["trainer"])]
-    result.add(case | {"what": what}, "ratio", ratios, interval=(ratio.low, ratio.high), higher_is_better=False)
-    alone = _start(1, options) if ranks > 1 else together
-    empty = {f"the loop alone, {ranks} ranks": together} if ranks > 1 else {}
-    for what, found in (empty | {"the loop alone, 1 rank": alone}).items():
-        microseconds = [1e6 * seconds for seconds in found["empty"]]
-        result.add(case | {"what": what}, "microseconds a step", microseconds, higher_is_better=False)
+    result.add(case | {"what": what}, "ratio", ratios, higher_is_better=False)
+    empty = {f"the loop alone, {ranks} ranks": together["empty"]} if ranks > 1 else {}
+    empty["the loop alone, 1 rank"] = _start(1, options)["empty"] if ranks > 1 else together["empty"]
+    result.add_each(case, "what", "microseconds a step", empty, higher_is_better=False)
     result.note("The loop alone: everything but forward, backward and update; rows of metrics included.")
     result.finish()
     return DONE
@@ -70,9 +65,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _start(ranks: int, options: Any) -> dict[str, list[float]]:
     """Runs this script on so many ranks; what the first of them measured."""
-    names = ("ranks", "network", "batch-size", "windows", "steps")
-    told = as_arguments((name, getattr(options, name.replace("-", "_"))) for name in names)
-    return measured_on_ranks(Path(__file__), ranks, max(1, usable_cores() // ranks), told, "--worker")
+    told = {"ranks": options.ranks, "network": options.network, "batch-size": options.batch_size}
+    told |= {"windows": options.windows, "steps": options.steps}
+    return measured_on_ranks(Path(__file__), ranks, max(1, usable_cores() // ranks), as_arguments(told), "--worker")
 
 
 # ---- on every rank --------------------------------------------------------------------------------------------------
@@ -81,7 +76,7 @@ def _start(ranks: int, options: Any) -> dict[str, list[float]]:
 def _work(options: Any) -> int:
     environment = detect()
     folder = options.worker.with_suffix(".run")  # the same on every rank
-    trainer = build_trainer(str(folder), options.network, options.batch_size, environment, "--ema.decay=0")
+    trainer = build_trainer(folder, options.network, options.batch_size, environment, "--ema.decay=0")
     minimal = MinimalLoop(trainer.run)  # before training, so that both start from the same weights
     loops = {"minimal": minimal.train, "trainer": partial(run_steps, trainer)}
     found: dict[str, Any] = {}
@@ -97,12 +92,11 @@ def _work(options: Any) -> int:
     return DONE
 
 
-def build_trainer(folder: str, network: str, batch_size: int, environment: Environment, *options: str) -> Trainer:
+def build_trainer(folder: Any, network: str, batch_size: int, environment: Environment, *options: str) -> Trainer:
     """A trainer on synthetic batches of `batch_size` images a rank, in fp32, that neither ends nor saves by itself."""
-    data = {"backend": "synthetic", "batch_size": batch_size, "global_batch_size": batch_size * environment.world_size}
-    arguments = [f"--data.{name}={value}" for name, value in data.items()]
-    arguments += [f"--run.dir={folder}", f"--network.name={network}", "--precision=fp32", "--schedule.epochs=100000"]
-    return Trainer(assemble(load_config([*arguments, "--checkpoint.every_seconds=31536000", *options]), environment))
+    endless = ("--precision=fp32", "--schedule.epochs=100000", "--checkpoint.every_seconds=31536000")
+    arguments = [*synthetic(folder, network, batch_size, environment.world_size), *endless, *options]
+    return Trainer(assemble(load_config(arguments), environment))
 
 
 def _window(loop: Callable[[int], None], options: Any) -> Window:
@@ -117,7 +111,8 @@ class MinimalLoop:
     def __init__(self, run: Run):
         network = copy.deepcopy(run.network)
         self.optimizer = create_optimizer(network, run.config.optimizer)
-        self.weights, self.smoothing = network.auxiliary_weights, run.config.loss.label_smoothing
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=run.config.loss.label_smoothing)
+        self.weights = network.auxiliary_weights
         self.scale, self.shift = run.objective.normalise.scale, run.objective.normalise.shift
         device_ids = [run.communicator.device.index] if run.communicator.device.type == "cuda" else None
         settings: dict[str, Any] = {"gradient_as_bucket_view": True, "static_graph": True, SYNC_BUFFERS: False}
@@ -129,17 +124,9 @@ class MinimalLoop:
         """So many steps on the same batch."""
         for _ in range(steps):
             images = torch.addcmul(self.shift, self.batch.images.float(), self.scale)
-            loss = self.loss(self.network(images), self.batch.labels)
-            loss.backward()
+            loss_of(self.network(images), self.batch.labels, self.criterion, self.weights).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
-
-    def loss(self, output: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        logits, *auxiliary = output if isinstance(output, tuple) else (output,)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-        for weight, extra in zip(self.weights, auxiliary):
-            loss = loss + weight * F.cross_entropy(extra, labels, label_smoothing=self.smoothing)
-        return loss
 
 
 class _WindowEnds(Exception):
@@ -168,7 +155,7 @@ def run_steps(trainer: Trainer, steps: int) -> None:
 
 
 def _empty_loop(trainer: Trainer, steps: int, windows: int) -> list[float]:
-    """Seconds a step of the loop with forward, backward and update left out."""
+    """Microseconds a step of the loop with forward, backward and update left out."""
     values = torch.zeros(2, device=trainer.run.communicator.device)
     trainer.run.train_step.accumulate = lambda *batch: None  # type: ignore[method-assign]
     trainer.run.train_step.update = lambda measure=False: (values, None)  # type: ignore[method-assign]
@@ -176,7 +163,7 @@ def _empty_loop(trainer: Trainer, steps: int, windows: int) -> list[float]:
     for _ in range(windows + 1):
         started = time.perf_counter()
         run_steps(trainer, steps)
-        found.append((time.perf_counter() - started) / steps)
+        found.append(1e6 * (time.perf_counter() - started) / steps)
     return found[1:]
 
 

@@ -22,7 +22,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 
-from benchmarks.measuring import Parser, as_arguments, positive
+from benchmarks.measuring import Parser, positive, synthetic
 from benchmarks.reporting.results import Result
 from engine.config.command_line import load_config
 from engine.evaluation.findings import Findings
@@ -35,8 +35,6 @@ from engine.training.assembly import assemble
 from engine.training.progress import RecentSteps
 from engine.training.train_step import TrainStep
 from engine.training.trainer import Trainer
-
-_clock = time.perf_counter if torch.cuda.is_available() else time.thread_time
 
 PAGE, UPDATE, NORM = "the page, in the background", "update", "norm of the gradient"
 # In the loop, by what they are for.
@@ -55,9 +53,9 @@ TIMED = {**PARTS, UPDATE: [(TrainStep, "update")]}
 class Meter:
     """The seconds of each call of functions, by part; a timed function within a timed one counts once."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.calls: dict[str, list[float]] = defaultdict(list)
-        self._inside = False
+        self._clock, self._inside = clock, False
 
     def timing(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
         """`function`, timed as a piece of `part`; as one of the norm where it is told to measure that."""
@@ -65,24 +63,12 @@ class Meter:
         def timed(*arguments: Any, **options: Any) -> Any:
             if self._inside:
                 return function(*arguments, **options)
-            self._inside, started = True, _clock()
+            self._inside, started = True, self._clock()
             try:
                 return function(*arguments, **options)
             finally:
                 self._inside = False
-                self.calls[NORM if options.get("measure") else part].append(_clock() - started)
-
-        return timed
-
-    def timing_page(self, write: Callable[..., Any]) -> Callable[..., Any]:
-        """The page is written in another thread, and counts the CPU time of that."""
-
-        def timed(*arguments: Any) -> Any:
-            started = time.thread_time()
-            try:
-                return write(*arguments)
-            finally:
-                self.calls[PAGE].append(time.thread_time() - started)
+                self.calls[NORM if options.get("measure") else part].append(self._clock() - started)
 
         return timed
 
@@ -99,26 +85,24 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("What watching a run costs it.", network="debug", batch_size=64, set=[])
     parser.add_argument("--steps", type=positive, default=200, help="training steps, in two epochs")
     options = parser.parse_args(arguments)
-    result, meter = Result("monitoring", options), Meter()
+    clock = time.perf_counter if torch.cuda.is_available() else time.thread_time
+    # The page is written in another thread, and counts the CPU time of that.
+    result, loop, background = Result("monitoring", options), Meter(clock), Meter(time.thread_time)
+    epochs = max(2, round(options.steps * options.batch_size / 4000))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        settings = {
-            "recipe": "sample", "network.name": options.network, "data.backend": "synthetic", "run.dir": folder,
-            "data.batch_size": options.batch_size, "data.global_batch_size": options.batch_size,
-            "evaluation.batch_size": 100, "schedule.epochs": max(2, round(options.steps * options.batch_size / 4000)),
-        }  # fmt: skip
-        config = load_config([*as_arguments(settings), *options.set])
+        told = [*synthetic(folder, options.network, options.batch_size), f"--schedule.epochs={epochs}", *options.set]
+        config = load_config(["--recipe=sample", "--evaluation.batch_size=100", *told])
         config.run.target_top1 = None
         trainer = Trainer(assemble(config))
-        for part, functions in TIMED.items():
-            for owner, name in functions:
-                stack.enter_context(mock.patch.object(owner, name, meter.timing(getattr(owner, name), part)))
-        stack.enter_context(mock.patch.object(writer, "write_report", meter.timing_page(writer.write_report)))
-        started = _clock()
+        timed = [(loop, part, *function) for part, functions in TIMED.items() for function in functions]
+        for meter, part, owner, name in [*timed, (background, PAGE, writer, "write_report")]:
+            stack.enter_context(mock.patch.object(owner, name, meter.timing(getattr(owner, name), part)))
+        started = clock()
         steps = trainer.fit().step
-        seconds = _clock() - started
-    spent = meter.seconds()
-    in_loop = sum(share for part, share in spent.items() if part != PAGE)
-    for part, share in {**spent, "all in the loop": in_loop}.items():
+        seconds = clock() - started
+    spent = loop.seconds()
+    page = {PAGE: sum(background.calls[PAGE])}
+    for part, share in {**spent, **page, "all in the loop": sum(spent.values())}.items():
         case, microseconds = {"network": options.network, "part": part}, 1e6 * share / steps
         shown = {"higher_is_better": False, "microseconds_a_step": microseconds}
         result.add(case, "% of the run's time", 100 * share / seconds, **shown)

@@ -15,11 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.measuring import ROOT, Parser, Subject, Window, alternate
+from benchmarks.measuring import ROOT, Parser, Window, alternate
 from benchmarks.measuring.photos import write_photos
 from benchmarks.measuring.processes import finished
 from benchmarks.reporting.results import Result, number
@@ -33,10 +34,8 @@ _QUALITY = 97  # gives ImageNet's mean size, 110 KB
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        "What preparing data costs, beside tar and headers.", images=12000, workers=usable_cores(), windows=5
-    )  # fmt: skip
-    place = Path(tempfile.gettempdir())
+    words, place = "What preparing data costs, beside tar and headers.", Path(tempfile.gettempdir())
+    parser = Parser(words, images=12000, workers=usable_cores(), windows=5)
     parser.add_argument("--directory", type=Path, default=place, help="where all is read and written")
     options = parser.parse_args(arguments)
     result = Result("prepare", options)
@@ -47,8 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         sizes = [path.stat().st_size for path in folder.rglob("*.jpg")]
         size, count = sum(sizes), len(sizes)
         subjects = {
-            TAR: _tar_and_headers(folder, Path(work) / "all.tar", count),
-            PREPARE: _prepare(folder, Path(work) / "shards", count, options.workers),
+            TAR: partial(_tar_and_headers, folder, Path(work) / "all.tar", count),
+            PREPARE: partial(_prepare, folder, Path(work) / "shards", count, options.workers),
         }
         result.say(f"measuring in turns, {options.windows} windows each after one of warm-up ...")
         measured = alternate(subjects, windows=options.windows, tolerant=False)
@@ -63,44 +62,30 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _tar_and_headers(folder: Path, archive: Path, count: int) -> Subject:
-    def window() -> Window:
-        archive.unlink(missing_ok=True)
-        os.sync()
-        started = time.perf_counter()
-        subprocess.run(["tar", "-cf", archive, "-C", folder, "train", "val"], check=True)
-        with archive.open("rb") as file:
-            os.fsync(file.fileno())
-        for split in ("train", "val"):
-            for parent, _, names in os.walk(folder / split):
-                for name in names:
-                    _read_header(f"{parent}/{name}")
-        return Window(count, time.perf_counter() - started)
-
-    return window
+def _tar_and_headers(folder: Path, archive: Path, count: int) -> Window:
+    archive.unlink(missing_ok=True)
+    os.sync()
+    started = time.perf_counter()
+    subprocess.run(["tar", "-cf", archive, "-C", folder, "train", "val"], check=True)
+    with archive.open("rb") as file:
+        os.fsync(file.fileno())
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with Path(parent, name).open("rb", buffering=0) as image:
+                probe(partial(_read_at, image.fileno()), os.fstat(image.fileno()).st_size)
+    return Window(count, time.perf_counter() - started)
 
 
-def _read_header(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        probe(lambda offset, size: os.pread(descriptor, size, offset), os.fstat(descriptor).st_size)
-    finally:
-        os.close(descriptor)
+def _read_at(descriptor: int, offset: int, size: int) -> bytes:
+    return os.pread(descriptor, size, offset)
 
 
-def _prepare(folder: Path, output: Path, count: int, workers: int) -> Subject:
-    command = [
-        sys.executable, ROOT / "pipelines/prepare.py", "folder", folder, "--to", "shards", "--output", output,
-        "--shard-size", "32M", "--workers", workers,
-    ]  # fmt: skip
-
-    def window() -> Window:
-        shutil.rmtree(output, ignore_errors=True)
-        os.sync()
-        seconds, _ = finished(command, "preparation")
-        return Window(count, seconds)
-
-    return window
+def _prepare(folder: Path, output: Path, count: int, workers: int) -> Window:
+    shutil.rmtree(output, ignore_errors=True)
+    os.sync()
+    command = [sys.executable, ROOT / "pipelines/prepare.py", "folder", folder, "--to", "shards", "--output", output]
+    seconds, _ = finished([*command, "--shard-size", "32M", "--workers", workers], "preparation")
+    return Window(count, seconds)
 
 
 if __name__ == "__main__":

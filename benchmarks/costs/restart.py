@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.measuring import Parser, positive
+from benchmarks.measuring import Parser, positive, synthetic
 from benchmarks.measuring.processes import finished, own_environment
 from benchmarks.reporting.results import Result
 from engine.faults.exit_status import DONE, run_entry_point
@@ -25,9 +25,8 @@ WORKER = Path(__file__).with_name("restart_worker.py")
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        "A start with an empty compile cache, a restart with a full one.", network="debug", batch_size=64, set=[]
-    )  # fmt: skip
+    words = "A start with an empty compile cache, a restart with a full one."
+    parser = Parser(words, network="debug", batch_size=64, set=[])
     parser.add_argument("--rounds", type=positive, default=2, help="cold starts, with two warm ones after each")
     options = parser.parse_args(arguments)
     result = Result("restart", options)
@@ -38,9 +37,8 @@ def main(arguments: Sequence[str]) -> int:
             for name in ("cold", "warm", "warm"):
                 starts[name].append(_start(options, Path(folder)))
     for name, found in starts.items():
-        for part in found[0]:
-            case = {"network": options.network, "start": name, "part": part}
-            result.add(case, "s", [seconds[part] for seconds in found], higher_is_better=False)
+        parts = {part: [seconds[part] for seconds in found] for part in found[0]}
+        result.add_each({"network": options.network, "start": name}, "part", "s", parts, higher_is_better=False)
     for part in ("compiling", "to the first step"):
         # Each round's cold start over the mean of its warm ones.
         pairs = zip(starts["cold"], starts["warm"][::2], starts["warm"][1::2])
@@ -53,9 +51,8 @@ def main(arguments: Sequence[str]) -> int:
 def _start(options: Any, folder: Path) -> dict[str, float]:
     """Seconds of one start by part, with the compile cache in `folder`."""
     with tempfile.TemporaryDirectory() as run:
-        data = [f"--data.batch_size={options.batch_size}", f"--data.global_batch_size={options.batch_size}"]
-        told = [f"--run.dir={run}/run", f"--network.name={options.network}", "--data.backend=synthetic", *data]
-        told += ["--compile.enabled=true", f"--compile.cache={folder / 'cache'}", *options.set]
+        told = [*synthetic(f"{run}/run", options.network, options.batch_size), *options.set]
+        told += ["--compile.enabled=true", f"--compile.cache={folder / 'cache'}"]
         # Code that was compiled for this process before must not be found in another cache of the machine.
         environment = {name: value for name, value in own_environment().items() if name != "TORCHINDUCTOR_CACHE_DIR"}
         output = Path(run, "seconds.json")

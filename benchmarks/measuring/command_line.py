@@ -49,6 +49,12 @@ def as_arguments(settings: Mapping[str, Any] | Iterable[Iterable[Any]]) -> list[
     return [text for key, value in pairs for text in (f"--{key}", str(value))]
 
 
+def synthetic(folder: Any, network: str, batch_size: int, ranks: int = 1) -> list[str]:
+    """Arguments of a training in `folder` on synthetic batches of so many images a rank."""
+    data = {"data.backend": "synthetic", "data.batch_size": batch_size, "data.global_batch_size": batch_size * ranks}
+    return as_arguments({"run.dir": folder, "network.name": network} | data)
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     value = int(text)

@@ -90,7 +90,7 @@ def _train_epoch(
         image, target = image.to(device, non_blocking=True), target.to(device, non_blocking=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             output = network(image)
-            loss = _loss(network, output, target, criterion)
+            loss = loss_of(output, target, criterion, network.auxiliary_weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -99,12 +99,11 @@ def _train_epoch(
     return images
 
 
-def _loss(network: nn.Module, output: Tensor | tuple[Tensor, ...], target: Tensor, criterion: nn.Module) -> Tensor:
-    if isinstance(output, Tensor):
-        return criterion(output, target)
-    weights = network.auxiliary_weights
-    auxiliary = (weight * criterion(extra, target) for weight, extra in zip(weights, output[1:]))  # type: ignore[arg-type]
-    return criterion(output[0], target) + sum(auxiliary)
+def loss_of(output: Tensor | tuple[Tensor, ...], target: Tensor, criterion: nn.Module, weights: Any) -> Tensor:
+    """The loss of a network's output, logits (N, classes), to which auxiliary logits are added by their weights."""
+    logits, *auxiliary = output if isinstance(output, tuple) else (output,)
+    extra = (weight * criterion(head, target) for weight, head in zip(weights, auxiliary))
+    return criterion(logits, target) + sum(extra)
 
 
 def _evaluate(network: nn.Module, loader: DataLoader, device: torch.device, bf16: bool) -> float:

@@ -18,14 +18,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.measuring import Parser
-from benchmarks.measuring.command_line import BenchmarkError, positive
+from benchmarks.measuring import ROOT, BenchmarkError, Parser, positive
 from benchmarks.reporting.results import Result
 from engine.faults.exit_status import DONE, FAILED, run_entry_point
 
@@ -59,13 +57,11 @@ def main(arguments: Sequence[str]) -> int:
             runs = list(pool.map(run, enumerate(builds.items())))
     for name, done in runs:
         decoded, refused, no_memory = (int(word) for word in done.stdout.split()) if done.returncode == 0 else (0, 0, 0)
-        found = int(done.returncode != 0)
         case = {"code for": name}
         result.add(case, "mutants decoded", decoded)
         result.add(case, "mutants refused", refused + no_memory)
-        result.add(case, "faults found", found, higher_is_better=False)
-        if found:
-            print(done.stderr[-6000:], file=sys.stderr)
+        result.add(case, "faults found", int(done.returncode != 0), higher_is_better=False)
+        print(done.stderr[-6000:], end="", file=sys.stderr)
     result.finish()
     return FAILED if any(done.returncode for *_, done in runs) else DONE
 

@@ -7,7 +7,6 @@ Photos are random crops, 300 to 500 pixels a side, of the photographs that sciki
 loaders cut random resized crops from them and mirror half; the native backend and bare decoding stand beside.
 """
 
-import io
 import sys
 import tempfile
 import time
@@ -22,9 +21,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 import ffcv.libffcv
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from skimage import data
-from sklearn.datasets import load_sample_images
 
 from benchmarks.measuring import Parser, Subject, Window, alternate, drained
 from benchmarks.peers.loaders import DataJob, ffcv_reading
@@ -34,6 +30,7 @@ from pipelines import Dataset, TrainPlan, build_loader, open_dataset
 from pipelines.decoding.whole_jpeg import usable
 from pipelines.preparing.beton_writer import write_beton
 from pipelines.support.cores import usable_cores
+from pipelines.tools.parity import photos, reference
 
 STOCK, GOAL = "FFCV's own loader", 2.0
 _AHEAD = 5  # batches until stock FFCV has touched all its buffers
@@ -74,18 +71,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def write_crops(folder: Path, count: int, quality: int) -> int:
     """Writes crops of photographs to folder/train, in class folders; returns their bytes."""
-    pictures = [*load_sample_images().images, data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
-    generator = np.random.default_rng(0)
-    total = 0
-    for number in range(count):
-        picture = pictures[number % len(pictures)]
-        height, width = (int(generator.integers(min(300, side), min(500, side) + 1)) for side in picture.shape[:2])
-        top, left = (int(generator.integers(0, side - cut + 1)) for side, cut in zip(picture.shape, (height, width)))
-        path = folder / f"train/class{number % 4}/{number:05d}.jpg"
+    paths = [folder / f"train/class{number % 4}/{number:05d}.jpg" for number in range(count)]
+    for path, photo in zip(paths, photos(count)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture[top : top + height, left : left + width]).save(path, quality=quality)
-        total += path.stat().st_size
-    return total
+        photo.save(path, quality=quality)
+    return sum(path.stat().st_size for path in paths)
 
 
 def _plan(dataset: Dataset, options: Any) -> TrainPlan:
@@ -95,13 +85,13 @@ def _plan(dataset: Dataset, options: Any) -> TrainPlan:
 def _subjects(dataset: Dataset, options: Any) -> dict[str, Subject]:
     shape = {"batch_size": options.batch_size, "resolution": options.resolution, "workers": options.workers}
     ours = partial(build_loader, dataset, _plan(dataset, options), **shape)
-    stock = ffcv_reading(Path(dataset.path) / "train.beton", DataJob(Path(), Path(), **shape))
-    return {
-        "ffcv": drained(partial(ours, backend="ffcv"), ahead=_AHEAD),
-        STOCK: drained(stock, ahead=_AHEAD),
-        "native, on the same file": drained(partial(ours, backend="native"), ahead=_AHEAD),
-        "decoding alone, whole images": partial(_decoded, dataset, options),
+    passes = {
+        "ffcv": partial(ours, backend="ffcv"),
+        STOCK: ffcv_reading(Path(dataset.path) / "train.beton", DataJob(Path(), Path(), **shape)),
+        "native, on the same file": partial(ours, backend="native"),
     }
+    loading: dict[str, Subject] = {name: drained(passed, ahead=_AHEAD) for name, passed in passes.items()}
+    return loading | {"decoding alone, whole images": partial(_decoded, dataset, options)}
 
 
 def _metered(subject: Subject, images: int, used: list[float]) -> Window:
@@ -117,32 +107,27 @@ def _decoded(dataset: Dataset, options: Any) -> Window:
     encoded = [torch.from_numpy(np.array(dataset.read(index))) for index in range(len(dataset))]
     with ThreadPoolExecutor(options.workers) as pool:
         started = time.perf_counter()
-        for _ in pool.map(usable()[0].decode, encoded):
-            pass
+        list(pool.map(usable()[0].decode, encoded))
         return Window(len(encoded), time.perf_counter() - started)
 
 
 def _near(dataset: Dataset, options: Any) -> dict[str, list[float]]:
     """dB between our pixels and Pillow's, and between FFCV's and Pillow's, of the first images of the plan."""
     plan, size = _plan(dataset, options), options.resolution
-    shape = {"batch_size": options.batch_size, "resolution": size}
-    with build_loader(dataset, plan, "ffcv", **shape) as loader:
+    with build_loader(dataset, plan, "ffcv", batch_size=options.batch_size, resolution=size) as loader:
         ours = [image.permute(1, 2, 0).numpy().copy() for batch in loader for image in batch.images][:_COMPARED]
     indices = plan.order(0, np.arange(len(ours)))
-    boxes, flips = plan.boxes(0, indices, dataset.sizes(indices)), plan.flips(0, indices)
+    boxes, flips, sizes = plan.boxes(0, indices, dataset.sizes(indices)), plan.flips(0, indices), dataset.sizes(indices)
     found: dict[str, list[float]] = {"ffcv": [], "ffcv stock": []}
-    for index, box, flip, own in zip(indices.tolist(), boxes.tolist(), flips.tolist(), ours):
-        left, top, width, height = box
-        whole = Image.open(io.BytesIO(dataset.read(index).tobytes())).convert("RGB")
-        crop = whole.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BILINEAR)
-        wanted = np.asarray(ImageOps.mirror(crop) if flip else crop)
+    for index, box, flip, (wide, high), own in zip(indices.tolist(), boxes, flips.tolist(), sizes.tolist(), ours):
+        wanted = reference(dataset, index, box, flip, size)
         # What FFCV's random resized crop does, step by step, on the plan's box: its own are drawn without a seed.
-        pixels, stock = np.empty((whole.height, whole.width, 3), np.uint8), np.empty_like(wanted)
-        ffcv.libffcv.imdecode(np.array(dataset.read(index)), pixels, *pixels.shape[:2], *pixels.shape[:2])
+        left, top, width, height = box.tolist()
+        pixels, stock = np.empty((high, wide, 3), np.uint8), np.empty((size, size, 3), np.uint8)
+        ffcv.libffcv.imdecode(np.array(dataset.read(index)), pixels, high, wide, high, wide)
         ffcv.libffcv.resize_crop(pixels, top, top + height, left, left + width, stock)
         for name, image in (("ffcv", own), ("ffcv stock", stock[:, ::-1] if flip else stock)):
-            error = np.mean((image.astype(float) - wanted) ** 2)
-            found[name].append(float(10 * np.log10(255**2 / max(error, 1e-3))))
+            found[name].append(float(10 * np.log10(255**2 / max(np.mean((image - wanted) ** 2), 1e-3))))
     return found
 
 

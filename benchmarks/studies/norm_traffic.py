@@ -35,9 +35,7 @@ COMPILED_PASSES = {"forward": 3, "backward": 7}
 
 def main(arguments: Sequence[str]) -> int:
     names = ["inception_v3", "inception_v4", "inception_resnet_v2"]
-    parser = Parser(
-        "Predicted bytes and bounds for each way to normalise.", networks=names, batch_size=128
-    )  # fmt: skip
+    parser = Parser("Predicted bytes and bounds, by the way to normalise.", networks=names, batch_size=128)
     parser.add_argument("--tflops", type=float, default=790.0, help="matrix products in bf16; an H200's, measured")
     parser.add_argument("--bandwidth", type=float, default=4300.0, help="GB/s of memory; an H200's, measured")
     options = parser.parse_args(arguments)

@@ -19,26 +19,25 @@ from benchmarks.measuring import Parser, positive
 from benchmarks.reporting.results import Result
 from engine.config.command_line import load_config
 from engine.faults.exit_status import DONE, run_entry_point
-from engine.training.assembly import assemble
+from engine.monitoring.hooks import Hook
+from engine.training.assembly import Run, assemble
 from engine.training.evaluating import evaluate
 from engine.training.trainer import Trainer
 
 
-class TwiceEvaluated(Trainer):
-    """Evaluates after the `wanted` epochs alone, twice each; `found` gets top-1 in percent with averaged and new statistics."""
+class EvaluatedAgain(Hook):
+    """Evaluates once more after the `wanted` epochs, with statistics of so many `batches`; `found` gets top-1 in percent with
+    averaged and new statistics."""
 
-    wanted: set[int]
-    found: dict[int, list[tuple[float, float]]]
-    batches: int
+    def __init__(self, wanted: set[int], batches: int, found: dict[int, list[tuple[float, float]]]):
+        self._wanted, self._batches, self._found = wanted, batches, found
 
-    def _evaluate(self) -> None:
-        if (epoch := self.run.progress.epoch) in self.wanted:
-            both = []
-            for batches in (0, self.batches):
-                self.run.config.ema.recalibrate = batches
-                both.append(evaluate(self.run))
-            self.found[epoch].append((both[0], both[1]))
-            self.run.config.ema.recalibrate = 0
+    def on_evaluation(self, run: Run, row: dict[str, Any], findings: Any) -> None:
+        options, epoch = run.config.ema, run.progress.epoch
+        if epoch in self._wanted and not options.recalibrate:
+            options.recalibrate = self._batches
+            self._found[epoch].append((row["top1"], evaluate(run)))
+            options.recalibrate = 0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,10 +69,8 @@ def _train(options: Any, decay: float, seed: int, found: dict[int, list[tuple[fl
         told = [f"--recipe={options.recipe}", f"--run.dir={folder}", f"--run.seed={seed}", f"--ema.decay={decay}"]
         config = load_config([*told, f"--schedule.epochs={options.epochs}", *options.set])
         config.run.target_top1, config.ema.recalibrate = None, 0
-        trainer = TwiceEvaluated(assemble(config))
-        trainer.wanted, trainer.found = {1, max(1, options.epochs // 2), options.epochs}, found
-        trainer.batches = options.batches
-        trainer.fit()
+        wanted = {1, max(1, options.epochs // 2), options.epochs}
+        Trainer(assemble(config, hooks=[EvaluatedAgain(wanted, options.batches, found)])).fit()
 
 
 if __name__ == "__main__":

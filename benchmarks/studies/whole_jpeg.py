@@ -31,8 +31,7 @@ PUBLIC = "torchvision, its public function"
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser("The decoders of whole JPEGs beside each other.", images=64, quality=90, windows=25)
-    options = parser.parse_args(arguments)
+    options = Parser("Decoders of whole JPEGs, side by side.", images=64, quality=90, windows=25).parse_args(arguments)
     torch.set_num_threads(1)
     result = Result("whole_jpeg", options)
     encoded = [_jpeg(photo, options.quality) for photo in photos(options.images)]
@@ -46,11 +45,8 @@ def main(arguments: Sequence[str]) -> int:
         decoders[PUBLIC] = partial(torchvision.io.decode_jpeg, mode=torchvision.io.ImageReadMode.RGB)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # announced once is enough, and what is measured is what users have
-        measured = alternate(
-            {name: partial(_pass, decode, encoded) for name, decode in decoders.items()},
-            windows=options.windows,
-            tolerant=False,
-        )
+        subjects = {name: partial(_pass, decode, encoded) for name, decode in decoders.items()}
+        measured = alternate(subjects, windows=options.windows, tolerant=False)
     for name, measurement in measured.items():
         milliseconds = [1000 / rate for rate in measurement.rates]
         result.add({"what": name}, "ms of CPU time an image", milliseconds, higher_is_better=False)
