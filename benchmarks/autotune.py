@@ -109,7 +109,15 @@ class Search:
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    on_gpu = torch.cuda.is_available()
+    parser = Parser(
+        "Settings for this machine: threads, prefetch, backend, decoding, batch, compilation, fusion.",
+        network="inception_v3" if on_gpu else "debug", data=None, batch_size=128 if on_gpu else 32, windows=5, seconds=1.0,
+        set=[]
+    )  # fmt: skip
+    parser.add_argument("--minutes", type=float, default=3.0, help="of search and proof")
+    parser.add_argument("--recipe-output", type=Path, default=Path("tuned.yaml"), help="the recipe fragment")
+    options = parser.parse_args(arguments)
     communicator = join(Environment(), StrategyConfig())
     result = Result("autotune", options)
     folder = options.data or shared_photos(options.batch_size, 85, result.say)
@@ -132,18 +140,6 @@ def main(arguments: Sequence[str]) -> int:
     result.finish()
     result.say(f"{recipe}Written: {options.recipe_output}")
     return DONE
-
-
-def _parser() -> Parser:
-    on_gpu = torch.cuda.is_available()
-    parser = Parser(
-        "Settings for this machine: threads, prefetch, backend, decoding, batch, compilation, fusion.",
-        network="inception_v3" if on_gpu else "debug", data=None, batch_size=128 if on_gpu else 32, windows=5, seconds=1.0,
-        set=[]
-    )  # fmt: skip
-    parser.add_argument("--minutes", type=float, default=3.0, help="of search and proof")
-    parser.add_argument("--recipe-output", type=Path, default=Path("tuned.yaml"), help="the recipe fragment")
-    return parser
 
 
 def _steps(batch: int, on_gpu: bool) -> list[list[Settings]]:

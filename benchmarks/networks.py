@@ -33,8 +33,15 @@ PUBLISHED = [name for name in inception.list_models() if name != "debug"]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures what the command line asks for, prints the table and writes the JSON file; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = Parser(
+        "Our networks beside torchvision's and timm's.", batch_sizes=[32], resolution=None, windows=5, seconds=1.0, budget=600.0
+    )  # fmt: skip
+    parser.add_argument("--networks", nargs="+", choices=PUBLISHED, default=PUBLISHED, metavar="NAME")
+    parser.add_argument("--work", nargs="+", choices=WORK, default=WORK, help="what is timed")
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--apart", action="store_true", help="ours without merged convolutions or own normalisation")
+    parser.add_argument("--compile", action="store_true", help="all contestants under torch.compile")
+    options = parser.parse_args(arguments)
     device = choose_device(detect())
     result = Result("networks", options)
     for name in options.networks if "creation" in options.work else ():
@@ -53,18 +60,6 @@ def main(arguments: Sequence[str]) -> int:
     result.note(f"Training steps: {SETTING}. Ratios are of turns taken side by side; above 1, ours is faster.")
     result.finish()
     return DONE
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        "Our networks beside torchvision's and timm's.", batch_sizes=[32], resolution=None, windows=5, seconds=1.0, budget=600.0
-    )  # fmt: skip
-    parser.add_argument("--networks", nargs="+", choices=PUBLISHED, default=PUBLISHED, metavar="NAME")
-    parser.add_argument("--work", nargs="+", choices=WORK, default=WORK, help="what is timed")
-    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
-    parser.add_argument("--apart", action="store_true", help="ours without merged convolutions or own normalisation")
-    parser.add_argument("--compile", action="store_true", help="all contestants under torch.compile")
-    return parser
 
 
 def _networks(name: str, apart: bool) -> dict[str, Callable[[], nn.Module]]:

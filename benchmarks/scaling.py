@@ -36,7 +36,19 @@ _REACHED = 0.6
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    on_gpu = torch.cuda.is_available()
+    parser = Parser(
+        "Weak and strong scaling on this machine, a model of it, and predictions for clusters.",
+        network="inception_v3" if on_gpu else "debug", batch_size=128 if on_gpu else 32, resolution=0, precision="auto",
+        windows=5, seconds=1.0
+    )  # fmt: skip
+    ranks = [2**power for power in range(_most_ranks().bit_length())]
+    parser.add_argument("--ranks", nargs="+", type=positive, default=ranks, help="numbers of ranks, from 1")
+    parser.add_argument("--predict-network", default="inception_v3", help="network to predict")
+    parser.add_argument("--predict-batch", type=positive, default=128, help="images a GPU in the prediction")
+    parser.add_argument("--interconnect", choices=tuple(INTERCONNECTS), default="nvlink+infiniband")
+    parser.add_argument("--gpu-rate", type=float, help="images/s of one GPU; not given: 60%% of an H200's bound")
+    options = parser.parse_args(arguments)
     result = Result("scaling", options)
     measured = {}
     for ranks in options.ranks:
@@ -57,31 +69,16 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _parser() -> Parser:
-    on_gpu = torch.cuda.is_available()
-    parser = Parser(
-        "Weak and strong scaling on this machine, a model of it, and predictions for clusters.",
-        network="inception_v3" if on_gpu else "debug", batch_size=128 if on_gpu else 32, resolution=0, precision="auto",
-        windows=5, seconds=1.0
-    )  # fmt: skip
-    most = torch.cuda.device_count() if on_gpu else usable_cores()
-    ranks = [2**power for power in range(most.bit_length()) if 2**power <= most]
-    parser.add_argument("--ranks", nargs="+", type=positive, default=ranks, help="numbers of ranks, from 1")
-    parser.add_argument("--predict-network", default="inception_v3", help="network to predict")
-    parser.add_argument("--predict-batch", type=positive, default=128, help="images a GPU in the prediction")
-    parser.add_argument("--interconnect", choices=tuple(INTERCONNECTS), default="nvlink+infiniband")
-    parser.add_argument("--gpu-rate", type=float, help="images/s of one GPU; not given: 60%% of an H200's bound")
-    return parser
+def _most_ranks() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else usable_cores()
 
 
 def _run_ranks(ranks: int, options: Any) -> dict[str, Any]:
     """The worker's measurements on so many ranks: weak, half of that, and strong batches."""
-    on_gpu, batch = torch.cuda.is_available(), options.batch_size
-    if ranks > (torch.cuda.device_count() if on_gpu else usable_cores()):
-        raise BenchmarkError(
-            f"{ranks} ranks do not fit: here are {usable_cores()} cores, {torch.cuda.device_count()} GPUs"
-        )
-    threads = usable_cores() if on_gpu else max(1, usable_cores() // max(options.ranks))
+    batch, cores = options.batch_size, usable_cores()
+    if ranks > _most_ranks():
+        raise BenchmarkError(f"{ranks} ranks do not fit: here are {cores} cores, {torch.cuda.device_count()} GPUs")
+    threads = cores if torch.cuda.is_available() else max(1, cores // max(options.ranks))
     told = {
         "network": options.network, "precision": options.precision, "resolution": options.resolution, "threads": threads,
         "windows": options.windows, "seconds": options.seconds,

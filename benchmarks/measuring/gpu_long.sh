@@ -22,16 +22,16 @@ limit="${LIMIT:-900}"
 failed=()
 
 if [[ -n "${QUICK:-}" ]]; then
-    networks=(debug) batch=16 batches=(8 16) modes=(eager) windows=(--windows 2 --seconds 0.2) seeds=1
+    networks=(debug) batch=16 batches=(8 16) modes=(eager) windows=(--windows 2 --seconds 0.2)
 else
     networks=(inception_v3 inception_v4 inception_resnet_v2) batch=128 batches=(64 128 256 512)
-    modes=(default max-autotune) windows=(--windows 5 --seconds 1.5) seeds=5
+    modes=(default max-autotune) windows=(--windows 5 --seconds 1.5)
 fi
 variants=(network.fused_norm=true network.pad_channels=4 network.pad_channels=8 network.fuse=true
     network.fused_norm=true,network.fuse=true,compile.combo_kernels=true)
 
 main() {
-    local stage
+    local stage started
     for stage in "${stages[@]}"; do
         declare -F "stage_$stage" >/dev/null || fail 2 "there is no stage '$stage'; the stages are ${all[*]}"
     done
@@ -45,9 +45,9 @@ main() {
         say "no GPU here: its tests are skipped, and the figures below are of this machine's CPU"
     fi
     for stage in "${stages[@]}"; do
-        local started=$SECONDS
+        started=$SECONDS
         say "" "== $stage =="
-        "stage_$stage" 2>&1 | tee "$out/$stage.log"
+        { status=0; "stage_$stage"; exit "$status"; } 2>&1 | tee "$out/$stage.log"
         [[ ${PIPESTATUS[0]} == 0 ]] || failed+=("$stage")
         say "-- $stage: $((SECONDS - started)) s"
     done
@@ -55,13 +55,14 @@ main() {
     say "" "everything ran; results are in $out"
 }
 
-# limited COMMAND...: Python with a time limit.
+# limited COMMAND...: Python with a time limit. The stage goes on, and has failed, when it fails.
 limited() {
-    local status=0
-    timeout --kill-after=30 "$limit" "$python" "$@" || status=$?
-    [[ $status != 124 && $status != 137 ]] || say "ended after the limit of $limit s: $*"
-    return $status
+    local ended=0
+    timeout --kill-after=30 "$limit" "$python" "$@" || status=1 ended=$?
+    [[ $ended != 124 && $ended != 137 ]] || say "ended after the limit of $limit s: $*"
 }
+
+throughput() { limited benchmarks/throughput.py --budget "$limit" --precisions bf16 "${windows[@]}" --output "$out" "$@"; }
 
 needs_gpu() { ((on_gpu)) || say "here without a GPU: $*"; }
 
@@ -72,78 +73,73 @@ stage_tests() {
 
 # What normalisation and concatenation cost in bytes, eager, compiled and with our kernels, and the bounds that follow.
 stage_predict() {
-    limited benchmarks/studies/step_launches.py --networks "${networks[@]}" --batch-size "$batch" --output "$out" || return 1
-    limited benchmarks/studies/norm_traffic.py --networks "${networks[@]}" --batch-size "$batch" --output "$out"
+    local study
+    for study in step_launches norm_traffic; do
+        limited benchmarks/studies/$study.py --networks "${networks[@]}" --batch-size "$batch" --output "$out"
+    done
 }
 
 # Every network's step, ours and the peers' in turns; memory, power and images a joule beside it.
 stage_step() {
     needs_gpu "no power, no GPU memory, no compiled peers"
-    local network mode status=0
+    local network mode
     for network in "${networks[@]}"; do
         for mode in "${modes[@]}"; do
-            limited benchmarks/throughput.py --budget "$limit" --networks "$network" --batch-sizes "$batch" --compile "$mode" \
-                --precisions bf16 --backends synthetic --no-trial "${windows[@]}" --peers torchvision timm --output "$out" ||
-                status=1
+            throughput --networks "$network" --batch-sizes "$batch" --compile "$mode" --backends synthetic --no-trial \
+                --peers torchvision timm
         done
     done
-    return $status
 }
 
 # Single options beside the plain step, with the graphs, launches and memory that each has.
 stage_variants() {
     needs_gpu "no Triton kernel runs, launches and memory are not counted"
-    local mode status=0
+    local mode
     for mode in eager "${modes[@]/eager/}"; do
-        [[ -z $mode ]] || limited benchmarks/studies/variants.py --network "${networks[0]}" --batch-size "$batch" --precision bf16 \
-            --compile "$mode" --variants "${variants[@]}" "${windows[@]}" --output "$out" || status=1
+        [[ -z $mode ]] || limited benchmarks/studies/variants.py --network "${networks[0]}" --batch-size "$batch" \
+            --precision bf16 --compile "$mode" --variants "${variants[@]}" "${windows[@]}" --output "$out"
     done
-    return $status
 }
 
 # The batch size to the knee, for the first network.
 stage_sweep() {
     needs_gpu "no GPU memory"
-    limited benchmarks/throughput.py --budget "$limit" --networks "${networks[0]}" --batch-sizes "${batches[@]}" --compile "${modes[0]}" \
-        --precisions bf16 --backends synthetic --no-trial "${windows[@]}" --peers --output "$out"
+    throughput --networks "${networks[0]}" --batch-sizes "${batches[@]}" --compile "${modes[0]}" --backends synthetic \
+        --no-trial --peers
 }
 
 # From JPEGs: every backend alone and under the step, the share that DALI gives the JPEG engine, and the peers' loaders.
 stage_loaders() {
     needs_gpu "DALI decodes on the CPU"
-    local share status=0
-    limited benchmarks/throughput.py --budget "$limit" --networks "${networks[0]}" --backends native dali --batch-sizes "$batch" \
-        --compile "${modes[0]}" --precisions bf16 "${windows[@]}" --output "$out" || status=1
+    local share step=(--networks "${networks[0]}" --batch-sizes "$batch" --compile "${modes[0]}")
+    throughput "${step[@]}" --backends native dali
     if ((on_gpu)) && "$python" -c 'import nvidia.dali' 2>/dev/null; then
         for share in 0.5 0.75 1.0; do
-            limited benchmarks/throughput.py --budget "$limit" --networks "${networks[0]}" --backends dali --batch-sizes "$batch" \
-                --compile "${modes[0]}" --precisions bf16 --no-trial "${windows[@]}" --peers --output "$out/jpeg-engine-$share" \
-                --set "data.dali.hw_decoder_load=$share" || status=1
+            throughput "${step[@]}" --backends dali --no-trial --peers --output "$out/jpeg-engine-$share" \
+                --set "data.dali.hw_decoder_load=$share"
         done
     else
         say "DALI's share of the JPEG engine is not swept: that needs a GPU and nvidia-dali"
     fi
-    return $status
 }
 
 stage_roofline() {
     needs_gpu "the limits are the CPU's"
-    local network status=0
+    local network
     for network in "${networks[@]}"; do
         limited benchmarks/roofline.py --networks "$network" --batch-size "$batch" --precision bf16 --output "$out" \
-            $( ((on_gpu)) && echo --compile) || status=1
+            $( ((on_gpu)) && echo --compile)
     done
-    return $status
 }
 
 # A training with an empty compile cache, and the same one again: how soon each reaches its first step, and its trace.
 stage_restart() {
-    local cache name status=0
+    local cache name
     cache="$(mktemp -d)"
     for name in cold warm; do
         limited engine/train.py --network.name "${networks[0]}" --data.backend synthetic --data.batch_size "$batch" \
             --data.global_batch_size "$batch" --schedule.epochs 1 --compile.enabled true --compile.cache "$cache" \
-            --run.dir "$cache/$name" --profile.steps 5 --optimizer.lr 0.001 || status=1
+            --run.dir "$cache/$name" --profile.steps 5 --optimizer.lr 0.001
         [[ -f "$cache/$name/metrics.jsonl" ]] || continue
         grep '"compiled"' "$cache/$name/metrics.jsonl" | sed "s/^/$name cache: /"
         cp "$cache/$name/metrics.jsonl" "$out/restart-$name.jsonl"
@@ -151,22 +147,17 @@ stage_restart() {
         cp -r "$cache/$name/profile" "$out/trace-$name" || status=1
     done
     rm -rf "$cache"
-    return $status
 }
 
+# Five seeds of the recipe; then what might be faster, with fewer seeds, each in a folder of its own.
 stage_accuracy() {
+    local cifar10=(benchmarks/time_to_accuracy.py --preset cifar10 --data "${CIFAR10:-}")
     if [[ -n "${QUICK:-}" ]]; then
         limited benchmarks/time_to_accuracy.py --preset sample --target 20 --seeds 1 --output "$out"
     elif [[ -n "${CIFAR10:-}" ]]; then
-        local status=0
-        limited benchmarks/time_to_accuracy.py --preset cifar10 --data "$CIFAR10" --seeds "$seeds" --output "$out" ||
-            status=1
-        # What might be faster, with fewer seeds; each in a folder of its own.
-        limited benchmarks/time_to_accuracy.py --preset cifar10 --data "$CIFAR10" --seeds 2 --output "$out/cifar10-graphs" \
-            --set compile.mode=reduce-overhead || status=1
-        limited benchmarks/time_to_accuracy.py --preset cifar10 --data "$CIFAR10" --seeds 2 --output "$out/cifar10-narrow" \
-            --set network.width=2.0 || status=1
-        return $status
+        limited "${cifar10[@]}" --seeds 5 --output "$out"
+        limited "${cifar10[@]}" --seeds 2 --output "$out/cifar10-graphs" --set compile.mode=reduce-overhead
+        limited "${cifar10[@]}" --seeds 2 --output "$out/cifar10-narrow" --set network.width=2.0
     else
         say "skipped: set CIFAR10 to a folder or zip file of CIFAR-10 with train and val"
     fi

@@ -6,14 +6,14 @@ import os
 import platform
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
-from engine.runs import source
+from engine.runs.environment_record import processor, versions
+from engine.runs.source import describe_source as known_source
 from pipelines.support.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ def describe_machine() -> dict[str, Any]:
     """CPU, memory and GPUs; `id` is a short hash of them, the same for machines of the same make."""
     gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     facts = {
-        "cpu": _cpu_model(),
+        "cpu": processor() or platform.machine(),
         "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
@@ -44,18 +44,14 @@ def machine_line(machine: dict[str, Any]) -> str:
 
 def describe_versions() -> dict[str, str]:
     """Python and the packages that matter to speed, as far as they are installed."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    if torch.cuda.is_available():
-        versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
-    return versions
+    found = {"python": platform.python_version()} | versions(_PACKAGES)
+    on_gpu = torch.cuda.is_available()
+    return found | ({"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())} if on_gpu else {})
 
 
 def describe_source() -> dict[str, Any]:
-    """Commit of the source, in 12 digits, and what `engine.runs.source` knows beside it."""
-    known = source.describe_source(ROOT)
+    """Commit of the source, in 12 digits, and what else engine.runs knows of it."""
+    known = known_source(ROOT)
     return known | {"commit": known["commit"][:12]} if known else {}
 
 
@@ -95,10 +91,3 @@ def processor_seconds() -> float:
         with contextlib.suppress(psutil.NoSuchProcess):  # ended just now: its parent has its time
             total += sum(process.cpu_times()[:4])  # user and system, of itself and of children that it waited for
     return total
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -30,14 +31,8 @@ SIZES = (4 * 2**10, 2**20, 16 * 2**20)
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        "One rank's part of a scaling measurement.",
-        network="debug",
-        precision="auto",
-        resolution=0,
-        windows=5,
-        seconds=1.0,
-    )
+    defaults = {"network": "debug", "precision": "auto", "resolution": 0, "windows": 5, "seconds": 1.0}
+    parser = Parser("One rank's part of a scaling measurement.", **defaults)
     parser.add_argument("--batches", type=int, nargs="+", required=True, help="images a rank, one after the other")
     parser.add_argument("--threads", type=int, required=True, help="of the CPU, for this rank")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file")
@@ -45,11 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     communicator = join(detect(), StrategyConfig(name="ddp"))
     torch.set_num_threads(options.threads)  # a rank is as large alone as beside others
     steps = {batch: _time_steps(batch, options, communicator) for batch in options.batches}
-    found = {
-        "ranks": communicator.world_size,
-        "steps": steps,
-        "all_reduce": _time_all_reduce(communicator, options.seconds),
-    }
+    exchanges = _time_all_reduce(communicator, options.seconds)
+    found = {"ranks": communicator.world_size, "steps": steps, "all_reduce": exchanges}
     if communicator.is_main:
         options.output.write_text(json.dumps(found))
     communicator.close()
@@ -66,16 +58,14 @@ def _time_steps(batch: int, options: Any, communicator: Communicator) -> dict[st
     subjects = {"step": workload.timed_step(steps), "alone": workload.timed_step(steps, exchange=False)}
     measured = alternate(subjects, windows=options.windows, tolerant=False)
     alone = summarise(measured["alone"].step_seconds)
-    gradients = sum(4 * p.numel() for p in workload.network.parameters() if p.requires_grad)
     workload.close()
     return {
         "rates": measured["step"].rates,
         "step_seconds": workload.images / measured["step"].rate.median,
         # Compute is what ranks do beside each other: the mean over them, and how much their steps vary.
-        "alone_seconds": sum(communicator.gather(alone.median)) / communicator.world_size,
-        "jitter": sum(communicator.gather((alone.p95 - alone.median) / (1.645 * alone.median)))
-        / communicator.world_size,
-        "gradients": gradients,
+        "alone_seconds": fmean(communicator.gather(alone.median)),
+        "jitter": fmean(communicator.gather((alone.p95 - alone.median) / (1.645 * alone.median))),
+        "gradients": sum(4 * p.numel() for p in workload.network.parameters() if p.requires_grad),
     }
 
 
