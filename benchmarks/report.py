@@ -34,9 +34,8 @@ _MARKED = re.compile(r"(<!-- benchmark (\w+)((?: \w+=[^\s>]+)*) -->\n).*?(<!-- e
 def main(arguments: Sequence[str]) -> int:
     parser = Parser("One page of all results, and the documents' tables.")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument(
-        "--documents", type=Path, nargs="*", help="files with marked tables; not given: README.md and docs"
-    )
+    marked = "files with marked tables; not given: README.md and docs"
+    parser.add_argument("--documents", type=Path, nargs="*", help=marked)
     parser.add_argument("--table", action="store_true", help="print every result in one table, and write nothing")
     parser.add_argument("--strict", action="store_true", help="status 1 when something became worse beyond the noise")
     options = parser.parse_args(arguments)
@@ -78,11 +77,9 @@ def filled(text: str, results: Sequence[dict[str, Any]], name: str, folder: Path
         for result in candidates:
             rows = [row for row in result["rows"] if _matches(row, result["options"], wanted)]
             if rows:
-                origin = (
-                    f"{machine_line(result['machine'])}; {date(result['time'])}; `{present_command(result['command'])}`"
-                )
-                lines = [mark[1].rstrip("\n"), *markdown_table(*table(rows)), "", f"Measured on {origin}.", mark[4]]
-                return "\n".join(lines)
+                when, command = date(result["time"]), present_command(result["command"])
+                origin = f"Measured on {machine_line(result['machine'])}; {when}; `{command}`."
+                return "\n".join([mark[1].rstrip("\n"), *markdown_table(*table(rows)), "", origin, mark[4]])
         if not candidates:
             script = present_command(f"python benchmarks/{mark[2]}.py")
             return f"{mark[1]}Not measured yet: `{script}` does.\n{mark[4]}"

@@ -49,10 +49,20 @@ _LARGEST_STEP = 1 / 12
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    on_gpu = torch.cuda.is_available()
+    parser = Parser(
+        "Throughput of training, its parts, its limiter, and what others would give.", networks=["inception_v3"],
+        batch_sizes=None, compile=["eager", "default"] if on_gpu else ["eager"], data=None, quality=85, workers=0,
+        windows=5, seconds=1.5, budget=180.0, set=[],
+    )  # fmt: skip
+    parser.add_argument("--backends", nargs="+", default=["auto"], help="native, dali, ffcv, synthetic, auto")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["auto"])
+    parser.add_argument("--peers", nargs="*", choices=LOADERS, default=tuple(LOADERS), help="whom to measure beside us")
+    parser.add_argument("--no-trial", dest="trial", action="store_false", help="do not try what the verdict proposes")
+    options = parser.parse_args(arguments)
     budget = Budget(options.budget)
     options.any_batch = options.batch_sizes is None
-    options.batch_sizes = options.batch_sizes or [128 if torch.cuda.is_available() else 8]
+    options.batch_sizes = options.batch_sizes or [128 if on_gpu else 8]
     communicator = join(detect(), StrategyConfig())
     result = Result("throughput", options, quiet=not communicator.is_main)
     for network in options.networks:
@@ -72,20 +82,6 @@ def main(arguments: Sequence[str]) -> int:
         _finish(result, budget, communicator)
     communicator.close()
     return DONE
-
-
-def _parser() -> Parser:
-    on_gpu = torch.cuda.is_available()
-    parser = Parser(
-        "Throughput of training, its parts, its limiter, and what others would give.", networks=["inception_v3"],
-        batch_sizes=None, compile=["eager", "default"] if on_gpu else ["eager"], data=None, quality=85, workers=0,
-        windows=5, seconds=1.5, budget=180.0, set=[],
-    )  # fmt: skip
-    parser.add_argument("--backends", nargs="+", default=["auto"], help="native, dali, ffcv, synthetic, auto")
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["auto"])
-    parser.add_argument("--peers", nargs="*", choices=LOADERS, default=tuple(LOADERS), help="whom to measure beside us")
-    parser.add_argument("--no-trial", dest="trial", action="store_false", help="do not try what the verdict proposes")
-    return parser
 
 
 @dataclass
@@ -148,12 +144,8 @@ class Comparison:
             self.result.add_failure(case.row("step"), "images/s", one_line(error))
             return
         first, most = not self.workloads, _LARGEST_STEP * self.options.budget
-        if (
-            self.options.any_batch
-            and case.batch_size > 2
-            and workload.device.type == "cpu"
-            and workload.step_seconds > most
-        ):
+        slow = workload.device.type == "cpu" and workload.step_seconds > most
+        if slow and self.options.any_batch and case.batch_size > 2:
             workload.close()
             self.result.say(f"a step takes {workload.step_seconds:.0f} s here: half the batch instead")
             self._prepare(replace(case, batch_size=case.batch_size // 2), only)

@@ -49,7 +49,14 @@ Runs = dict[str, list[Run]]
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    parser = Parser("Seconds to a target accuracy over several seeds.", data=None, seeds=None, set=[])
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="sample", help="recipe, target and number of seeds")
+    parser.add_argument("--recipes", nargs="+", help="recipes to compare; none: the preset's")
+    parser.add_argument("--commits", nargs="+", default=[], help="commits of this repository; none: as it is")
+    parser.add_argument("--target", type=float, help="top-1 in percent; none: the preset's")
+    parser.add_argument("--peer", action="store_true", help="the minimal PyTorch reference loop too")
+    parser.add_argument("--timm", type=Path, help="timm's train.py too, in a clone of its source [directory]")
+    options = parser.parse_args(arguments)
     recipe, target, seeds, needed = PRESETS[options.preset]
     options.target = target if options.target is None else options.target
     options.seeds = options.seeds or seeds
@@ -68,11 +75,9 @@ def main(arguments: Sequence[str]) -> int:
     for name, group in runs.items():
         _add_runs(result, name, group, options.target)
     _compare(result, runs)
-    lines = [
-        (f"{name}, seed {run.seed}", [s for s, _ in run.curve], [top1 for _, top1 in run.curve], style)
-        for (name, group), style in zip(runs.items(), ("-", "--", ":", "-."))
-        for run in group
-    ]
+    styles = dict(zip(runs, ("-", "--", ":", "-.")))
+    drawn = [(f"{name}, seed {run.seed}", run.curve, styles.get(name, "-")) for name in runs for run in runs[name]]
+    lines = [(label, [s for s, _ in curve], [top1 for _, top1 in curve], style) for label, curve, style in drawn]
     draw_lines(result.picture_path(), f"To {options.target:g}% top-1", "seconds", "top-1 (%)", lines)
     result.note(
         f"Seconds to {options.target:g}% count from the end of the process's start-up; start-up, compilation, evaluation and "
@@ -80,19 +85,6 @@ def main(arguments: Sequence[str]) -> int:
     )
     result.finish("best_top1", "reached", "deviation")
     return DONE
-
-
-def _parser() -> Parser:
-    parser = Parser("Seconds to a target accuracy over several seeds.", data=None, seeds=None, set=[])
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="sample", help="recipe, target and number of seeds")
-    parser.add_argument("--recipes", nargs="+", help="recipes to compare; none: the preset's")
-    parser.add_argument(
-        "--commits", nargs="+", default=[], help="commits of this repository to compare; none: as it is"
-    )
-    parser.add_argument("--target", type=float, help="top-1 in percent; none: the preset's")
-    parser.add_argument("--peer", action="store_true", help="the minimal PyTorch reference loop too")
-    parser.add_argument("--timm", type=Path, help="timm's train.py too, in a clone of its source [directory]")
-    return parser
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:

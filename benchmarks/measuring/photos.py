@@ -28,9 +28,8 @@ _DISTINCT = 16
 def shared_photos(batch: int, quality: int, say: Callable[[str], Any]) -> Path:
     """A folder of photos for at least 64 batches of so many images, which all benchmarks and ranks of a machine share: it
     stays in the user's cache. Raises BenchmarkError where that cannot be written."""
-    count = (
-        1 << (max(BATCHES, _BATCHES_A_CORE * usable_cores()) * batch - 1).bit_length()
-    )  # few sizes are shared by many
+    least = max(BATCHES, _BATCHES_A_CORE * usable_cores()) * batch
+    count = 1 << (least - 1).bit_length()  # few sizes are shared by many
     folder = user_cache() / f"photos-{WIDTH}x{HEIGHT}-{quality}-{count}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,18 +39,16 @@ def shared_photos(batch: int, quality: int, say: Callable[[str], Any]) -> Path:
                 write_photos(folder / "images", count, quality)
                 (folder / "complete").touch()
     except OSError as error:
-        raise BenchmarkError(
-            f"photos cannot be written to {folder} ({error.strerror}): name a dataset with --data"
-        ) from None
+        words = f"photos cannot be written to {folder} ({error.strerror}): name a dataset with --data"
+        raise BenchmarkError(words) from None
     return folder / "images"
 
 
 def write_photos(folder: Path, count: int, quality: int = 85) -> Path:
     """`count` JPEGs under folder/train and a few under folder/val, in class folders. Sixteen of them differ: decoders have no
     memory, so that repeating pictures saves time in making them and changes nothing in reading them."""
-    return _write(
-        folder, [photo_like_jpeg(WIDTH, HEIGHT, quality, seed) for seed in range(min(count, _DISTINCT))], count
-    )
+    distinct = [photo_like_jpeg(WIDTH, HEIGHT, quality, seed) for seed in range(min(count, _DISTINCT))]
+    return _write(folder, distinct, count)
 
 
 def write_gradients(folder: Path, count: int) -> Path:

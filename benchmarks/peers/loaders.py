@@ -178,19 +178,15 @@ def dali(job: DataJob) -> Passes:
             random_aspect_ratio=list(job.ratio), random_area=list(job.scale),
         )  # fmt: skip
         images = fn.resize(images, resize_x=side, resize_y=side, interp_type=types.INTERP_TRIANGULAR, antialias=True)
-        mirror = fn.random.coin_flip(probability=job.flip)
-        images = fn.crop_mirror_normalize(
-            images, dtype=types.UINT8, output_layout="HWC", crop=(side, side), mirror=mirror
-        )
-        return images, labels
+        shape = {"dtype": types.UINT8, "output_layout": "HWC", "crop": (side, side)}
+        return fn.crop_mirror_normalize(images, mirror=fn.random.coin_flip(probability=job.flip), **shape), labels
 
     pipeline = training(
         batch_size=job.batch_size, num_threads=job.workers, prefetch_queue_depth=2,
         device_id=torch.cuda.current_device() if on_gpu else None,
     )  # fmt: skip
-    iterator = DALIClassificationIterator(
-        pipeline, reader_name="Reader", auto_reset=True, last_batch_policy=LastBatchPolicy.DROP
-    )
+    whole = {"auto_reset": True, "last_batch_policy": LastBatchPolicy.DROP}
+    iterator = DALIClassificationIterator(pipeline, reader_name="Reader", **whole)
 
     def batches() -> Generator[Tensor]:
         # The iterator cannot go back in mid-epoch: a pass has a whole epoch's batches wherever it begins.

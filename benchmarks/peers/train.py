@@ -35,9 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     train, val = _loaders(options)
     classes = len(train.dataset.classes)  # type: ignore[attr-defined]
     network = create_model(options.network, classes, **options.options).to(device)
-    optimizer = torch.optim.SGD(
-        network.parameters(), options.lr, momentum=0.9, weight_decay=options.weight_decay, nesterov=True
-    )
+    settings = {"momentum": 0.9, "weight_decay": options.weight_decay, "nesterov": True}
+    optimizer = torch.optim.SGD(network.parameters(), options.lr, **settings)
     schedule = _schedule(optimizer, len(train), options)
     criterion = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
     best, reached, images, evaluating = 0.0, None, 0, 0.0

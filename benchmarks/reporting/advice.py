@@ -133,8 +133,7 @@ def _device(seen: Observation) -> Verdict:
         words += " --compile.enabled true fuses element-wise work into its neighbours."
         return Verdict(limiter, words, {"compile.enabled": "true"})
     if share < REACHED:
-        return Verdict(
-            limiter, f"{words} --data.batch_size {batch} may use the device better.", {"data.batch_size": batch}
-        )
+        words += f" --data.batch_size {batch} may use the device better."
+        return Verdict(limiter, words, {"data.batch_size": batch})
     words += " No setting is left that would change much: a faster machine, more ranks or a smaller network would."
     return Verdict(limiter, words)

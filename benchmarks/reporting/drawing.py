@@ -66,8 +66,7 @@ def draw_bars(path: Path, panels: Mapping[str, Mapping[str, Row]]) -> None:
     if not shown:
         return
     heights = [0.35 * len(rows) + 0.9 for rows in shown.values()]
-    ratios = {"height_ratios": heights}
-    figure, axes = plt.subplots(len(shown), 1, figsize=(9, sum(heights)), squeeze=False, gridspec_kw=ratios)
+    figure, axes = plt.subplots(len(shown), 1, figsize=(9, sum(heights)), squeeze=False, height_ratios=heights)
     for axis, (title, rows) in zip(axes[:, 0], shown.items()):
         values = np.array([row.value for row in rows.values()])
         ends = np.array([[row.value if end is None else end for end in (row.low, row.high)] for row in rows.values()])
@@ -87,9 +86,8 @@ def draw_lines(path: Path, title: str, x_label: str, y_label: str, lines: Sequen
     """One panel of lines."""
     figure, axis = plt.subplots(figsize=(8, 5))
     for label, x, y, style in lines:
-        axis.plot(
-            x, y, style if "o" in style else f"o{style}", markersize=3, label=label
-        )  # a curve of one point shows too
+        dotted = style if "o" in style else f"o{style}"  # a curve of one point shows too
+        axis.plot(x, y, dotted, markersize=3, label=label)
     if log_x:
         axis.set_xscale("log", base=2)
     axis.set(xlabel=x_label, ylabel=y_label, title=title)
