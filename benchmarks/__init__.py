@@ -8,4 +8,7 @@ measured = alternate({"ours": repeated(step, 8), "theirs": repeated(other, 8)}, 
 result.add_each({"batch": 8}, "of", "images/s", measured)
 result.add({"batch": 8}, "times as fast", measured["ours"].over(measured["theirs"]))
 result.finish()  # prints the table and writes the file
+
+At the top stands what people start; `costs` and `studies` hold narrower questions, `measuring`, `peers` and `reporting` what
+all of them are made of. docs/benchmarks.md has the questions and their commands.
 """
