@@ -20,7 +20,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measuring import BenchmarkError, Parser
+from benchmarks.measuring import BenchmarkError, Parser, as_arguments
 from benchmarks.peers.networks import build_peer, peer_loss, peers_of
 from benchmarks.reporting.results import Result
 from benchmarks.studies.update_launches import update_launches
@@ -35,7 +35,12 @@ BANDWIDTH = {"H100": 3.0e12, "H200": 4.3e12}
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+    names = ["inception_v3", "inception_v4", "inception_resnet_v2"]
+    words = "Launches and bytes of a compiled step, counted without a GPU."
+    parser = Parser(words, networks=names, batch_size=128, resolution=0)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="whose step, with options or not")
+    parser.add_argument("--alone", action="store_true", help="count one network one way, in this process, as JSON")
+    options = parser.parse_args(arguments)
     if options.alone:
         print(json.dumps(count_step(options.networks[0], options.ways[0], options.batch_size, options.resolution)))
         return DONE
@@ -47,12 +52,11 @@ def main(arguments: Sequence[str]) -> int:
             print(f"planning {network}, {way} ...", flush=True)
             counted = _in_a_process(network, way, options)
             case = {"network": network, "way": way}
-            for metric, value in counted["totals"].items():
+            totals = counted["totals"]
+            totals |= {f"us an image on an {name} at least": totals["MB an image"] * 1e12 / bandwidth
+                       for name, bandwidth in BANDWIDTH.items()}  # fmt: skip
+            for metric, value in totals.items():
                 result.add(case, metric, value)
-            for name, bandwidth in BANDWIDTH.items():
-                result.add(
-                    case, f"us an image on an {name} at least", counted["totals"]["MB an image"] * 1e12 / bandwidth
-                )
             for name, (launches, moved) in counted["kernels"].items():
                 print(f"  {moved:7.2f} MB an image  {launches:4d} launches  {name}")
         for name in ("sgd", "rmsprop"):
@@ -65,18 +69,6 @@ def main(arguments: Sequence[str]) -> int:
     )
     result.finish()
     return DONE
-
-
-def _parser() -> Parser:
-    names = ["inception_v3", "inception_v4", "inception_resnet_v2"]
-    parser = Parser(
-        "Launches and bytes of a compiled step, counted without a GPU.", networks=names, batch_size=128, resolution=0
-    )
-    parser.add_argument(
-        "--ways", nargs="+", choices=WAYS, default=list(WAYS), help="whose step, with or without options"
-    )
-    parser.add_argument("--alone", action="store_true", help="count one network one way, in this process, as JSON")
-    return parser
 
 
 def count_step(network: str, way: str, batch_size: int, resolution: int = 0) -> dict[str, Any]:
@@ -92,23 +84,19 @@ def count_step(network: str, way: str, batch_size: int, resolution: int = 0) -> 
     labels = torch.zeros(batch_size, dtype=torch.int64)
     launches = compiled_launches(loss, (images, labels), COMBO_KERNELS if way == "fused" else None)
     kinds: dict[str, tuple[int, float]] = {}
+    triton: Counter[str] = Counter()
     for launch in launches:
         known, moved = kinds.get(launch.name, (0, 0.0))
         kinds[launch.name] = (known + launch.launches, moved + launch.bytes / batch_size / 1e6)
-    triton: Counter[str] = Counter()
-    for launch in launches:
-        if launch.triton:
-            triton["backward" if launch.backward else "forward"] += launch.launches
-    return {
-        "totals": {
-            "MB an image": sum(launch.bytes for launch in launches) / batch_size / 1e6,
-            "launches": triton.total(),
-            "launches forward": triton["forward"],
-            "launches backward": triton["backward"],
-            "convolutions and matrix products": sum(launch.launches for launch in launches if not launch.triton),
-        },
-        "kernels": dict(sorted(kinds.items(), key=lambda kind: -kind[1][1])),
+        triton["other" if not launch.triton else "backward" if launch.backward else "forward"] += launch.launches
+    totals = {
+        "MB an image": sum(moved for _, moved in kinds.values()),
+        "launches": triton["forward"] + triton["backward"],
+        "launches forward": triton["forward"],
+        "launches backward": triton["backward"],
+        "convolutions and matrix products": triton["other"],
     }
+    return {"totals": totals, "kernels": dict(sorted(kinds.items(), key=lambda kind: -kind[1][1]))}
 
 
 def _loss(name: str, way: str) -> tuple[Callable[[Tensor, Tensor], Tensor], int]:
@@ -137,15 +125,12 @@ def _without_dropout(network: nn.Module) -> None:
 
 
 def _in_a_process(network: str, way: str, options: Any) -> dict[str, Any]:
-    command = [
-        sys.executable, str(Path(__file__).resolve()), "--alone", "--networks", network, "--ways", way,
-        "--batch-size", str(options.batch_size), "--resolution", str(options.resolution),
-    ]  # fmt: skip
+    told = {"networks": network, "ways": way, "batch-size": options.batch_size, "resolution": options.resolution}
+    command = [sys.executable, str(Path(__file__).resolve()), "--alone", *as_arguments(told)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise BenchmarkError(f"{network}, {way} could not be planned; the reason stands above")
-    counted: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return counted
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -35,6 +35,19 @@ def test_the_cost_of_a_checkpoint_is_measured(run_command, tmp_path):
 
 
 @pytest.mark.soak
+def test_the_parts_of_monitoring_are_timed(run_command, tmp_path):
+    small = ["--batch-size", "500", "--steps", "4", "--set", "network.width=0.1", "data.resolution=32"]
+    done = run_command(["benchmarks/costs/monitoring.py", *small, "--output", tmp_path])
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.glob("*.json")
+    shares = {row["case"]["part"]: row["value"] for row in json.loads(file.read_text())["rows"]}
+    in_loop, background = shares.pop("all in the loop"), shares.pop("the page, in the background")
+    assert background > 0
+    assert shares["rows"] > 0
+    assert in_loop == pytest.approx(sum(shares.values()))
+
+
+@pytest.mark.soak
 def test_a_restart_is_compared_with_a_cold_start(run_command, tmp_path):
     arguments = ["--network", "debug", "--batch-size", "4", "--rounds", "1", "--output", tmp_path]
     done = run_command(["benchmarks/costs/restart.py", *arguments])
