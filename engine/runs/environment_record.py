@@ -48,7 +48,7 @@ def processor() -> str:
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """The versions of those that are installed."""
-    found = {}
+    found: dict[str, str] = {}
     for package in packages:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
