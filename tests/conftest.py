@@ -49,10 +49,12 @@ QUICK = (
     "launch/test_installation.py",
     "launch/test_plan_launch.py",
     "launch/test_rank.py",
-    "slurm/test_jobs.py",
+    "slurm/test_local_cluster.py::test_status_is_3_without_a_cluster",
     "benchmarks/measuring",
     "benchmarks/reporting/test_results.py",
 )
+# What takes long in them.
+NOT_QUICK = ("pipelines/decoding/test_fast_decode.py::test_the_sanitizers_find_nothing",)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,6 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
             raise pytest.UsageError("--quick chooses the tests: leave out the paths, or --quick")
         config.args = [str(ROOT / "tests" / name) for name in QUICK]
+        config.option.deselect = [f"tests/{name}" for name in NOT_QUICK]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
