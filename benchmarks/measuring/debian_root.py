@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ _SETTINGS = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf")
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _COPIED_CERTIFICATES = "/etc/ssl/of-this-machine.crt"  # where no package writes its own
 _SCRIPTS = Path("/usr/share/debootstrap/scripts")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HOME_SETTINGS = (".config/pip/pip.conf", ".pip/pip.conf")
 _VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "CI")
 
@@ -36,15 +38,22 @@ class DebianRoot:
         """Runs a line of bash in the root, as root or as `user` (UID:GID), with no more of the environment than the way
         to the network."""
         kept = {name: os.environ[name] for name in os.environ if name in _VARIABLES or name.startswith("PIP_")}
-        settings = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **kept}
+        settings = {"PATH": _PATH, "LANG": "C.UTF-8", **kept}
         if (self.folder / _COPIED_CERTIFICATES[1:]).exists():
             settings |= {"PIP_CERT": _COPIED_CERTIFICATES, "SSL_CERT_FILE": _COPIED_CERTIFICATES}
         if not user:
             settings["HOME"] = "/root"
         enter = ["chroot", *([f"--userspec={user}"] if user else []), str(self.folder), "bash", "-c", command]
-        return subprocess.run(
-            enter, env=settings, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        with subprocess.Popen(
+            enter, env=settings, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                stdout, stderr = process.communicate(timeout=timeout)
+            except BaseException:  # an interrupt or the limit: what was begun in the root ends, too
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return subprocess.CompletedProcess(enter, process.returncode, stdout, stderr)
 
 
 @contextmanager

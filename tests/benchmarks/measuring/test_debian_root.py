@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from benchmarks.measuring import debian_root
 from benchmarks.measuring.command_line import BenchmarkError
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -50,3 +54,24 @@ def test_a_root_with_a_mount_left_in_it_is_not_removed(commands, tmp_path, monke
     with pytest.raises(BenchmarkError, match="still mounted"), debian_root.debian_root("trixie", root):
         pass
     assert root.exists()
+
+
+def test_what_runs_in_a_root_ends_at_its_limit(tmp_path, monkeypatch):
+    """Under a stand-in for chroot that stays where it is."""
+    chroot = tmp_path / "chroot"
+    chroot.write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    chroot.chmod(0o755)
+    monkeypatch.setattr(debian_root, "_PATH", f"{tmp_path}:/usr/bin:/bin")
+    root = debian_root.DebianRoot(tmp_path)
+    assert root.run("echo said; exit 3").stdout == "said\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        root.run(f"sleep 10000 & echo $! > '{tmp_path}/pid'; wait", timeout=5)
+    pid = int((tmp_path / "pid").read_text())
+    wait_until(lambda: gone(pid), lambda: f"{pid} goes on")
+
+
+def gone(pid: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
