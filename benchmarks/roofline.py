@@ -23,7 +23,7 @@ from benchmarks.measuring.counting import Counts, Kernel, block_inputs, counts
 from benchmarks.measuring.limits import Limits, measure_limits
 from benchmarks.reporting.drawing import Bars, draw_roofline
 from benchmarks.reporting.results import Result, number
-from engine.distributed.device import use_bf16
+from engine.distributed.device import compute_dtype
 from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--compile", action="store_true", help="time the blocks compiled by torch.compile too")
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
-    precision = "bf16" if use_bf16(options.precision, device) else "fp32"
+    precision = "bf16" if compute_dtype(options.precision, device) == torch.bfloat16 else "fp32"
     result = Result("roofline", options)
     result.say("measuring the limits of this machine ...")
     limits = measure_limits(device, options.seconds)

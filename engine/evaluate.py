@@ -19,7 +19,7 @@ import torch
 from engine.config.bounds import Bounds, bounds_of
 from engine.config.checks import require_within
 from engine.config.options import ConfigError, DataConfig, StrategyConfig
-from engine.distributed.device import use_bf16
+from engine.distributed.device import PRECISIONS, compute_dtype
 from engine.distributed.strategies import join
 from engine.evaluation.evaluator import evaluate
 from engine.evaluation.settings import settings_of
@@ -60,9 +60,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--data.on_error", dest="on_error", choices=["raise", "skip"], default="raise", help="default: raise"
     )
     parser.add_argument("--data.quarantine", dest="quarantine", help="file that lists images to leave out")
-    parser.add_argument(
-        "--precision", choices=["auto", "fp32", "bf16"], default="auto", help="arithmetic (default: auto)"
-    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="arithmetic (default: auto)")
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="what computes (default: auto)"
     )
@@ -125,7 +123,8 @@ def main(arguments: Sequence[str]) -> int:
         )
     communicator = join(environment, StrategyConfig(), options.device)
     network.to(communicator.device).to(memory_format=torch.channels_last).eval()
-    scorer = Scorer(network, use_bf16(options.precision, communicator.device), settings.flip).to(communicator.device)
+    dtype = compute_dtype(options.precision, communicator.device)
+    scorer = Scorer(network, dtype, settings.flip).to(communicator.device)
     with evaluation_loader(data, dataset, network, options.batch_size, communicator) as loader:
         result = evaluate(scorer, loader, options.batch_size, communicator)
     if communicator.is_main:

@@ -20,7 +20,7 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 from engine.config.bounds import Bounds, bounds_of
 from engine.config.checks import require_within
 from engine.config.options import ConfigError, DataConfig
-from engine.distributed.device import choose_device, use_bf16
+from engine.distributed.device import PRECISIONS, choose_device, compute_dtype
 from engine.faults.exit_status import BAD_INPUT, DONE, run_entry_point
 from engine.inference.classify import Prediction, find_images, predict
 from engine.inference.models import open_model
@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="average with the prediction for the mirrored image (default: as the run that made the weights)",
     )
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto", help="default: auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto")
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="what computes (default: auto)"
     )
@@ -66,8 +66,14 @@ def main(arguments: Sequence[str]) -> int:
     if passed_over:
         print(passed_over, file=sys.stderr, flush=True)
     device = choose_device(detect(), options.device)
-    bf16 = use_bf16(options.precision, device)
-    model = open_model(options.weights, device, bf16, options.resolution, options.trust, options.flip)
+    model = open_model(
+        options.weights,
+        device,
+        compute_dtype(options.precision, device),
+        options.resolution,
+        options.trust,
+        options.flip,
+    )
     print(f"shown: {model.shown}")
     predictions = []
     for prediction in predict(model, images, options.batch_size, options.top):

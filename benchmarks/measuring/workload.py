@@ -45,7 +45,7 @@ class Workload:
         self.config, self.communicator, self.device = config, communicator, communicator.device
         step = assemble_step(config, communicator, _CLASSES)
         prepare_compiler(config.compile, _COMPILED, step.network)
-        self.network, self.batching, self.bf16 = step.network.train(), step.batching, step.bf16
+        self.network, self.batching, self.bf16 = step.network.train(), step.batching, step.dtype == torch.bfloat16
         self.images = self.batching.global_batch
         self._parallelism, self._step = step.parallelism, step.train_step
         self._parallelism.set_learning_rate(_LEARNING_RATE)

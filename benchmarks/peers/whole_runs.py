@@ -12,7 +12,7 @@ import torch
 from benchmarks.measuring import ROOT, BenchmarkError
 from benchmarks.measuring.processes import finished
 from engine.config.options import Config
-from engine.distributed.device import use_bf16
+from engine.distributed.device import compute_dtype
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -74,7 +74,7 @@ class PeerTraining:
 
     @property
     def bf16(self) -> bool:
-        return use_bf16(self.config.precision, torch.device(DEVICE))
+        return compute_dtype(self.config.precision, torch.device(DEVICE)) == torch.bfloat16
 
 
 class ReferenceLoop(PeerTraining):

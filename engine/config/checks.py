@@ -15,6 +15,11 @@ def check_values(config: Config) -> None:
     _check_ranges(config)
     _check_schedule(config)
     _check_batch(config)
+    if config.precision == "fp16" and config.strategy.name == "deepspeed":
+        raise ConfigError(
+            "option --precision fp16 does not go with --strategy.name deepspeed, whose own fp16 would cast weights and batch "
+            "statistics too: use --strategy.name ddp, or --precision bf16 where the device has it"
+        )
     if config.ema.recalibrate and config.network.batch_norm is False:
         raise ConfigError(
             f"option --ema.recalibrate {config.ema.recalibrate} measures statistics of batch normalisation, which "

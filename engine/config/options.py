@@ -137,8 +137,9 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What computes; auto: the GPUs, or the CPU on a machine where nothing asks for a GPU."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the forward and backward pass; auto: bf16 where the device computes it natively, else fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward and backward pass; auto: bf16 where the device computes it natively, else fp32; fp16 scales
+    the loss."""
     hooks: str = ""
     """Hooks of your own that act during the run [module:Class, several separated by commas]."""
     compile: CompileConfig = field(default_factory=CompileConfig)

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,6 +14,7 @@ from engine.config.options import Config
 from engine.distributed.parallelism import Parallelism
 from engine.distributed.sync_batchnorm import synchronise_batchnorm
 from engine.graphs.compilation import compiled
+from engine.graphs.objective import Objective
 
 # The same switch under its name before and since torch 2.14.
 SYNC_BUFFERS = "forward_sync_buffers"
@@ -28,7 +28,7 @@ class DataParallelism(Parallelism):
     name = "ddp"
 
     def prepare(
-        self, objective: nn.Module, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
+        self, objective: Objective, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
     ) -> Callable[..., Any]:
         if self._options.sync_batchnorm:
             synchronise_batchnorm(objective, self.device, config.compile.enabled)

@@ -20,6 +20,7 @@ from engine.distributed.deepspeed_settings import deepspeed_config
 from engine.distributed.parallelism import Parallelism
 from engine.distributed.sync_batchnorm import synchronise_batchnorm
 from engine.graphs.compilation import compiled
+from engine.graphs.objective import Objective
 
 _NORM_BY_LAYER = ("lars", "lamb")
 
@@ -35,9 +36,9 @@ class DeepSpeedParallelism(Parallelism):
         self._exchanges = ExchangeTimer() if communicator.world_size > 1 else None
 
     def prepare(
-        self, objective: nn.Module, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
+        self, objective: Objective, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
     ) -> Callable[..., Any]:
-        settings = deepspeed_config(config, batching, bf16=bool(objective.bf16))
+        settings = deepspeed_config(config, batching, dtype=objective.dtype)
         if settings["zero_optimization"]["stage"] > 0 and config.optimizer.name in _NORM_BY_LAYER:
             raise ConfigError(
                 f"--optimizer.name {config.optimizer.name} needs the norm of each layer, which ZeRO cuts apart: "

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from engine.config.batching import Batching
 from engine.config.options import Config, ConfigError
 
@@ -23,7 +25,7 @@ _OURS = {
 }
 
 
-def deepspeed_config(config: Config, batching: Batching, bf16: bool) -> dict[str, Any]:
+def deepspeed_config(config: Config, batching: Batching, dtype: torch.dtype) -> dict[str, Any]:
     """DeepSpeed's settings for a run, with the user's own JSON file (`strategy.deepspeed_config`) merged over them.
 
     Raises ConfigError for a file that cannot be read, or that sets what the run's own options decide.
@@ -38,7 +40,7 @@ def deepspeed_config(config: Config, batching: Batching, bf16: bool) -> dict[str
         "communication_data_type": "bf16" if strategy.compress_gradients else "fp32",
         "steps_per_print": None,
     }
-    if bf16:
+    if dtype == torch.bfloat16:
         # Weights and batch statistics stay in fp32; casting the whole network, as "bf16" does, would round both.
         settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     if strategy.deepspeed_config:

@@ -9,6 +9,9 @@ from engine.distributed.gpu_request import gpus_asked_for
 from launch.environment import Environment
 from pipelines.support.cores import usable_cores
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", *DTYPES)
+
 
 def choose_device(environment: Environment, wanted: str = "auto") -> torch.device:
     """This rank's GPU, or the CPU where that is `wanted` or no GPU was asked for. Sets the process up for it.
@@ -71,13 +74,15 @@ def idle_gpus(environment: Environment, device: torch.device) -> str | None:
     )
 
 
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether the forward and backward pass compute in bf16: as told, or ("auto") where the device has units for it."""
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What the forward and backward pass compute in: as told, or ("auto") bf16 where the device has units for it."""
     if precision != "auto":
-        return precision == "bf16"
+        return DTYPES[precision]
     if device.type == "cuda":  # older GPUs only emulate it, slower than fp32
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported()
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
 
 
 def make_deterministic() -> None:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from engine.config.batching import Batching
 from engine.config.options import Config, StrategyConfig
 from engine.distributed.communicator import Communicator
+from engine.distributed.loss_scale import LossScale
 from engine.distributed.optimizer_state import load_named_state, named_state
 from engine.graphs.compilation import compiled
+from engine.graphs.objective import Objective
 
 
 class Parallelism:
@@ -26,18 +28,20 @@ class Parallelism:
     def __init__(self, communicator: Communicator, options: StrategyConfig):
         self.communicator, self.device = communicator, communicator.device
         self._options = options
+        self.loss_scale: LossScale | None = None
 
     def prepare(
-        self, objective: nn.Module, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
+        self, objective: Objective, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
     ) -> Callable[..., Any]:
         """What the training step calls: the objective, wrapped for gradient exchange and compiled as asked."""
         self._remember(objective, optimizer)
         return compiled(objective, config.compile)
 
-    def _remember(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        network: nn.Module = objective.network  # type: ignore[assignment]
+    def _remember(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+        network = objective.network
         self._optimizer = optimizer
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.loss_scale = LossScale(optimizer, self.device) if objective.dtype == torch.float16 else None
         self._names = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
 
     def without_exchange(self) -> AbstractContextManager[Any]:
@@ -46,19 +50,24 @@ class Parallelism:
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of `loss`."""
-        loss.backward()
+        (loss if self.loss_scale is None else self.loss_scale.scaled(loss)).backward()
 
     def update(self, clip_norm: float | None, measure: bool) -> Tensor | None:
         """Clips the gradients, moves the weights, forgets the gradients. Returns the norm before clipping, when
-        clipping needed it or `measure` asks for it."""
+        clipping needed it or `measure` asks for it and the step was not left out (`LossScale`)."""
         norm = None
+        if self.loss_scale is not None:
+            self.loss_scale.unscale()
         if clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(self._parameters, clip_norm)
         elif measure:
             norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        self._optimizer.step()
+        if self.loss_scale is None:
+            self._optimizer.step()
+        else:
+            self.loss_scale.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return norm
+        return None if measure and self.loss_scale is not None and self.loss_scale.left_out else norm
 
     def time_exchange(self) -> None:
         """Has the step that begins now timed for `exchange_seconds`."""

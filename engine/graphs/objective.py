@@ -16,16 +16,18 @@ class Objective(nn.Module):
     """The training loss: cross-entropy with label smoothing, and that of each auxiliary classifier times its weight.
 
     Sources: label smoothing, Inception-v3 paper (arXiv 1512.00567) section 7; auxiliary losses, GoogLeNet paper
-    (arXiv 1409.4842) section 5.
+    (arXiv 1409.4842) section 5. The network computes in `dtype`, the loss in float32.
     """
 
-    def __init__(self, network: Network, auxiliary_weights: Sequence[float], label_smoothing: float, bf16: bool):
+    def __init__(
+        self, network: Network, auxiliary_weights: Sequence[float], label_smoothing: float, dtype: torch.dtype
+    ):
         super().__init__()
         self.network = network
         self.normalise = Normalise(network.mean, network.std)
         self.auxiliary_weights = tuple(auxiliary_weights)
         self.label_smoothing = label_smoothing
-        self.bf16 = bf16
+        self.dtype = dtype
         self.augment = Augment()
 
     def forward(
@@ -35,7 +37,7 @@ class Objective(nn.Module):
         (scalar int64)."""
         if augmentation is not None:
             images = self.augment(images, augmentation).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
             output = self.network(self.normalise(images))
         logits, *auxiliary = output if isinstance(output, tuple) else (output,)
         loss = self._cross_entropy(logits, labels, augmentation)
@@ -49,9 +51,9 @@ class Objective(nn.Module):
         return mixed_cross_entropy(logits.float(), labels, augmentation, self.label_smoothing)
 
 
-def build_objective(network: Network, options: LossConfig, bf16: bool) -> Objective:
+def build_objective(network: Network, options: LossConfig, dtype: torch.dtype) -> Objective:
     """The objective that `options` describe; without a weight there, auxiliary classifiers count as in the paper."""
     weights = network.auxiliary_weights
     if options.auxiliary_weight is not None:
         weights = (options.auxiliary_weight,) * len(weights)
-    return Objective(network, weights, options.label_smoothing, bf16)
+    return Objective(network, weights, options.label_smoothing, dtype)

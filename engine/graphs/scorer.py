@@ -7,19 +7,19 @@ from engine.graphs.normalisation import Normalise
 
 
 class Scorer(nn.Module):
-    """Counts of right answers and the summed loss of a batch, in evaluation mode."""
+    """Counts of right answers and the summed loss of a batch, in evaluation mode; the network computes in `dtype`."""
 
-    def __init__(self, network: nn.Module, bf16: bool, flip: bool = False):
+    def __init__(self, network: nn.Module, dtype: torch.dtype, flip: bool = False):
         super().__init__()
         self.network = network
         self.normalise = Normalise(network.mean, network.std)  # type: ignore[arg-type]
-        self.bf16 = bf16
+        self.dtype = dtype
         self.flip = flip
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> (N, classes) float32; the mean over the image and its mirror image with `flip`."""
         pixels = self.normalise(images)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
             result = self.network(pixels).float().softmax(dim=1)
             if self.flip:
                 result = (result + self.network(pixels.flip(3)).float().softmax(dim=1)) / 2

@@ -36,7 +36,7 @@ class Model:
 def open_model(
     file: str,
     device: torch.device,
-    bf16: bool,
+    dtype: torch.dtype,
     resolution: int = 0,
     trust: bool = False,
     flip: bool | None = None,
@@ -44,9 +44,9 @@ def open_model(
 ) -> Model:
     """The model in `file`: weights, a checkpoint, a run directory, or an exported file (*.onnx, *.pt2).
 
-    `resolution` and `crop_fraction` of 0 and `flip` None are as the run evaluated that made the weights. A torch.export
-    file can bring code along that runs when it is opened: only with `trust`. Raises NetworkError or ConfigError when the file
-    is none of these, is not trusted, or the network takes no RGB images of that size.
+    The network computes in `dtype`. `resolution` and `crop_fraction` of 0 and `flip` None are as the run evaluated that made
+    the weights. A torch.export file can bring code along that runs when it is opened: only with `trust`. Raises NetworkError
+    or ConfigError when the file is none of these, is not trusted, or the network takes no RGB images of that size.
     """
     if Path(file).suffix == SUFFIXES["torch_export"] and not trust:
         raise ConfigError(
@@ -62,7 +62,7 @@ def open_model(
         network, weights.metadata, resolution=resolution, crop_fraction=crop_fraction, flip=flip
     )
     network.to(device).to(memory_format=torch.channels_last).eval()
-    scorer = Scorer(network, bf16, settings.flip).to(device)
+    scorer = Scorer(network, dtype, settings.flip).to(device)
 
     def probabilities(images: Tensor) -> Tensor:
         with torch.inference_mode():

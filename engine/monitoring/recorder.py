@@ -39,6 +39,8 @@ class Recorder:
         """An epoch, or the rest of one, begins."""
         self._row_began = self._epoch_began = time.monotonic()
         self._waited, self._steps, self._epoch_steps = 0.0, 0, 0
+        scale = self._parallelism.loss_scale
+        self._left_out_before = scale.steps_left_out if scale is not None else 0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -61,13 +63,14 @@ class Recorder:
         elapsed = max(now - self._row_began, 1e-9)
         images, waiting = self._steps * self._global_batch, self._waited / elapsed
         phases = self._clock.read()
-        exchange = self._parallelism.exchange_seconds() if phases else {}
+        exchange, scale = self._parallelism.exchange_seconds() if phases else {}, self._parallelism.loss_scale
         self._monitor.record(
             "train",
             **self._position(),
             loss=sum(loss for loss, _ in means) / len(means),
             top1=100 * sum(right for _, right in means) / len(means),
             lr=lr,
+            **({} if scale is None else {"loss_scale": scale.value, "steps_left_out": scale.steps_left_out}),
             gradient_norm=float(norm) if norm is not None else None,
             images_per_second=round(images / elapsed, 1),
             images_per_second_epoch=round(self._epoch_steps * self._global_batch / (now - self._epoch_began), 1),
@@ -91,6 +94,17 @@ class Recorder:
             name, reason = found[0]
             more = f" and {len(found) - 1} more, listed in metrics.jsonl" if len(found) > 1 else ""
             self._monitor.say(f"{len(found)} images of {split} could not be read and {done}: {name} ({reason}){more}")
+
+    def steps_left_out(self) -> None:
+        """Tells how many steps of the epoch, or of the rest of it, were left out for a gradient beyond fp16."""
+        scale = self._parallelism.loss_scale
+        count = 0 if scale is None else scale.steps_left_out - self._left_out_before
+        if scale is not None and count:
+            self.event("steps left out", count=count, loss_scale=scale.value)
+            self._monitor.say(
+                f"fp16: {count} of the epoch's {self._epoch_steps} steps were left out, their gradients being too large at "
+                f"the loss scale of then; it is {scale.value:g} now"
+            )
 
     def event(self, event: str, **details: Any) -> None:
         """Writes a row of something that happened beside training."""

@@ -11,7 +11,7 @@ from engine.config.options import Config
 from engine.config.same_run import shared_options
 from engine.distributed.agreement import require_agreement, require_shared, versions
 from engine.distributed.communicator import Communicator
-from engine.distributed.device import make_deterministic, use_bf16
+from engine.distributed.device import compute_dtype, make_deterministic
 from engine.distributed.parallelism import Parallelism
 from engine.distributed.strategies import create_parallelism, join
 from engine.evaluation.evaluator import Evaluator
@@ -57,7 +57,7 @@ class Step:
     batching: Batching
     parallelism: Parallelism
     train_step: TrainStep
-    bf16: bool
+    dtype: torch.dtype  # of the forward and backward pass
 
 
 @dataclass
@@ -148,7 +148,7 @@ def _joined(
     step = assemble_step(config, communicator, len(train.classes))
     network, batching, parallelism = step.network, step.batching, step.parallelism
     loader = training_loader(config, train, network, batching, communicator)
-    scorer = Scorer(network, step.bf16, config.evaluation.flip).to(communicator.device)
+    scorer = Scorer(network, step.dtype, config.evaluation.flip).to(communicator.device)
     in_blocks = config.compile.enabled and config.compile.scope == "block"  # then the network is compiled already
     evaluation_batch = config.evaluation.batch_size or batching.batch_size
     evaluator = Evaluator(
@@ -170,7 +170,7 @@ def _joined(
     progress, recent = Progress(loader.plan.samples), RecentSteps(communicator)
     parts: dict[str, Part | None] = {
         "network": network, "ema": average, "optimizer": parallelism, "progress": progress, "recent": recent,
-        "evaluator": evaluator,
+        "evaluator": evaluator, "loss_scale": parallelism.loss_scale,
     }  # fmt: skip
     monitor = Monitor(directory.path, communicator.is_main, on_row=lambda row: run.hooks.row(run, row))
     hardware = Hardware(communicator)
@@ -228,8 +228,8 @@ def assemble_step(config: Config, communicator: Communicator, num_classes: int) 
     settle_fusion(config, device)
     network = build_network(config, num_classes)
     network.to(device).to(memory_format=torch.channels_last)
-    bf16 = use_bf16(config.precision, device)
-    objective = build_objective(network, config.loss, bf16).to(device)
+    dtype = compute_dtype(config.precision, device)
+    objective = build_objective(network, config.loss, dtype).to(device)
     batching = settle_batching(config, objective, communicator)
     full = config.data.resolution or network.input_size
     sizes = {resolution_at(epoch, full, config.progressive) for epoch in range(config.schedule.epochs)}
@@ -238,4 +238,4 @@ def assemble_step(config: Config, communicator: Communicator, num_classes: int) 
     parallelism = create_parallelism(communicator, config.strategy)
     prepared = parallelism.prepare(objective, create_optimizer(network, config.optimizer), config, batching)
     train_step = TrainStep(prepared, parallelism, batching.micro_batches, config.optimizer.clip_norm)
-    return Step(network, objective, batching, parallelism, train_step, bf16)
+    return Step(network, objective, batching, parallelism, train_step, dtype)

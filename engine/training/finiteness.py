@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.distributed.loss_scale import LEAST
 from engine.faults.errors import Diverged, TrainingFailed
 from engine.runs.checkpoint_file import list_checkpoints, load_newest
 from engine.training.assembly import Run
@@ -27,12 +28,16 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def require_finite(run: Run, means: list[list[float]], gradient_norm: Tensor | None = None) -> list[list[float]]:
-    """The recent steps' `means`. Raises Diverged when a loss, or the last gradient, is not finite."""
+    """The recent steps' `means`. Raises Diverged when a loss, or the last gradient, is not finite, and when in fp16 no
+    gradient was, however small the loss was made."""
     step, bad = run.progress.step, first_not_finite(means)
     if bad is not None:
         raise diverged(run, f"the loss became {means[bad][0]}", step - len(means) + bad + 1)
     if gradient_norm is not None and not gradient_norm.isfinite():
         raise diverged(run, f"the gradient became {float(gradient_norm)}", step)
+    scale = run.parallelism.loss_scale
+    if scale is not None and scale.value < LEAST:
+        raise diverged(run, f"the loss scale fell to {scale.value:g}: in fp16 no gradient was finite", step)
     return means
 
 

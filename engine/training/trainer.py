@@ -130,6 +130,7 @@ class Trainer:
         does."""
         run = self.run
         run.recorder.substitutions(run.loader)
+        run.recorder.steps_left_out()
         if self._recompiles is not None:
             report_recompiles(self._recompiles, run)
         due = is_due(run) and not stopped

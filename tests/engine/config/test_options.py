@@ -74,7 +74,7 @@ def test_help_shows_every_option_with_its_default_and_bounds(capsys):
             "option --optimizer.learning_rate does not exist; the nearest is optimizer.l",
         ),
         (["--schedule.epochs", "1.5"], "option --schedule.epochs: '1.5' is not a whole number"),
-        (["--precision", "fp8"], "option --precision: 'fp8' is not one of auto, fp32, bf16"),
+        (["--precision", "fp8"], "option --precision: 'fp8' is not one of auto, fp32, bf16, fp16"),
         (["--data.crop_scale", "[0.5,0.2]"], "the smaller first"),
         (["--ema.decay", "1.5"], "option --ema.decay must be at least 0 and below 1, not 1.5"),
         (["--optimizer.clip_norm", "-1"], "option --optimizer.clip_norm must be above 0"),

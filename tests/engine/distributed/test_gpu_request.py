@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.config.options import ConfigError
-from engine.distributed.device import choose_device, idle_gpus, use_bf16
+from engine.distributed.device import choose_device, compute_dtype, idle_gpus
 from engine.distributed.gpu_request import gpus_asked_for
 from launch.environment import Environment
 
@@ -83,9 +83,10 @@ def test_idle_gpus_are_mentioned(monkeypatch):
     assert idle_gpus(Environment(), torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize(("native", "bf16"), [(True, True), (False, False)])
-def test_bf16_is_chosen_where_the_gpu_computes_it_natively(monkeypatch, native, bf16):
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bf16_is_chosen_where_the_gpu_computes_it_natively(monkeypatch, native, dtype):
     """torch says that GPUs before Ampere support it, and emulates it."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
-    assert use_bf16("auto", torch.device("cuda", 0)) is bf16
-    assert use_bf16("bf16", torch.device("cuda", 0))
+    assert compute_dtype("auto", torch.device("cuda", 0)) == dtype
+    assert compute_dtype("bf16", torch.device("cuda", 0)) == torch.bfloat16
+    assert compute_dtype("fp16", torch.device("cuda", 0)) == torch.float16

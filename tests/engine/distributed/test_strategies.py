@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from engine.config.batching import Batching
 from engine.config.options import Config, ConfigError, OptimizerConfig, StrategyConfig
@@ -104,22 +105,22 @@ def check_matrix(start_torchrun, folder: Path, cases: dict[int, list[dict]], env
 
 def test_deepspeeds_settings_come_from_the_runs_options():
     config = Config(optimizer=OptimizerConfig(clip_norm=2.0), strategy=StrategyConfig(zero_stage=2))
-    settings = deepspeed_config(config, BATCHING, bf16=True)
+    settings = deepspeed_config(config, BATCHING, dtype=torch.bfloat16)
     assert settings["train_micro_batch_size_per_gpu"] == 16
     assert settings["gradient_accumulation_steps"] == 2
     assert settings["gradient_clipping"] == 2.0
     assert settings["zero_optimization"] == {"stage": 2}
     assert settings["torch_autocast"]["dtype"] == "bfloat16"
-    assert "torch_autocast" not in deepspeed_config(config, BATCHING, bf16=False)
+    assert "torch_autocast" not in deepspeed_config(config, BATCHING, dtype=torch.float32)
     config.strategy.compress_gradients = True
-    assert deepspeed_config(config, BATCHING, bf16=False)["communication_data_type"] == "bf16"
+    assert deepspeed_config(config, BATCHING, dtype=torch.float32)["communication_data_type"] == "bf16"
 
 
 def test_a_users_own_settings_are_merged_over_them(tmp_path):
     file = tmp_path / "mine.json"
     config = Config(strategy=StrategyConfig(zero_stage=2, deepspeed_config=str(file)))
     file.write_text('{"zero_optimization": {"overlap_comm": true}, "wall_clock_breakdown": true}')
-    settings = deepspeed_config(config, BATCHING, bf16=False)
+    settings = deepspeed_config(config, BATCHING, dtype=torch.float32)
     assert settings["zero_optimization"] == {"stage": 2, "overlap_comm": True}
     assert settings["wall_clock_breakdown"] is True
 
@@ -141,9 +142,9 @@ def test_settings_that_cannot_be_are_refused(text, message, tmp_path):
         file.write_text(text)
     config = Config(strategy=StrategyConfig(deepspeed_config=str(file)))
     with pytest.raises(ConfigError, match=message):
-        deepspeed_config(config, BATCHING, bf16=False)
+        deepspeed_config(config, BATCHING, dtype=torch.float32)
 
 
 def test_zero_3_is_refused_with_the_reason():
     with pytest.raises(ConfigError, match="averaging, evaluation and checkpoints need whole"):
-        deepspeed_config(Config(strategy=StrategyConfig(zero_stage=3)), BATCHING, bf16=False)
+        deepspeed_config(Config(strategy=StrategyConfig(zero_stage=3)), BATCHING, dtype=torch.float32)

@@ -28,7 +28,7 @@ def test_statistics_are_the_mean_over_the_batches_and_weights_stay(synchronised)
     if synchronised:  # as GPUs have it without compilation
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     network.eval()
-    scorer = Scorer(network, bf16=False)
+    scorer = Scorer(network, dtype=torch.float32)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     first = network.stem[0]
     seen = []
@@ -49,7 +49,7 @@ def test_a_network_without_statistics_is_refused():
     network = create_model("debug", 10, batch_norm=False).eval()
     communicator = Communicator(Environment(), torch.device("cpu"))
     with pytest.raises(ConfigError, match="no batch normalisation whose statistics"):
-        recalibrate(network, Scorer(network, bf16=False).probabilities, [batch_of(0)], 1, communicator)
+        recalibrate(network, Scorer(network, dtype=torch.float32).probabilities, [batch_of(0)], 1, communicator)
 
 
 def test_a_run_with_recalibration_goes_on_where_it_was(run_command, tiny_run, tmp_path):

@@ -28,7 +28,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_normalisation_network_and_losses_are_one_graph(variant):
     network = create_model("debug", 10, width=0.5, **VARIANTS[variant]).to(memory_format=torch.channels_last).train()
-    assert_one_graph(build_objective(network, LossConfig(label_smoothing=0.1), bf16=True))
+    assert_one_graph(build_objective(network, LossConfig(label_smoothing=0.1), dtype=torch.bfloat16))
 
 
 def test_statistics_of_all_ranks_do_not_cut_the_graph():
@@ -37,7 +37,7 @@ def test_statistics_of_all_ranks_do_not_cut_the_graph():
     try:
         network = create_model("debug", 10, width=0.5).to(memory_format=torch.channels_last).train()
         synchronise_batchnorm(network, torch.device("cpu"), compiled=True)
-        assert_one_graph(build_objective(network, LossConfig(), bf16=False))
+        assert_one_graph(build_objective(network, LossConfig(), dtype=torch.float32))
     finally:
         dist.destroy_process_group()
 

@@ -101,8 +101,8 @@ def test_predictions_with_an_exported_file_are_those_with_the_weights(weights, e
         pixels = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8, generator=generator)
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
     images = sorted(tmp_path.glob("*.png"))
-    plain = list(predict(open_model(str(weights), CPU, bf16=False), images, 2))
-    other = list(predict(open_model(str(exported[kind]), CPU, bf16=False, trust=True), images, 2))
+    plain = list(predict(open_model(str(weights), CPU, dtype=torch.float32), images, 2))
+    other = list(predict(open_model(str(exported[kind]), CPU, dtype=torch.float32, trust=True), images, 2))
     for first, second in zip(plain, other):
         assert [guess.name for guess in first.guesses] == [guess.name for guess in second.guesses]
         assert [g.percent for g in first.guesses] == pytest.approx([g.percent for g in second.guesses], abs=1e-3)
@@ -111,9 +111,9 @@ def test_predictions_with_an_exported_file_are_those_with_the_weights(weights, e
 def test_another_resolution_travels_with_the_file(network, weights, tmp_path):
     file = tmp_path / "large.pt2"
     main(["--weights", str(weights), "--format", "torch_export", "--output", str(file), "--resolution", "48"])
-    assert open_model(str(file), CPU, bf16=False, trust=True).size == 48
+    assert open_model(str(file), CPU, dtype=torch.float32, trust=True).size == 48
     with pytest.raises(ConfigError, match="was exported for images of 48 pixels, not 32"):
-        open_model(str(file), CPU, bf16=False, resolution=32, trust=True)
+        open_model(str(file), CPU, dtype=torch.float32, resolution=32, trust=True)
 
 
 def test_a_program_is_opened_only_when_it_is_trusted(exported, tmp_path, monkeypatch):

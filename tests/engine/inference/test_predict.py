@@ -64,14 +64,14 @@ def test_predictions_are_those_of_evaluation(weights, photos, compiled, nearness
         monkeypatch.setattr("pipelines.decoding.fast_decode.library", lambda: (None, "not wanted"))
     dataset = open_dataset(photos, "val", classes=NAMES)
     network, _ = inception.network_from_weights(weights)
-    scorer = Scorer(network.eval(), bf16=False)
+    scorer = Scorer(network.eval(), dtype=torch.float32)
     plan = EvalPlan(len(dataset), 20, crop_fraction=network.crop_fraction)
     with build_loader(dataset, plan, "native", batch_size=20, resolution=32) as loader:
         (batch,) = list(loader)
     with torch.inference_mode():
         expected = 100 * scorer.probabilities(batch.images)
     paths = [Path(dataset.name(index)) for index in batch.indices.tolist()]
-    predictions = list(predict(open_model(weights, CPU, bf16=False), paths, batch_size=7))
+    predictions = list(predict(open_model(weights, CPU, dtype=torch.float32), paths, batch_size=7))
     assert [prediction.image for prediction in predictions] == paths
     for prediction, row in zip(predictions, expected):
         values, indices = row.topk(5)
@@ -146,7 +146,7 @@ def test_bad_images_are_named_and_skipped(weights, photos, tmp_path):
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
     paths = [tmp_path / "empty.jpg", good, tmp_path / "text.jpg", tmp_path / "cut.jpg"]
-    found = list(predict(open_model(weights, CPU, bf16=False), paths, batch_size=3))
+    found = list(predict(open_model(weights, CPU, dtype=torch.float32), paths, batch_size=3))
     assert [bool(prediction.problem) for prediction in found] == [True, False, True, True]
     assert found[0].problem == "the file is empty"
     with pytest.raises(DataError, match="cannot be read"):
@@ -187,11 +187,11 @@ def test_names_of_classes():
 
 def test_models_that_cannot_be_run_are_refused(weights, tmp_path):
     with pytest.raises(NetworkError, match="at least 14 pixels, not 9"):
-        open_model(weights, CPU, bf16=False, resolution=9)
+        open_model(weights, CPU, dtype=torch.float32, resolution=9)
     gray = inception.create_model("debug", 10, in_channels=1)
     inception.save_weights(tmp_path / "gray.safetensors", gray.state_dict(), gray.metadata())
     with pytest.raises(ConfigError, match="images of 1 channels"):
-        open_model(tmp_path / "gray.safetensors", CPU, bf16=False)
+        open_model(tmp_path / "gray.safetensors", CPU, dtype=torch.float32)
 
 
 def test_the_command(run_command, weights, photos, tmp_path):
@@ -227,7 +227,7 @@ def test_weights_of_other_projects_predict_with_imagenet_names(photos, tmp_path)
     torch.manual_seed(0)
     network = inception.create_model("googlenet", 1000)
     torch.save(inception.export_state(network, "torchvision"), tmp_path / "googlenet.pth")
-    model = open_model(str(tmp_path / "googlenet.pth"), CPU, bf16=False, resolution=64)
+    model = open_model(str(tmp_path / "googlenet.pth"), CPU, dtype=torch.float32, resolution=64)
     assert model.name == "googlenet"
     (prediction,) = predict(model, [next(photos.rglob("*.jpg"))], batch_size=1)
     assert prediction.guesses[0].name == class_names({}, 1000, Path("w"))[prediction.guesses[0].index]

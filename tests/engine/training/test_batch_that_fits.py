@@ -23,7 +23,7 @@ def strategy(world_size: int = 1, device: str = "cpu") -> Communicator:
 @pytest.fixture
 def objective(monkeypatch):
     """Of the debug network, on a device that has memory for `objective.limit` images."""
-    built = build_objective(create_model("debug", 10), LossConfig(), bf16=False)
+    built = build_objective(create_model("debug", 10), LossConfig(), dtype=torch.float32)
     forward, built.tried = built.forward, []
     built.error = torch.OutOfMemoryError("tried to allocate 20.00 GiB")
 
@@ -95,7 +95,7 @@ def test_batch_normalisation_over_one_image_is_refused(objective, batch_size, to
 
 
 def test_one_image_at_a_time_is_enough_without_batch_normalisation():
-    plain = build_objective(create_model("debug", 10, batch_norm=False), LossConfig(), bf16=False)
+    plain = build_objective(create_model("debug", 10, batch_norm=False), LossConfig(), dtype=torch.float32)
     config = Config(data=DataConfig(batch_size=1, global_batch_size=8))
     assert settle_batching(config, plain, strategy()).micro_batches == 8
 
@@ -120,7 +120,7 @@ def test_what_would_have_fitted_is_suggested(objective):
 
 @pytest.mark.gpu
 def test_a_real_gpus_limit_is_found():
-    objective = build_objective(create_model("inception_v3", 1000), LossConfig(), bf16=True).cuda()
+    objective = build_objective(create_model("inception_v3", 1000), LossConfig(), dtype=torch.bfloat16).cuda()
     torch.cuda.set_per_process_memory_fraction(6 / (torch.cuda.get_device_properties(0).total_memory / 2**30))
     try:
         found = find_batch_size(objective, 4096, 299, strategy(device="cuda"))

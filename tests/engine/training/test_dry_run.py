@@ -48,7 +48,7 @@ def test_a_dry_run_refuses_what_a_run_would(tiny_run):
 
 
 def test_activations_grow_with_the_image():
-    objective = build_objective(create_model("debug", 10), LossConfig(), bf16=False)
+    objective = build_objective(create_model("debug", 10), LossConfig(), dtype=torch.float32)
     small, large = (activation_bytes(objective, size, torch.device("cpu")) for size in (32, 64))
     assert large == pytest.approx(4 * small, rel=0.15)
 

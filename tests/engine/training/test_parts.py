@@ -43,7 +43,7 @@ def test_normalisation_is_that_of_the_network(images):
 def test_the_loss_is_smoothed_cross_entropy_with_weighted_auxiliary_losses(images):
     torch.manual_seed(0)
     network = create_model("debug", 10).train()
-    loss, right = Objective(network, (0.3,), label_smoothing=0.1, bf16=False)(images, LABELS)
+    loss, right = Objective(network, (0.3,), label_smoothing=0.1, dtype=torch.float32)(images, LABELS)
     logits, extra = network(Normalise(network.mean, network.std)(images))
 
     def smoothed(outputs: torch.Tensor) -> torch.Tensor:
@@ -56,7 +56,7 @@ def test_the_loss_is_smoothed_cross_entropy_with_weighted_auxiliary_losses(image
 
 def test_scores_leave_out_slots_without_a_label(images):
     torch.manual_seed(0)
-    scorer = Scorer(create_model("debug", 10).eval(), bf16=False)
+    scorer = Scorer(create_model("debug", 10).eval(), dtype=torch.float32)
     labels = torch.tensor([0, 3, -1, 9, -1, 1])
     counted, top1, top5, loss = scorer(images, labels)[0].tolist()
     probabilities = scorer.probabilities(images)[labels >= 0]
@@ -70,7 +70,7 @@ def test_scores_leave_out_slots_without_a_label(images):
 
 def test_flipped_evaluation_is_symmetric(images):
     torch.manual_seed(0)
-    scorer = Scorer(create_model("debug", 10).eval(), bf16=False, flip=True)
+    scorer = Scorer(create_model("debug", 10).eval(), dtype=torch.float32, flip=True)
     torch.testing.assert_close(scorer.probabilities(images), scorer.probabilities(images.flip(3)))
 
 
@@ -79,7 +79,7 @@ def steps_with(options: OptimizerConfig, clip_norm: float | None, gradients: lis
     network = nn.Module()
     network.register_parameter("weight", nn.Parameter(torch.ones(1, 1)))
     objective = nn.Module()
-    objective.network = network
+    objective.network, objective.dtype = network, torch.float32
     optimizer = create_optimizer(network, options)
     parallelism = Parallelism(Communicator(Environment(), torch.device("cpu")), StrategyConfig())
     parallelism.prepare(objective, optimizer, Config(), Batching(1, 1, 1))
@@ -156,7 +156,7 @@ def test_accumulated_steps_equal_one_large_step(images):
     for parts in (1, 2):
         torch.manual_seed(0)
         network = create_model("debug", 10, batch_norm=False).train()
-        objective = Objective(network, (0.3,), 0.0, bf16=False)
+        objective = Objective(network, (0.3,), 0.0, dtype=torch.float32)
         parallelism = Parallelism(Communicator(Environment(), torch.device("cpu")), StrategyConfig())
         optimizer = create_optimizer(network, OptimizerConfig(lr=0.1))
         prepared = parallelism.prepare(objective, optimizer, Config(), Batching(6, parts, 6 // parts))
