@@ -27,7 +27,7 @@ from engine.faults.exit_status import run_entry_point
 from engine.graphs.scorer import Scorer
 from engine.training.loaders import evaluation_loader, open_split, print_remarks
 from inception import network_from_weights
-from launch.environment import detect
+from launch.alone import rank_or_alone
 from pipelines.datasets.class_names import read_classes
 from pipelines.support.entry_point import Parser
 
@@ -88,7 +88,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Evaluates as the command line says and prints one line; returns the exit status."""
     options = parse(arguments)
-    environment = detect()
+    environment = rank_or_alone()
     network, weights = network_from_weights(options.weights)
     settings, source = settings_of(
         network, weights.metadata, resolution=options.resolution, crop_fraction=options.crop_fraction, flip=options.flip

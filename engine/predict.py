@@ -24,7 +24,7 @@ from engine.distributed.device import PRECISIONS, choose_device, compute_dtype
 from engine.faults.exit_status import BAD_INPUT, DONE, run_entry_point
 from engine.inference.classify import Prediction, find_images, predict
 from engine.inference.models import open_model
-from launch.environment import detect
+from launch.alone import rank_or_alone
 from pipelines.support.entry_point import Parser
 
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     images, passed_over = find_images(options.images)
     if passed_over:
         print(passed_over, file=sys.stderr, flush=True)
-    device = choose_device(detect(), options.device)
+    device = choose_device(rank_or_alone(), options.device)
     model = open_model(
         options.weights,
         device,

@@ -14,11 +14,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from torch.distributed import DistNetworkError
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.agent.server.api import RunResult
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api as launcher
 
 BAD_INPUT, PREEMPTED = 2, 75
@@ -58,6 +60,9 @@ def main(arguments: Sequence[str]) -> int:
         os.environ.setdefault(
             "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(options.nproc_per_node)))
         )
+    if ":" in options.nnodes:
+        # Each start of the ranks meets in a store of its own: in the agents' the ranks of the last one have left their words.
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     try:
         torchrun.run(options)
     except ChildFailedError as error:
@@ -66,6 +71,10 @@ def main(arguments: Sequence[str]) -> int:
         if status not in FINAL:
             print(f"rank {rank} on this node ended first, with {_ending(status)}", file=sys.stderr)
         return status if status > 0 else 128 - status
+    except (RendezvousError, DistNetworkError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0].split("] ")[-1].split(". This is")[0]
+        print(f"error: the nodes cannot meet at {options.rdzv_endpoint}: {reason}", file=sys.stderr)
+        return BAD_INPUT
     except SignalException as stop:
         ended = {status for status in Agent.stopped if status != 0}
         # A second rank that the signal stopped before its handler was in place does not hide the checkpoint.

@@ -15,8 +15,14 @@ from launch.environment import LaunchError
 
 _HERE = Path(__file__).resolve().parent
 _RANK = str(_HERE / "rank.py")
-# What a rank needs from the shell that started it; the rest it sets itself (launch/rank.py).
-_PASSED_ON = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+# What a rank needs from the shell that started it, on every node; the rest it sets itself (launch/rank.py). A name that ends
+# with "_" stands for all that begin so.
+_PASSED_ON = (
+    "PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "NCCL_", "GLOO_", "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "XDG_",
+    "OMP_", "MKL_", "CUDA_", "CUBLAS_", "CUDNN_", "DALI_", "UCX_", "FI_", "INCEPTION_",
+)  # fmt: skip
+# Of the session on one machine.
+_KEPT = ("XDG_RUNTIME_DIR", "XDG_SESSION_", "XDG_SEAT", "XDG_VTNR")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Plan:
     processes: int
     master: str
     port: int
+    port_is_given: bool  # by the user, not chosen here
     run_id: str
     max_restarts: int
     hostfile: Path | None
@@ -40,17 +47,27 @@ class Plan:
         return order.index(host) * self.processes
 
 
+def endpoint(plan: Plan) -> str:
+    """Where the ranks meet, HOST:PORT; an IPv6 address stands in brackets."""
+    return f"[{plan.master.strip('[]')}]:{plan.port}" if ":" in plan.master else f"{plan.master}:{plan.port}"
+
+
+def finds_own_port(plan: Plan) -> bool:
+    """Whether torchrun is left to find a free port on the one machine."""
+    return len(plan.nodes) == 1 and not plan.port_is_given
+
+
 def torchrun(plan: Plan) -> dict[int, list[str]]:
     """One agent a node, which meet by torch's c10d rendezvous; the first node's agent keeps its store."""
     agent = [sys.executable, str(_HERE / "agent.py")]
     ranks = [f"--nproc-per-node={plan.processes}", f"--max-restarts={plan.max_restarts}"]
-    if len(plan.nodes) == 1:
+    if finds_own_port(plan):
         return {0: [*agent, "--standalone", "--local-addr=127.0.0.1", *ranks, _RANK, *plan.command]}
     least, most = plan.least_nodes, len(plan.nodes)
     meeting = [
         f"--nnodes={least if least == most else f'{least}:{most}'}",
         "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={plan.master}:{plan.port}",
+        f"--rdzv-endpoint={endpoint(plan)}",
         f"--rdzv-id={plan.run_id}",
     ]
     return {
@@ -98,7 +115,7 @@ def mpirun(plan: Plan) -> dict[int, list[str]]:
     total = str(len(plan.nodes) * plan.processes)
     rank = [sys.executable, _RANK, *plan.command]
     meeting = {"MASTER_ADDR": plan.master, "MASTER_PORT": str(plan.port)}
-    passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ and len(plan.nodes) > 1}
+    passed = {name: value for name, value in os.environ.items() if len(plan.nodes) > 1 and _travels(name)}
     if kind == "mpich":
         variables = [word for name, value in (meeting | passed).items() for word in ("-genv", name, value)]
         return {
@@ -118,6 +135,13 @@ LAUNCHERS: dict[str, Callable[[Plan], dict[int, list[str]]]] = {
     "deepspeed": deepspeed,
     "mpirun": mpirun,
 }
+
+
+def _travels(name: str) -> bool:
+    """Whether a variable of the user's goes to all nodes."""
+    return not name.startswith(_KEPT) and any(
+        name.startswith(known) if known.endswith("_") else name == known for known in _PASSED_ON
+    )
 
 
 def _only_torchrun_restarts(plan: Plan) -> None:

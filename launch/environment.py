@@ -110,7 +110,7 @@ def _from_torch_variables(variables: Mapping[str, str]) -> Environment:
         world_size=world_size,
         local_rank=local_rank,
         local_world_size=local_world_size,
-        master_address=variables["MASTER_ADDR"],
+        master_address=variables["MASTER_ADDR"].strip("[]"),
         master_port=_number(variables, "MASTER_PORT"),
         restart=_number(variables, "TORCHELASTIC_RESTART_COUNT", default=0),
         node=node,
@@ -187,7 +187,7 @@ def _rendezvous(
     """
     if world_size == 1 and "MASTER_PORT" not in variables:
         return "127.0.0.1", 0
-    address = variables.get("MASTER_ADDR", "")
+    address = variables.get("MASTER_ADDR", "").strip("[]")  # as IPv6 is written before a port
     if not address and world_size == local_world_size:
         address = "127.0.0.1"
     elif not address:

@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+from launch.addresses import is_loopback
 from launch.environment import LaunchError
 from launch.hostlist import expand_nodes
 
-# OpenMPI's and DeepSpeed's format; MPICH writes HOST:RANKS.
+# OpenMPI's and DeepSpeed's format; MPICH writes HOST:RANKS. An IPv6 address stands in brackets, or is followed by a blank.
 _LINE = re.compile(
-    r"(?P<host>[^\s:#]+)(?:\s+slots\s*=\s*(?P<slots>\d+)|:(?P<ranks>\d+))?(?:\s+max[-_]slots\s*=\s*\d+)?"
+    r"(?P<host>\[[^\s\[\]]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?=\s|$)|[^\s:#\[\]]+)"
+    r"(?:\s+slots\s*=\s*(?P<slots>\d+)|:(?P<ranks>\d+))?(?:\s+max[-_]slots\s*=\s*\d+)?"
 )
 
 
@@ -57,7 +61,7 @@ def read_hostfile(path: Path) -> list[Node]:
             raise LaunchError(f"hostfile {path}, line {number}: {text!r} is not `HOST slots=RANKS`")
         if any(node.host == match["host"] for node in nodes):
             raise LaunchError(f"hostfile {path}, line {number}: {match['host']} stands there twice")
-        nodes.append(Node(match["host"], int(slots or 0)))
+        nodes.append(Node(match["host"].strip("[]"), int(slots or 0)))
     if not nodes:
         raise LaunchError(f"hostfile {path} names no node")
     return nodes
@@ -67,17 +71,30 @@ def which_node(hosts: Sequence[str], given: int | None) -> int:
     """The place of this machine among `hosts`. Raises LaunchError when it is not one of them."""
     if given is not None:
         return given
-    if len(hosts) == 1:
-        return 0
     # Under srun, one launcher a node; the node's name in SLURM need not be its host name.
     if int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) == len(hosts) and "SLURM_NODEID" in os.environ:
         return int(os.environ["SLURM_NODEID"])
     name = socket.gethostname()
     own = {name, name.partition(".")[0], socket.getfqdn(), os.environ.get("SLURMD_NODENAME", name)}
     found = [index for index, host in enumerate(hosts) if host in own]
+    found = found or [index for index, host in enumerate(hosts) if is_loopback(host) or _is_ours(host)]
     if len(found) != 1:
-        raise LaunchError(f"this machine, {name}, is not among the nodes {', '.join(hosts[:4])}...: give --node-rank")
+        several = f"{', '.join(hosts[:4])}{'...' if len(hosts) > 4 else ''}"
+        raise LaunchError(
+            f"this machine, {name}, is not among the nodes {several}: start it there, or give --node-rank"
+        )
     return found[0]
+
+
+def _is_ours(host: str) -> bool:
+    """Whether a name or address leads to one of this machine's interfaces."""
+    try:
+        addresses = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return any(
+        address.address.partition("%")[0] in addresses for every in psutil.net_if_addrs().values() for address in every
+    )
 
 
 def count_gpus() -> int:

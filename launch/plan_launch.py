@@ -21,9 +21,11 @@ _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
 from launch.addresses import is_loopback
-from launch.commands import LAUNCHERS, Plan
+from launch.commands import LAUNCHERS, Plan, endpoint, finds_own_port
 from launch.environment import LaunchError, derived_port
+from launch.meeting import check_name, wait_for_listener
 from launch.nodes import Node, count_gpus, find_nodes, which_node
+from launch.supervisor import supervise
 
 TRAIN = "engine/train.py"
 DEFAULT_PORT = 29400
@@ -79,6 +81,7 @@ def make_plan(options: argparse.Namespace) -> Plan:
         processes=processes,
         master=master,
         port=_port(options, len(nodes)),
+        port_is_given=options.port is not None or "MASTER_PORT" in os.environ,
         run_id=os.environ.get("SLURM_JOB_ID", "run"),
         max_restarts=options.max_restarts,
         hostfile=options.hostfile,
@@ -144,9 +147,12 @@ def describe(plan: Plan, launcher: str) -> str:
     """The plan for a reader: where the ranks meet, and for each node its ranks and its command."""
     commands = LAUNCHERS[launcher](plan)
     total = len(plan.nodes) * plan.processes
-    lines = [
-        f"{launcher}: {len(plan.nodes)} x {plan.processes} = {total} ranks; they meet at {plan.master}:{plan.port}"
-    ]
+    place = (
+        f"at {endpoint(plan)}"
+        if launcher != "torchrun" or not finds_own_port(plan)
+        else "here, at a port that torchrun finds"
+    )
+    lines = [f"{launcher}: {len(plan.nodes)} x {plan.processes} = {total} ranks; they meet {place}"]
     for index, host in enumerate(plan.nodes):
         first = plan.ranks_before(host, launcher)
         lines.append(f"{host}: ranks {first}-{first + plan.processes - 1}")
@@ -165,10 +171,18 @@ def main(arguments: Sequence[str]) -> int:
         if options.dry_run:
             print(describe(plan, launcher))
             return 0
-        index = 0 if len(commands) == 1 else which_node(plan.nodes, options.node_rank)
+        index = 0
+        if len(commands) > 1 or (launcher != "mpirun" and plan.hostfile):  # mpirun reaches the nodes from anywhere
+            index = which_node(plan.nodes, options.node_rank)
+        if launcher == "torchrun" and index > 0:
+            wait_for_listener(plan.master, plan.port)
+        elif len(plan.nodes) > 1:
+            check_name(plan.master)
     except LaunchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if launcher != "torchrun":
+        return supervise(launcher, commands[index])
     os.execvp(commands[index][0], commands[index])
     return 0
 

@@ -1,6 +1,7 @@
 """Several ranks speaking over torch.distributed: NCCL among GPUs, gloo among CPUs."""
 
 import os
+import socket
 import time
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from engine.distributed.communicator import Communicator
 from engine.distributed.rendezvous import meet
 from launch.environment import Environment
 
+_LOOPBACK = "lo"  # Linux's interface of a machine to itself
 # The ranks vote this often, if steps are shorter than that, since a vote among a thousand may take as long as a step; but no
 # later than after so many calls, since steps may become longer.
 VOTE_SECONDS, MOST_CALLS = 1.0, 32
@@ -24,6 +26,9 @@ class ProcessGroup(Communicator):
     def __init__(self, environment: Environment, device: torch.device, timeout: float):
         super().__init__(environment, device)
         patience = timedelta(seconds=timeout)
+        if self.world_size == self.local_world_size and _LOOPBACK in (name for _, name in socket.if_nameindex()):
+            # Left to itself gloo looks for the host's name, and for 127.0.0.1 where that has no address: some have IPv6 alone.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK)
         # A connection when it is first used, of which reductions and broadcasts need few; else each rank has one to every other.
         os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
         # NCCL's own threads would end a rank that was suspended for longer than their eight minutes.

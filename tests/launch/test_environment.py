@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from launch.alone import rank_or_alone
 from launch.environment import FIRST_PORT, PORTS, Environment, LaunchError, derived_port, detect
 
 
@@ -197,3 +198,30 @@ def test_what_cannot_be_is_an_error_that_names_the_variable(case):
         detect(variables)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+KUBERNETES = {"RANK": "2", "WORLD_SIZE": "4", "MASTER_ADDR": "job-master-0", "MASTER_PORT": "23456"}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_JOB_ID": "9", "SLURM_NTASKS": "8"},
+        srun(processes=1, SLURM_NTASKS="8"),
+        KUBERNETES,
+        KUBERNETES | {"RANK": "0", "WORLD_SIZE": "1"},
+    ],
+    ids=["a shell of a batch job", "a shell of srun", "a pod", "a pod alone"],
+)
+def test_a_program_that_one_process_can_run_does_so_in_the_middle_of_a_cluster(variables, capsys):
+    assert rank_or_alone(variables) == Environment()
+    assert capsys.readouterr().err.startswith("note: this process works alone")
+
+
+def test_a_rank_is_a_rank_for_such_a_program_too(capsys):
+    assert rank_or_alone(torchrun(1)).rank == 1
+    assert rank_or_alone({}) == Environment()
+    assert capsys.readouterr().err == ""
+    for variables in (without(torchrun(1), "MASTER_PORT"), srun(1, PMI_RANK="0", PMI_SIZE="2")):
+        with pytest.raises(LaunchError):
+            rank_or_alone(variables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -9,12 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
+from launch import meeting
 from runs import assert_same_run, rows
 from tiny import make_tiny_dataset, tiny_options
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 # One core a rank, whatever the machine has, so that every launcher's ranks compute with as many threads.
@@ -72,11 +77,22 @@ def test_bad_input_is_status_2_and_one_line_of_ours(launch, launcher):
     assert "frame #" not in done.stderr
 
 
-def test_a_signal_to_torchrun_sh_is_a_checkpoint_and_status_75(launch, data, tmp_path):
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [
+        ("torchrun", signal.SIGUSR1),
+        ("mpirun", signal.SIGTERM),
+        ("mpirun", signal.SIGINT),
+        ("deepspeed", signal.SIGTERM),
+        ("deepspeed", signal.SIGINT),
+    ],
+)
+def test_a_signal_to_a_launcher_is_a_checkpoint_and_status_75(launch, data, tmp_path, launcher, number):
     run = tmp_path / "run"
-    job = launch("torchrun", "--max-restarts", "3", "--", *tiny_options(data, run, schedule__epochs=300))
+    more = ["--max-restarts", "3"] if launcher == "torchrun" else []
+    job = launch(launcher, *more, "--", *tiny_options(data, run, schedule__epochs=300))
     job.wait_until(lambda: rows(run))
-    os.kill(job.pid, signal.SIGUSR1)
+    os.kill(job.pid, number)
     done = job.wait()
     assert done.returncode == 75, done.stderr
     assert list((run / "checkpoints").glob("step-*.pt"))
@@ -125,10 +141,69 @@ def test_two_nodes_of_torchrun_sh_meet_and_train_the_same(start_command, data, r
     assert_same_run(reference.setdefault("run", run), run)
 
 
+def test_a_node_that_is_lost_and_returns_takes_part_again(start_command, data, tmp_path):
+    """torchrun's elastic agents, `--nodes 1:2`: one goes on alone, then both do."""
+    address = subprocess.run(
+        ["hostname", "--all-ip-addresses"], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
+    hosts, run = tmp_path / "hosts", tmp_path / "run"
+    hosts.write_text(f"{address} slots=1\n{platform.node()} slots=1\n")
+    training = tiny_options(data, run, schedule__epochs=3000, checkpoint__every_seconds=1)
+    options = [
+        "--hostfile",
+        hosts,
+        "--nodes",
+        "1:2",
+        "--port",
+        str(free_port()),
+        "--max-restarts",
+        "9",
+        "--",
+        *training,
+    ]
+
+    def node(number):
+        command = ["bash", ROOT / "launch" / "torchrun.sh", "--node-rank", str(number), *options]
+        return start_command(command, env=ENV)
+
+    def trains_with(ranks):
+        seen = len(rows(run))
+        first.wait_until(lambda: len(rows(run)) > seen + 2 and str(ranks) in world_sizes(first.pid))
+
+    first, second = node(0), node(1)
+    trains_with(2)
+    second.kill()
+    trains_with(1)
+    second = node(1)
+    trains_with(2)
+    os.kill(first.pid, signal.SIGUSR1)
+    assert first.wait().returncode == 75, first.stderr
+    assert second.wait().returncode == 75, second.stderr
+
+
+def world_sizes(agent: int) -> set[str]:
+    """WORLD_SIZE of the ranks below an agent."""
+    found = set()
+    for process in psutil.Process(agent).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found.add(process.environ().get("WORLD_SIZE", ""))
+    return found
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
+
+
+RANKS = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+
+
+def one_error(done) -> str:
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in done.stderr
+    return line
 
 
 def test_a_port_that_is_taken_is_one_line(run_command, tmp_path):
@@ -136,8 +211,38 @@ def test_a_port_that_is_taken_is_one_line(run_command, tmp_path):
         other.bind(("127.0.0.1", 0))
         other.listen()
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(other.getsockname()[1])}
-        ranks = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
-        done = run_command(["engine/train.py", "--run.dir", tmp_path / "run"], env=place | ranks)
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "MASTER_PORT" in line
+        done = run_command(["engine/train.py", "--run.dir", tmp_path / "run"], env=place | RANKS)
+    assert "MASTER_PORT" in one_error(done)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_name_that_does_not_resolve_is_one_line_from_every_rank(run_command, tmp_path, rank):
+    place = {"MASTER_ADDR": "no-such-host.invalid", "MASTER_PORT": str(free_port()), "RANK": rank, "LOCAL_RANK": rank}
+    done = run_command(["engine/train.py", "--run.dir", tmp_path / "run"], env=RANKS | place)
+    assert "no-such-host.invalid" in one_error(done)
+
+
+def test_agents_of_torchrun_that_cannot_meet_say_so_in_one_line(run_command, tmp_path):
+    script, hosts = ROOT / "launch" / "torchrun.sh", tmp_path / "hosts"
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        hosts.write_text(f"{platform.node()} slots=1\nother slots=1\n")
+        options = ["--hostfile", hosts, "--port", str(other.getsockname()[1])]
+        assert str(other.getsockname()[1]) in one_error(run_command(["bash", script, *options], env=ENV))
+    hosts.write_text("no-such-host.invalid slots=1\nother slots=1\n")
+    for node in ("0", "1"):
+        done = run_command(["bash", script, "--hostfile", hosts, "--node-rank", node], env=ENV)
+        assert "no-such-host.invalid" in one_error(done)
+
+
+def test_a_rank_waits_for_the_first_however_long_it_takes_and_says_so(capsys, monkeypatch):
+    """As while the first node makes an index of its dataset."""
+    monkeypatch.setattr(meeting, "_BETWEEN_NOTES", 0.5)
+    port = free_port()
+    waiting = threading.Thread(target=meeting.wait_for_listener, args=("127.0.0.1", port))
+    waiting.start()
+    wait_until(lambda: "the first rank at 127.0.0.1" in capsys.readouterr().err, lambda: "nothing said")
+    assert waiting.is_alive()
+    with socket.create_server(("127.0.0.1", port)):
+        waiting.join()

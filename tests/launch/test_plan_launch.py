@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import shlex
+import socket
 from pathlib import Path
 
 import pytest
 
 from launch.environment import detect
+from launch.nodes import which_node
 from launch.plan_launch import main
 
 SIZES = [(1, 8), (4, 8), (128, 8)]
@@ -80,6 +83,41 @@ def test_torchrun_reads_each_node_s_command_as_planned(plan, nodes, processes):
     # c10d numbers the agents in the order of their addresses.
     agents = sorted(_NodeDesc(node, pid, 0) for pid, node in enumerate(commands))
     assert [ranks[agent.addr][0] for agent in agents] == list(range(0, nodes * processes, processes))
+
+
+def test_the_port_that_is_named_is_the_port_that_is_used(plan):
+    head, _, commands = plan("torchrun", 1)
+    (words,) = commands.values()
+    assert "--standalone" in words
+    assert ":" not in head.partition("they meet")[2]
+    head, _, commands = plan("torchrun", 1, "--port", "23456")
+    (words,) = commands.values()
+    assert "they meet at 127.0.0.1:23456" in head
+    assert "--rdzv-endpoint=127.0.0.1:23456" in words
+    assert "--standalone" not in words
+
+
+def test_addresses_of_ipv6_are_read_and_stand_in_brackets(tmp_path, capsys):
+    (tmp_path / "hosts").write_text("fd00::1 slots=8\n[fd00::2]:8\n")
+    assert main(["torchrun", "--dry-run", "--hostfile", str(tmp_path / "hosts")]) == 0
+    head, ranks, commands = read(capsys.readouterr().out)
+    assert "they meet at [fd00::1]:29400" in head
+    assert list(ranks) == ["fd00::1", "fd00::2"]
+    assert "--rdzv-endpoint=[fd00::1]:29400" in commands["fd00::2"]
+
+
+def test_mpirun_takes_the_user_s_settings_to_all_nodes(plan, monkeypatch):
+    settings = ["NCCL_IB_HCA", "GLOO_SOCKET_IFNAME", "TORCH_HOME", "XDG_CACHE_HOME", "OMP_NUM_THREADS"]
+    for name in settings:
+        monkeypatch.setenv(name, "mlx5_0,mlx5_1")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/0")
+    monkeypatch.setenv("SECRET", "")
+    for kind, flag in (("openmpi", "-x"), ("mpich", "-genv")):
+        _, _, commands = plan("mpirun", 4, "--mpi", kind)
+        (words,) = commands.values()
+        passed = [value for word, value in itertools.pairwise(words) if word == flag]
+        assert set(settings) <= set(passed)
+        assert not {"SECRET", "XDG_RUNTIME_DIR"} & set(passed)
 
 
 @SHAPES
@@ -197,6 +235,20 @@ def test_a_machine_that_is_not_in_the_hostfile_is_told_so(tmp_path, capsys):
     (tmp_path / "hosts").write_text("another1 slots=1\nanother2 slots=1\n")
     assert main(["torchrun", "--hostfile", str(tmp_path / "hosts")]) == 2
     assert "--node-rank" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_a_hostfile_of_one_other_machine_is_not_taken_for_this_one(launcher, tmp_path, capsys):
+    (tmp_path / "hosts").write_text("another.invalid slots=2\n")
+    assert main([launcher, "--hostfile", str(tmp_path / "hosts")]) == 2
+    said = capsys.readouterr().err
+    assert "another.invalid" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", [socket.gethostname(), "127.0.0.1", "localhost"])
+def test_a_hostfile_of_this_machine_alone_is(host):
+    assert which_node([host], None) == 0
 
 
 def test_bad_usage_is_one_line(run_command):
