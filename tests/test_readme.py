@@ -45,7 +45,8 @@ def named_commands() -> dict[str, set[str]]:
         # Tables of results show the command that was given then.
         text = re.sub(r"<!-- benchmark .*?<!-- end -->", "", page.read_text(), flags=re.DOTALL)
         for script, rest in re.findall(rf"(?:python|bash|sbatch|torchrun [^`\n]*?) ({SCRIPT})([^`\n|;]*)", text):
-            found.setdefault(script, set()).update(re.findall(r"--[a-z][\w.-]*", rest.partition("#")[0]))
+            own = re.sub(r'"[^"]*"', '""', rest.partition("#")[0])  # what is quoted is for another command
+            found.setdefault(script, set()).update(re.findall(r"--[a-z][\w.-]*", own))
     return found
 
 
