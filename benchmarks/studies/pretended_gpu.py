@@ -53,16 +53,16 @@ def pretend() -> None:
 
 
 def _shapes_without_copies() -> None:
-    """inductor tries a copy on the GPU to find out whether a part fits into a whole; here it is left out."""
-    from torch._inductor.fx_passes import reinplace
+    """In passes over its graphs inductor tries copies on the GPU to find out whether shapes fit; here they are left out."""
+    from torch._inductor import compile_fx
 
-    called = reinplace.graph_call_function
+    passes = compile_fx.post_grad_passes
 
     def without(*arguments: Any, **options: Any) -> Any:
         with patch.object(torch.Tensor, "copy_", lambda whole, *_: whole):
-            return called(*arguments, **options)
+            return passes(*arguments, **options)
 
-    reinplace.graph_call_function = without
+    compile_fx.post_grad_passes = without
 
 
 def _pretend_to_triton() -> None:

@@ -113,7 +113,7 @@ def _loss(name: str, way: str) -> tuple[Callable[[Tensor, Tensor], Tensor], int]
         module.kernels_serve = lambda x: True  # type: ignore[attr-defined]
     network = create_model(name, fuse=fused, fused_norm=fused).to(memory_format=torch.channels_last).train()
     _without_dropout(network)
-    objective = Objective(network, network.auxiliary_weights, 0.1, True)
+    objective = Objective(network, network.auxiliary_weights, 0.1, torch.bfloat16)
     return lambda images, labels: objective(images, labels)[0], network.input_size
 
 
