@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -71,7 +72,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         interval = min(1.0, self._patience / 10)
-        with self._file.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        with self._opened() as file:
             faulthandler.register(SIGNAL, file=file, all_threads=True, chain=True)
             guard = self._guard(interval)
             last, worked = time.monotonic(), time.process_time()
@@ -88,7 +89,17 @@ class Watchdog:
             if guard is not None:
                 guard.close()
             faulthandler.unregister(SIGNAL)
-        self._file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # empty, and in nobody's way
+            self._file.unlink(missing_ok=True)
+
+    def _opened(self) -> contextlib.AbstractContextManager[TextIO]:
+        """Where stacks would go: the file, or where that cannot be made the process's own words."""
+        try:
+            return self._file.open("w", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                print(f"stacks of a hang would be printed: {self._file} cannot be made ({error.strerror})", flush=True)
+            return contextlib.nullcontext(sys.stderr)
 
     def _guard(self, interval: float) -> Guard | None:
         """A guard beside this process, which says why it ends it where no other rank does; None where none can be started."""

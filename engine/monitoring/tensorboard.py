@@ -5,21 +5,24 @@ from typing import Any
 
 from engine.monitoring.curves import KINDS, Curves
 from engine.monitoring.hooks import Hook
+from engine.runs.checkpoint_file import naming
 
 
 class TensorBoard(Hook):
     """Writes every number of the rows of training and evaluation, in `folder`, on the first rank."""
 
     def __init__(self, folder: Path):
-        self._curves = Curves(folder)
+        self._folder, self._curves = folder, Curves(folder)
 
     def on_row(self, run: Any, row: dict[str, Any]) -> None:
         if row["kind"] not in KINDS:
             return
-        if self._curves.opened:
-            self._curves.add(row)
-        else:  # with all that metrics.jsonl kept of earlier starts
-            self._curves.begin(run.directory.metrics.rows())
+        with naming(self._folder):
+            if self._curves.opened:
+                self._curves.add(row)
+            else:  # with all that metrics.jsonl kept of earlier starts
+                self._curves.begin(run.directory.metrics.rows())
 
     def close(self) -> None:
-        self._curves.close()
+        with naming(self._folder):
+            self._curves.close()

@@ -11,8 +11,9 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -46,8 +47,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     path = checkpoint_path(folder, step)
     temporary = path.with_suffix(".tmp")
     try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+        with naming(temporary), temporary.open("wb") as file:
+            _save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -56,6 +57,32 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         raise
     sync_folder(folder)
     return path
+
+
+def _save(state: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save, whose own error does not say why the disk did not take it: OSError that does."""
+    watched = _Watched(file)
+    try:
+        torch.save(state, watched)  # type: ignore[arg-type]
+    except RuntimeError:
+        if watched.error is not None:
+            raise watched.error from None
+        raise
+
+
+class _Watched(io.RawIOBase):
+    """Writes to `file` and remembers the `error` that it met."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -102,14 +129,20 @@ def sync_folder(folder: Path) -> None:
     """Makes a rename in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder in the order of their steps; files being written are not among them."""
-    return sorted(path for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal())
+    """The checkpoints of a folder in the order of their steps; files being written are not among them. OSError when it
+    cannot be looked into, where a glob would find none."""
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    return sorted(path for path in paths if fnmatch(path.name, "step-*.pt") and path.stem[5:].isdecimal())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

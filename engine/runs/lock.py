@@ -18,6 +18,7 @@ from typing import Any
 
 from engine.config.options import ConfigError
 from engine.faults.errors import TrainingFailed
+from engine.runs.checkpoint_file import naming
 
 BEAT_SECONDS = 5.0
 BEATS_OF_PATIENCE = 4  # without one, a run on another machine is taken for dead
@@ -70,7 +71,8 @@ class RunLock:
         temporary = self._folder / f".lock.{holder['token']}"
         file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            _write_beat(file, self._content, 0)
+            with naming(temporary):
+                _write_beat(file, self._content, 0)
             os.link(temporary, self._path)
         except FileExistsError:
             os.close(file)
@@ -81,7 +83,8 @@ class RunLock:
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             except FileExistsError:
                 return False
-            _write_beat(file, self._content, 0)
+            with naming(self._path):
+                _write_beat(file, self._content, 0)
         finally:
             temporary.unlink(missing_ok=True)
         self._file = file
@@ -146,7 +149,8 @@ def _write_beat(file: int, content: str, number: int) -> None:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        with naming(path):
+            return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
 

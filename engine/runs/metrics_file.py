@@ -21,10 +21,13 @@ class MetricsFile:
 
     def rows(self) -> list[dict[str, Any]]:
         """All complete rows, oldest first; a line cut off by a crash or damaged otherwise is left out."""
-        if not self.path.exists():
+        try:
+            with naming(self.path):
+                lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
             return []
         rows = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in lines:
             try:
                 row = json.loads(line, parse_constant=lambda name: None)  # of versions that wrote NaN
             except json.JSONDecodeError:

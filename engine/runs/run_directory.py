@@ -9,7 +9,7 @@ import yaml
 
 from engine.config.command_line import config_from_dict
 from engine.config.options import Config, ConfigError
-from engine.runs.checkpoint_file import checkpoint_step, list_checkpoints, write_whole
+from engine.runs.checkpoint_file import checkpoint_step, list_checkpoints, naming, write_whole
 from engine.runs.environment_record import describe_environment
 from engine.runs.identity import Identity
 from engine.runs.metrics_file import MetricsFile
@@ -79,7 +79,8 @@ class RunDirectory:
     def saved_identity(self) -> dict[str, Any]:
         """What the directory's run trains, as `Identity.to_dict` gives it; empty where an earlier version did not say so."""
         try:
-            found = json.loads(self._identity.read_text(encoding="utf-8"))
+            with naming(self._identity):
+                found = json.loads(self._identity.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

@@ -91,14 +91,13 @@ class Run(Step):
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
         """Ends threads and files in any case; leaves the process group only after success, when every rank does."""
-        try:
+        parts = (
+            self.lock, self.monitor, self.evaluator.loader, self.loader, self.writer, self.watchdog, self.hardware, self.hooks,
+        )  # fmt: skip
+        with contextlib.ExitStack() as closing:  # the last first; one that fails does not keep the others open
+            for part in parts:
+                closing.callback(part.close)
             yield
-        finally:
-            for part in (
-                self.hooks, self.hardware, self.watchdog, self.writer, self.loader, self.evaluator.loader, self.monitor,
-                self.lock,
-            ):  # fmt: skip
-                part.close()
         self.communicator.close()
         self.stop.close()
 

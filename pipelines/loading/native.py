@@ -56,6 +56,7 @@ class NativeLoader(Loader):
         super().__init__(dataset, plan, options)
         self._pool = decoding_threads(options.workers, options.device)
         self._compiled, why = fast_decode.library()
+        self._singly.compiled = self._compiled
         self.remark = f"; whole images by {whole_jpeg.named()}"
         if self._compiled is None:
             self.remark += f"; without the compiled decoder, which is faster ({why})"

@@ -1,11 +1,15 @@
 """One sample at a time, by the decoder that knows every form: what is left over by faster ones, and what stands in for a sample
 that cannot be read."""
 
+import ctypes
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.datasets.dataset import Dataset
+from pipelines.datasets.image_headers import WHOLE, Flag
+from pipelines.decoding import fast_decode
 from pipelines.decoding.decode import crop_resize_into, decode_known
 from pipelines.loading.task import Failure, Task
 from pipelines.plan.plan import EvalPlan, Plan
@@ -13,7 +17,12 @@ from pipelines.support.errors import DataError
 
 
 class Singly:
-    """Carries out single samples of a plan; skip: one that cannot be read is replaced in training, and not only marked."""
+    """Carries out single samples of a plan; skip: one that cannot be read is replaced in training, and not only marked.
+
+    compiled: the decoder in C, where the loader uses it: a sample whose file failed it for a moment keeps its pixels.
+    """
+
+    compiled: ctypes.CDLL | None = None
 
     def __init__(self, dataset: Dataset, plan: Plan, skip: bool) -> None:
         self._dataset, self._plan, self._skip = dataset, plan, skip
@@ -57,6 +66,10 @@ class Singly:
             if (self._dataset.sizes(at) != size).any():  # the file changed since the box was cut for it
                 box = self._plan.boxes(epoch, at, self._dataset.sizes(at))[0]
             flags, orientation = self._dataset.flags(at)
+            if self.compiled is not None and not flags[0] & int(WHOLE | Flag.UNREADABLE):
+                what = [data], np.array([len(data)]), box[np.newaxis], np.array([flip]), out
+                if fast_decode.carry_out(self.compiled, *what, orientation=int(orientation[0]))[0]:
+                    return None
             image = decode_known(data, int(flags[0]), int(orientation[0]))
             left, top, width, height = box.tolist()
             crop_resize_into(out, image, (left, top, width, height), flip)

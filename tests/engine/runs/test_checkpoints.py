@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
 import os
 import random
@@ -20,7 +22,14 @@ import engine.runs.checkpoint_writer
 from disks import mount
 from engine.config.options import Config, ConfigError
 from engine.faults.errors import TrainingFailed
-from engine.runs.checkpoint_file import CheckpointError, list_checkpoints, load_checkpoint, load_newest, save_checkpoint
+from engine.runs.checkpoint_file import (
+    CheckpointError,
+    _save,
+    list_checkpoints,
+    load_checkpoint,
+    load_newest,
+    save_checkpoint,
+)
 from engine.runs.checkpoint_writer import CheckpointWriter
 from engine.runs.identity import Identity
 from engine.runs.resuming import find_start
@@ -293,3 +302,27 @@ def test_a_directory_of_another_run_is_left_as_it_is(tmp_path):
     with pytest.raises(ConfigError, match="holds a run already"):
         directory.prepare("never")
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_empty(tmp_path, monkeypatch):
+    """Else the run in it would start afresh, and its metrics be written over."""
+    save_checkpoint(tmp_path, 1, state(1))
+
+    def stale(path: str) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, stale)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        list_checkpoints(tmp_path)
+
+
+def test_the_disks_own_reason_is_told(tmp_path, monkeypatch):
+    """torch says of a failed write only that it failed."""
+
+    class Full(io.RawIOBase):
+        def write(self, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        _save(state(1), Full())

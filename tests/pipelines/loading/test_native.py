@@ -112,6 +112,18 @@ def test_a_bad_batch_ends_the_epoch_and_the_loader_still_closes(sample_val, monk
     assert not decoders()
 
 
+def test_images_whose_file_failed_for_a_moment_have_the_same_pixels(sample_val, monkeypatch):
+    plan, located = TrainPlan(1000, 16, seed=3), sample_val.located
+    with load(sample_val, plan) as loader:
+        sound = [batch.images.clone() for batch in itertools.islice(loader, 4)]
+    monkeypatch.setattr(
+        sample_val, "located", lambda indices: (found := located(indices))._replace(files=np.full_like(found.files, -1))
+    )
+    with load(sample_val, plan) as loader:
+        for images, batch in zip(sound, loader):
+            assert torch.equal(images, batch.images)
+
+
 @pytest.mark.parametrize("split", ["val", pytest.param("train", marks=pytest.mark.soak)])
 def test_twenty_epochs_do_not_grow_memory(sample_val, sample_train, split):
     dataset = {"val": sample_val, "train": sample_train}[split]
