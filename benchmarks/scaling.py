@@ -2,13 +2,16 @@
 
     python benchmarks/scaling.py --network inception_v3 --ranks 1 2 4 8
     python benchmarks/scaling.py --network inception_v4 --predict-batch 128 --interconnect nvlink+infiniband --gpu-rate 2650
+    python benchmarks/scaling.py --simulate
 
 Weak scaling keeps the batch of a rank, strong scaling keeps that of all ranks together. Every rank gets the same number
-of cores at every size. The model's prediction stands beside every measurement, and beside published scalings.
+of cores at every size. The model's prediction stands beside every measurement, and beside published scalings. `--simulate`
+measures nothing: it says how much of a job's time trains what stays trained, with failures and restarts, and what that assumes.
 """
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import torch
 from benchmarks.measuring import ROOT, BenchmarkError, Parser, as_arguments, positive, scaling_model
 from benchmarks.measuring.bounds import step_bound
 from benchmarks.measuring.counting import counts
+from benchmarks.measuring.goodput_model import Costs, simulate
 from benchmarks.measuring.limits import Limits
 from benchmarks.measuring.processes import measured_on_ranks
 from benchmarks.measuring.scaling_model import INTERCONNECTS, Interconnect, ScalingModel
@@ -30,6 +34,7 @@ from inception import create_model
 from pipelines.support.cores import usable_cores
 
 CLUSTER = (8, 16, 32, 64, 128, 256, 512, 1024)
+SIMULATED = (8, 64, 512, 1024)
 # An H200's measured limits; what good code reaches of the bound that follows from them.
 _H200 = Limits.given({"bf16": 790e12, "fp32": 400e12}, 4.3e12)
 _REACHED = 0.6
@@ -48,7 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--predict-batch", type=positive, default=128, help="images a GPU in the prediction")
     parser.add_argument("--interconnect", choices=tuple(INTERCONNECTS), default="nvlink+infiniband")
     parser.add_argument("--gpu-rate", type=float, help="images/s of one GPU; not given: 60%% of an H200's bound")
+    parser.add_argument("--simulate", action="store_true", help="goodput of long jobs on many GPUs, simulated")
+    parser.add_argument("--days", type=positive, default=1000, help="of each job that is simulated")
     options = parser.parse_args(arguments)
+    if options.simulate:
+        return _simulate(options)
     result = Result("scaling", options)
     measured = {}
     for ranks in options.ranks:
@@ -66,6 +75,19 @@ def main(arguments: Sequence[str]) -> int:
         )
     draw_lines(result.picture_path(), f"Scaling of {options.network}", "ranks", "efficiency", lines, log_x=True)
     result.finish("predicted", "compute_share", "stragglers_share", "communication_share")
+    return DONE
+
+
+def _simulate(options: Any) -> int:
+    """Goodput at several sizes, and where the rest of the time goes."""
+    result, costs = Result("goodput", options), Costs()
+    for gpus in SIMULATED:
+        account = simulate(gpus, options.days, costs)
+        shares = {name: value for name, value in asdict(account).items() if name != "goodput"}
+        result.add({"GPUs": gpus}, "goodput, simulated", account.goodput, start_seconds=costs.start(gpus), **shares)
+    assumed = ", ".join(f"{name} {number(value)}" for name, value in asdict(costs).items())
+    result.note(f"Assumed, in seconds where no unit stands: {assumed}.")
+    result.finish("start_seconds", "starting", "voting", "saving", "lost", "noticing", "failures_a_day")
     return DONE
 
 

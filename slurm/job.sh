@@ -126,3 +126,26 @@ run_ranks() {
 once_per_node() {
     await "${run[@]}" --nodes="$nodes" --ntasks-per-node=1 --ntasks="$nodes" "${container[@]}" "$@"
 }
+
+# preflight DATASET: a look at every node; with PREFLIGHT=exclude the job goes back to the queue without those that are not as
+# the others.
+preflight() {
+    [[ "$PREFLIGHT" =~ ^(1|exclude)$ ]] || fail 2 "PREFLIGHT=$PREFLIGHT is neither 1 nor exclude"
+    local found="$run_directory/preflight" dataset=() status wrong=""
+    [[ -z "$1" ]] || dataset=(--data.path "$1")
+    rm -rf "$found"
+    run_ranks launch/preflight.py "${dataset[@]}" --output "$found"
+    status=$?
+    ((asked == 0)) || requeue "stopped by a signal before training began"
+    if [[ -e "$found/report.txt" ]]; then
+        cat "$found/report.txt"
+        wrong="$(paste -sd , "$found/wrong")"
+    else
+        read -r _ wrong <"$run_directory/logs/$SLURM_JOB_ID.statuses"
+        say "preflight ended with status $status, first on node ${wrong:-unknown}"
+        nodes_answer || requeue "a node does not answer"
+    fi
+    [[ "$PREFLIGHT" == exclude && -n "$wrong" ]] || return 0
+    exclude="$wrong"
+    requeue "preflight found $wrong not as the other nodes"
+}

@@ -114,3 +114,15 @@ def test_each_node_has_as_many_ranks_as_gpus_of_its_own(unequal, options, tmp_pa
     assert job.wait() == "COMPLETED", job.log
     assert "5 ranks, n1 2,n2 3" in job.log
     assert len(rows(run)) == 6
+
+
+def test_nodes_are_looked_at_before_a_run_where_that_is_asked_for(cluster, options, tmp_path):
+    run = tmp_path / "run"
+    arguments = options(run, schedule__epochs=1)
+    job = cluster.sbatch("--nodes=2", ROOT / "slurm" / "imagenet.sbatch", *arguments, PREFLIGHT="1")
+    assert job.wait() == "COMPLETED", job.log
+    report = (run / "preflight" / "report.txt").read_text()
+    assert report in job.log
+    assert [line.split(": ")[0] for line in report.splitlines()[:2]] == ["n1", "n2"]
+    assert "all-reduce between nodes" in report
+    assert len(rows(run)) == 6

@@ -1,0 +1,98 @@
+"""What a run on many GPUs loses to starting, voting, saving and failures: simulated failure by failure.
+
+Goodput is the share of the time of a job that trains what stays trained. Not in it: how well a step scales, which is
+scaling_model's.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What is assumed of a cluster and a run; in seconds unless said otherwise. None of it is measured on one."""
+
+    # Llama 3's training lost a job to a fault of hardware or software every 2.8 hours on 16,384 H100 (419 unexpected
+    # interruptions in 54 days; The Llama 3 Herd of Models, 2024, section 3.3.4).
+    gpu_hours_between_failures: float = 16_384 * 54 * 24 / 419
+    share_of_hangs: float = 0.1  # of failures that no process ends of: the watchdog waits for its limit
+    hang_noticed: float = 480.0  # 80% of strategy.timeout
+    crash_noticed: float = 10.0  # until the launcher has ended all ranks
+    requeued: float = 150.0  # until a batch system has started the job again, on healthy nodes
+    imports: float = 20.0
+    index: float = 5.0  # read from its cache
+    compiling: float = 60.0  # with a warm cache
+    join_a_rank: float = 0.005  # at the first rank's store
+    checkpoint_gigabytes: float = 0.5
+    read_gigabytes_a_second: float = 1.0  # by the first rank
+    broadcast_gigabytes_a_second: float = 5.0  # to the others, along a tree
+    vote: float = 20e-6  # a hop of its ring or tree, once a second, hidden behind a step but for the processor's time
+    save_every: float = 600.0
+    save: float = 0.5  # the copy to memory; writing goes on in the background
+    warned: float = 0.0  # share of failures that are announced, so that a checkpoint is saved before
+
+    def start(self, gpus: int) -> float:
+        """From the launcher's beginning to the first step."""
+        reading = self.checkpoint_gigabytes / self.read_gigabytes_a_second
+        sharing = (
+            math.ceil(math.log2(gpus)) * self.checkpoint_gigabytes / self.broadcast_gigabytes_a_second
+            if gpus > 1
+            else 0.0
+        )
+        return self.imports + self.index + self.compiling + self.join_a_rank * gpus + reading + sharing
+
+    def voting(self, gpus: int) -> float:
+        """The share of training that voting takes."""
+        return 2 * math.ceil(math.log2(gpus)) * self.vote if gpus > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where the time of a job went, as shares that add up to 1."""
+
+    goodput: float
+    starting: float
+    voting: float
+    saving: float
+    lost: float  # trained, and not saved when a failure came
+    noticing: float  # from a failure to the end of the job's processes, and back from the queue
+    failures_a_day: float
+
+
+def simulate(gpus: int, days: float, costs: Costs | None = None, seed: int = 0) -> Account:
+    """A job of `gpus` for so many days, its failures drawn from an exponential distribution by `seed`."""
+    costs = costs or Costs()
+    random = np.random.default_rng(seed)
+    between, end = costs.gpu_hours_between_failures * 3600 / gpus, days * 86_400
+    spent = dict.fromkeys(("training", "starting", "voting", "saving", "lost", "noticing"), 0.0)
+    now, failures = 0.0, 0
+    while now < end:
+        # One start: it may fail before its first step, and whenever it trains.
+        alive = min(float(random.exponential(between)), end - now)
+        over = now + alive >= end
+        start = min(costs.start(gpus), alive)
+        spent["starting"] += start
+        running = alive - start
+        saves = int(running // (costs.save_every + costs.save))
+        saved = saves * costs.save_every
+        since = max(0.0, running - saves * (costs.save_every + costs.save))
+        kept = over or random.random() < costs.warned
+        spent["saving"] += saves * costs.save
+        spent["lost"] += 0.0 if kept else since
+        trained = saved + (since if kept else 0.0)
+        spent["voting"] += trained * costs.voting(gpus)
+        spent["training"] += trained * (1 - costs.voting(gpus))
+        now += alive
+        if not over:
+            failures += 1
+            hangs = random.random() < costs.share_of_hangs
+            away = min((costs.hang_noticed if hangs else costs.crash_noticed) + costs.requeued, end - now)
+            spent["noticing"] += away
+            now += away
+    shares = {name: seconds / end for name, seconds in spent.items()}
+    return Account(
+        shares["training"], shares["starting"], shares["voting"], shares["saving"], shares["lost"], shares["noticing"],
+        failures / days,
+    )  # fmt: skip
