@@ -193,7 +193,11 @@ def _load(directory: Path) -> Index | None:
         starts = np.array(meta["starts"], np.int64)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise DataError(
+            f"index {directory} cannot be read: {error.strerror}; start again when the storage works"
+        ) from None
+    except (ValueError, KeyError) as error:
         raise DataError(f"index {directory} is damaged ({error}); delete that directory") from None
     return Index(directory, entries, meta["classes"], starts, meta["unreadable"], passed_over, meta, names, in_use)
 

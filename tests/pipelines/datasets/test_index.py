@@ -1,6 +1,8 @@
 """The index: what it holds, where it lives, and that it is built once whatever happens meanwhile."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -186,6 +188,18 @@ def test_beside_read_only_data_the_users_cache_holds_it(make_folder, odd_images,
     assert opened(path)._index.directory.is_relative_to(tmp_path / "cache")
     monkeypatch.setattr(pipelines.datasets.index, "write_index", lambda *_: pytest.fail("built twice"))
     assert len(opened(path)) == 1
+
+
+def test_an_index_that_storage_does_not_give_is_not_called_damaged(make_folder, odd_images, monkeypatch):
+    path = make_folder({"train/a/1.jpg": odd_images["plain"]})
+    opened(path)
+
+    def failing(*arguments, **options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(np, "memmap", failing)
+    with pytest.raises(DataError, match=r"index .* cannot be read: Input/output error; start again when the storage"):
+        opened(path)
 
 
 def test_a_damaged_index_says_which_directory_to_delete(make_folder, odd_images):
