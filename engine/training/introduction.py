@@ -27,9 +27,23 @@ def introduce(run: Run) -> None:
         f"on {communicator.device.type}, {ranks}, {run.loader.backend} decoding ({run.loader.reason}); "
         f"run directory {run.directory.path}"
     )
+    if not saves_before_the_end(config, run.loader.plan.batches):
+        say(
+            "no checkpoint before the run's end, by the options --checkpoint.every_*: whatever ends it early loses all of it"
+        )
     idle = idle_gpus(communicator.environment, communicator.device)
     if idle:
         say(idle)
+
+
+def saves_before_the_end(config: Config, steps: int) -> bool:
+    """Whether `config.checkpoint` asks for any checkpoint before the last step; `steps` are those of an epoch."""
+    policy = config.checkpoint
+    periods = [policy.every_steps, *(steps * epochs for epochs in (policy.every_epochs, policy.keep_every_epochs))]
+    if policy.keep_best:
+        periods.append(steps * config.evaluation.every_epochs)
+    last = steps * config.schedule.epochs
+    return policy.every_seconds is not None or any(0 < period < last for period in periods)
 
 
 def a_step(config: Config, batching: Batching, world_size: int, steps: int) -> str:

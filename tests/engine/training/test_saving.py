@@ -77,6 +77,22 @@ def test_when_a_run_saves(options, saved, tiny_run, tmp_path):
     assert newest_state(tmp_path / "run")["step"] == 24
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (NONE, True),
+        (NONE | {"checkpoint.every_epochs": 1}, True),
+        (NONE | {"checkpoint.keep_best": 1}, True),
+        (NONE | {"checkpoint.every_steps": 6}, True),
+        (NONE | {"checkpoint.every_steps": 5}, False),
+        ({"checkpoint.every_epochs": 0}, False),
+    ],
+)
+def test_a_run_that_saves_nothing_before_its_end_says_so(options, told, tiny_run, capfd):
+    train(tiny_run(schedule__epochs=1, **options))
+    assert ("no checkpoint before the run's end" in capfd.readouterr().out) == told
+
+
 def test_a_run_goes_on_exactly_from_each_of_its_checkpoints(tiny_run, tmp_path):
     options = {"schedule.epochs": 3, "checkpoint.every_epochs": 2, "checkpoint.every_steps": 5, "checkpoint.keep": 1}
     train(tiny_run("quiet", **options), Saves(tmp_path / "copies"))
