@@ -39,6 +39,14 @@ def branched(
     lines = [
         f"branched from {path} at epoch {progress['samples_seen'] / plan.samples:.4g} of now {config.schedule.epochs}"
     ]
+    names = state["metadata"]["classes"]
+    renamed = [pair for pair in zip(names, identity.names) if pair[0] != pair[1]]
+    if renamed:
+        was, is_now = renamed[0]
+        lines.append(
+            f"{len(renamed)} classes have other names than in {path} ({is_now!r} where {was!r} was): the classifier begins with "
+            "what it learned of those"
+        )
     changed: dict[str, Any] = {"progress": progress, "recent": {"means": []}}
     if config.optimizer.name != before.optimizer.name:
         changed["optimizer"] = None

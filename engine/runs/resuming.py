@@ -54,7 +54,9 @@ def find_start(config: Config, identity: Identity, directory: RunDirectory, plan
         return _at(Path(named), config, identity, directory)
     if config.run.branch and not directory.holds_run:
         path = Path(config.run.branch)
-        state, lines = branched(path, load_checkpoint(path), config, identity, plan)
+        whole = load_checkpoint(path)
+        _require_order(whole["metadata"]["classes"], identity, directory, path)
+        state, lines = branched(path, whole, config, identity, plan)
         return Start(path, state, event="branched", lines=lines)
     if saved is not None and config.run.branch != saved.run.branch and directory.holds_run:
         raise ConfigError(f"{directory.path} holds a run already: choose another --run.dir for the branch")
@@ -109,19 +111,23 @@ def _require_same_run(
     directory: RunDirectory,
     where: Path | None = None,
 ) -> None:
-    names = trained.get("names", identity.names)
-    if names != identity.names and sorted(names) == sorted(identity.names):
-        file = directory.checkpoints / "classes.txt"
-        file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", errors="surrogateescape")
-        raise ConfigError(
-            f"{where or directory.path} has the same classes as the dataset in another order: go on with "
-            f"--data.classes {file}"
-        )
+    _require_order(trained.get("names", identity.names), identity, directory, where)
     found = differences(config, saved) + data_differences(identity, trained)
     if identity.weights is not None and trained.get("weights", identity.weights) != identity.weights:
         found.append("other initial weights (--network.weights)")
     if found:
         raise _refusal(found, "a run", directory, where)
+
+
+def _require_order(names: list[str], identity: Identity, directory: RunDirectory, where: Path | None) -> None:
+    """Raises ConfigError when the dataset has the classes `names` in another order, and leaves a file of the right one."""
+    if names == identity.names or sorted(names) != sorted(identity.names):
+        return
+    file = directory.checkpoints / "classes.txt"
+    file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", errors="surrogateescape")
+    raise ConfigError(
+        f"{where or directory.path} has the same classes as the dataset in another order: go on with --data.classes {file}"
+    )
 
 
 def _is_over(config: Config, identity: Identity, saved: Config, end: dict[str, Any], directory: RunDirectory) -> bool:

@@ -221,6 +221,26 @@ def test_a_branch_begins_what_its_checkpoint_lacks_and_says_so(tiny_run, run, tm
     assert "the average of the weights starts at this checkpoint" in told
 
 
+def test_a_branch_to_classes_in_another_order_is_refused_and_to_others_told(
+    tiny_run, run, tiny_dataset, tmp_path, capfd
+):
+    file = run / "checkpoints" / "step-000000006.pt"
+    names = sorted(folder.name for folder in (tiny_dataset / "train").iterdir() if folder.is_dir())
+    backwards = tmp_path / "backwards.txt"
+    backwards.write_text("".join(f"{name}\n" for name in reversed(names)))
+    with pytest.raises(ConfigError, match=r"in another order: go on with --data\.classes (\S+)") as refusal:
+        train(tiny_run("branch", run__branch=file, data__classes=backwards))
+    told = str(refusal.value).rpartition(" ")[2]
+    assert Path(told).read_text().split() == names
+    train(tiny_run("branch", run__branch=file, data__classes=told))
+
+    shutil.copytree(tiny_dataset, tmp_path / "renamed", ignore=shutil.ignore_patterns(".index"))
+    for split in ("train", "val"):
+        (tmp_path / "renamed" / split / names[0]).rename(tmp_path / "renamed" / split / "aardvark")
+    train(tiny_run("other", run__branch=file, data__path=tmp_path / "renamed"))
+    assert f"1 classes have other names than in {file} ('aardvark' where {names[0]!r} was)" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
