@@ -47,6 +47,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data.classes", dest="classes", help="file of class names, in the order of the network's outputs"
     )
+    parser.add_argument(
+        "--data.held_out", dest="held_out", type=float,
+        help="of a dataset without splits, the share of each class that is val (default: as the weights were trained)",
+    )  # fmt: skip
     parser.add_argument("--split", choices=["val", "train"], default="val", help="default: val")
     parser.add_argument("--data.backend", dest="backend", default=defaults.backend, help="what decodes (default: auto)")
     parser.add_argument(
@@ -77,7 +81,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="write the result to this file as well")
     options = parser.parse_args(arguments)
-    names, limits = ("batch_size", "workers", "resolution"), dict(bounds_of(defaults))
+    names, limits = ["batch_size", "workers", "resolution"], dict(bounds_of(defaults))
+    names += ["held_out"] if options.held_out is not None else []
     require_within(
         {f"data.{name}": vars(options)[name] for name in names}, {f"data.{name}": limits[name] for name in names}
     )
@@ -94,6 +99,8 @@ def main(arguments: Sequence[str]) -> int:
         network, weights.metadata, resolution=options.resolution, crop_fraction=options.crop_fraction, flip=options.flip
     )
     network.crop_fraction = settings.crop_fraction
+    trained_with = weights.metadata.get("held_out", DataConfig.held_out)
+    held_out = trained_with if options.held_out is None else options.held_out
     data = DataConfig(
         path=options.path,
         train=options.train,
@@ -102,6 +109,7 @@ def main(arguments: Sequence[str]) -> int:
         workers=options.workers,
         resolution=settings.resolution,
         on_error=options.on_error,
+        held_out=held_out,
     )
     classes = read_classes(Path(options.classes).expanduser()) if options.classes else weights.metadata.get("classes")
     dataset = open_split(
@@ -113,6 +121,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     if environment.rank == 0:
         print_remarks(dataset)
+        if dataset.held_out not in (0.0, trained_with):
+            print(
+                f"{options.weights} was trained with {100 * trained_with:g}% held out; here it is "
+                f"{100 * dataset.held_out:g}%, so that some of these images may have been trained on"
+            )
         if classes is None:
             print(
                 f"{options.weights} names no classes: its outputs are taken for those of {dataset.path}, in their order"

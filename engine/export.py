@@ -68,8 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     graph = options.format in ("onnx", "torch_export")
     size = settings.resolution if graph else network.input_size
     metadata = {**network.metadata(), "input_size": size, KEY: settings.to_dict()}
-    if "classes" in weights.metadata:
-        metadata["classes"] = weights.metadata["classes"]
+    metadata |= {name: weights.metadata[name] for name in ("classes", "held_out") if name in weights.metadata}
     try:
         if graph:
             note = write_graph(network, metadata, options)

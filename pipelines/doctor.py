@@ -19,10 +19,10 @@ from typing import NoReturn
 _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
-from pipelines.checking.dataset_check import check_up
+from pipelines.checking.dataset_check import check_up, in_a_line
 from pipelines.checking.page import to_page
 from pipelines.checking.text import KINDS, UNUSABLE, kind_name, to_json, to_quarantine, to_text, write_text
-from pipelines.preparing.catalogue import Inputs
+from pipelines.datasets.location import add_location, location_of
 from pipelines.support.cores import usable_cores
 from pipelines.support.entry_point import DONE, Parser, run_entry_point
 from pipelines.support.errors import DataError, nearest
@@ -33,7 +33,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     usual = ",".join(kind_name(condition) for condition in UNUSABLE)
     parser = Parser(prog="pipelines/doctor.py", description="Check a dataset. Nothing in it is changed.")
-    parser.add_argument("path", type=_path, metavar="DIR", help="holds class folders, tar shards or .beton files")
+    parser.add_argument(
+        "path", nargs="?", default="", metavar="DIR", help="holds class folders, tar shards, lists, ..."
+    )
+    add_location(parser)
     parser.add_argument("--split", choices=["train", "val"], help="check only this split (default: both)")
     parser.add_argument("--quarantine", type=_path, metavar="FILE", help="write the list of images to leave out")
     parser.add_argument(
@@ -76,16 +79,17 @@ def main(arguments: Sequence[str], ranks: Ranks | None) -> int:
     options = parse(arguments)
     if ranks is not None and options.workers:
         raise DataError("--workers is for one process; under mpirun there is one worker a rank")
-    found = Inputs(path=options.path).splits()
+    location = location_of(options)
+    found = location.splits()
     if options.split and options.split not in found:
-        raise DataError(f"{options.path} holds no {options.split} split, only {' and '.join(found)}")
+        raise DataError(f"{location} holds no {options.split} split, only {' and '.join(found)}")
     splits = [options.split] if options.split else found
     for file in (options.quarantine, options.json, options.page):
         if file is not None and file.is_dir():
             raise DataError(f"{file} is a directory; give a file to write")
     team = ranks or Processes(options.workers or usable_cores())
     started = time.monotonic()
-    checkup = check_up(options.path, splits, options.smallest, team)
+    checkup = check_up(location, splits, options.smallest, team)
     seconds = time.monotonic() - started
     print(to_text(checkup))
     count = sum(len(split.records) for split in checkup.splits.values())
@@ -96,9 +100,12 @@ def main(arguments: Sequence[str], ranks: Ranks | None) -> int:
         write_text(options.page, to_page(checkup))
     if options.quarantine is not None:
         # Training leaves images out; evaluation counts each image, so what is bad in val is to be repaired there.
-        text, named = to_quarantine(checkup, splits[0], options.quarantine_kinds)
+        split = next(iter(checkup.splits))
+        text, named = to_quarantine(checkup, split, options.quarantine_kinds)
         write_text(options.quarantine, text)
-        print(f"{options.quarantine}: {named:,} images of {splits[0]} to leave out")
+        print(f"{options.quarantine}: {named:,} images of {split} to leave out")
+    if checkup.not_examined:
+        raise DataError(in_a_line(checkup.not_examined))
     return DONE
 
 

@@ -18,6 +18,7 @@ from typing import NoReturn
 _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
+from pipelines.datasets.location import add_location, location_of
 from pipelines.preparing.catalogue import Inputs
 from pipelines.preparing.output_directory import MANIFEST
 from pipelines.preparing.pieces import Form
@@ -40,10 +41,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     labels = imagenet.add_mutually_exclusive_group()
     labels.add_argument("--devkit", dest="labels", type=_path, metavar="TAR", help="default: the one beside --val")
     labels.add_argument("--val-labels", dest="labels", type=_path, metavar="FILE", help="`image class` a line")
-    folder = kinds.add_parser("folder", help="from class folders or tar shards")
+    folder = kinds.add_parser("folder", help="from class folders, tar shards, lists or .beton files")
     folder.add_argument(
-        "path", type=_path, metavar="DIR", help="holds train/<class>/*.jpg, val/..., or train-*.tar, ..."
+        "path", nargs="?", default="", metavar="DIR", help="holds train/<class>/*.jpg, val/..., or train-*.tar, ..."
     )
+    add_location(folder)
     for kind in (imagenet, folder):
         _add_options(kind)
     return parser.parse_args(arguments)
@@ -102,7 +104,7 @@ def _seed(text: str) -> int | None:
 
 def _inputs(options: argparse.Namespace) -> Inputs:
     if options.kind == "folder":
-        return Inputs(path=options.path)
+        return Inputs(location_of(options))
     if options.train is None and options.val is None:
         raise DataError("give --train ILSVRC2012_img_train.tar, --val ILSVRC2012_img_val.tar, or both")
     return Inputs(train=options.train, val=options.val, labels=options.labels)

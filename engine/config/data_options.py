@@ -44,6 +44,8 @@ class DataConfig:
     """The validation split where it lies apart [path; empty: in path]."""
     classes: str | None = None
     """File that names the classes in the order of their numbers, one a line [path; null: the order of their names]."""
+    held_out: float = bounded(0.1, least=0.001, most=0.9)
+    """Of a dataset without splits, the share of each class that is the val split, chosen by the images' names [fraction]."""
     backend: Literal["auto", "native", "dali", "ffcv", "synthetic"] = "auto"
     """What decodes the images; auto: the fastest on this machine."""
     batch_size: int | Literal["auto"] = bounded(32, least=1, most=65536)

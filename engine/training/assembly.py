@@ -166,6 +166,8 @@ def _joined(
         recalibrated=average is not None and config.ema.recalibrate > 0,
     )
     metadata = {**network.metadata(), "classes": list(train.classes), KEY: settings.to_dict()}
+    if train.held_out:  # whoever evaluates on the same folder has to hold out the same images
+        metadata["held_out"] = train.held_out
     progress, recent = Progress(loader.plan.samples), RecentSteps(communicator)
     parts: dict[str, Part | None] = {
         "network": network, "ema": average, "optimizer": parallelism, "progress": progress, "recent": recent,

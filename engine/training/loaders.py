@@ -41,7 +41,7 @@ def open_split(options: DataConfig, split: Literal["train", "val"], **how: Any) 
         return open_dataset(apart, split, alone=True, **how)
     if not options.path and (options.train or options.val):
         raise ConfigError(f"no {split} split: give --data.{split} as well, or --data.path")
-    return open_dataset(options.path or sample_path(), split, **how)
+    return open_dataset(options.path or sample_path(), split, held_out=options.held_out, **how)
 
 
 def print_remarks(*datasets: Dataset) -> None:

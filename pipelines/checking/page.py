@@ -38,9 +38,9 @@ def to_page(checkup: Checkup) -> str:
     total = sum(len(split.records) for split in checkup.splits.values())
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
-        f"<title>Check-up of {escape(checkup.path.name)}</title><style>{_STYLE}</style>",
-        f"<h1>Check-up of {escape(checkup.path.name)}</h1>",
-        f"<p class=quiet>{escape(str(checkup.path))}: {total:,} images, each decoded once</p>",
+        f"<title>Check-up of {escape(checkup.title)}</title><style>{_STYLE}</style>",
+        f"<h1>Check-up of {escape(checkup.title)}</h1>",
+        f"<p class=quiet>{escape(str(checkup.location))}: {total:,} images, each decoded once</p>",
         _overview(checkup),
     ]
     for name, split in checkup.splits.items():

@@ -31,10 +31,11 @@ KINDS = (*(kind_name(condition) for condition in Condition), *COMPARED)
 def to_json(checkup: Checkup) -> dict:
     """Everything, with all names: what `--json` writes."""
     return {
-        "path": str(checkup.path),
+        "path": str(checkup.location),
         "smallest": checkup.smallest,
         "splits": {name: _split_json(checkup, name, split) for name, split in checkup.splits.items()},
         "refused": checkup.refused,
+        "not_examined": checkup.not_examined,
         "leaks": [_names(checkup, group) for group in checkup.leaks()],
         "conflicts": [_names(checkup, group) for group in checkup.conflicts()],
     }
@@ -123,8 +124,10 @@ def to_text(checkup: Checkup) -> str:
         if groups:
             lines += [f"{len(groups):,} {what}", *_pairs(checkup, groups)]
     lines += [f"training refuses: {line}" for line in checkup.refused]
+    lines += [f"not examined: {line}" for lines_of in checkup.not_examined.values() for line in lines_of]
     unusable = sum(len(split.having(UNUSABLE[0] | UNUSABLE[1])) for split in checkup.splits.values())
-    lines.append(f"{unusable:,} images cannot be used as they are" if unusable else "every image can be decoded wholly")
+    sound = "every image that was examined can be" if checkup.not_examined else "every image can be"
+    lines.append(f"{unusable:,} images cannot be used as they are" if unusable else f"{sound} decoded wholly")
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.datasets.files import check_regular
 from pipelines.datasets.image_headers import Flag, Header
 from pipelines.datasets.source import Found, Piece, Source
 from pipelines.support.errors import DataError
@@ -50,6 +51,7 @@ class Tables:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        check_regular(file)
         self.size = file.stat().st_size
         header = self._read(HEADER, 0, 1, "header")[0]
         if header["version"] != VERSION:

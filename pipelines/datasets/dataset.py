@@ -1,9 +1,8 @@
 """A dataset: the samples of one split, addressed by position, with their labels, sizes and encoded bytes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,11 @@ from numpy.typing import NDArray
 
 from pipelines.datasets.class_names import name_classes
 from pipelines.datasets.files import Located, OpenFile, read_at, retried
-from pipelines.datasets.forms import SPLITS, find_source, source_at
+from pipelines.datasets.forms import HELD_OUT, SPLITS, find_source, source_at
 from pipelines.datasets.image_headers import Flag, Header, probe_bytes
 from pipelines.datasets.index import Index, open_index
 from pipelines.datasets.passed_over import PassedOver
+from pipelines.datasets.quarantine import read_quarantine
 from pipelines.datasets.source import Source
 from pipelines.support.errors import DataError, nearest
 
@@ -34,6 +34,8 @@ def open_dataset(
     shared: bool = False,
     progress: bool = True,
     renew: bool = False,
+    held_out: float = HELD_OUT,
+    without: Collection[str] = (),
 ) -> "Dataset":
     """Open one split ("train" or "val") of class folders, tar shards, an FFCV file or a list, indexing it on first use.
 
@@ -41,14 +43,20 @@ def open_dataset(
     shards. classes: the class names that labels are positions in, such as the training split's; by default the split's
     own. quarantine: a file of sample names to leave out, one a line; a name may begin with its split ("val/..."), and names of
     another split are passed over. shared: the file serves both splits, so that names that do not tell their split are the
-    training split's. renew: read every image's header again, whatever an index says of it. DataError says what is wrong with
-    any of it.
+    training split's. renew: read every image's header again, whatever an index says of it. held_out: the share of each class
+    that is the val split where a folder has no splits. without: groups (class folders, shards) to leave out, for whoever checks
+    the rest of a damaged dataset. DataError says what is wrong with any of it.
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}{nearest(split, SPLITS)}; choose from {', '.join(SPLITS)}")
     root = Path(os.path.realpath(Path(path).expanduser()))  # of links in a circle, pathlib raises an error
     try:
-        source = source_at(os.fspath(path), split) if alone else find_source(root, split)
+        source = source_at(os.fspath(path), split) if alone else find_source(root, split, held_out)
+        if held_out not in (HELD_OUT, source.held_out):
+            source.remarks.append(
+                f"nothing is held out, as {100 * held_out:g}% should be: {source.root} is a split itself"
+            )
+        source.groups = [group for group in source.groups if group not in without]
         index = open_index(source, source.root if alone else root, progress, renew)
     except OSError as error:
         raise DataError(f"{error.filename or root} cannot be read: {error.strerror or error}") from None
@@ -73,7 +81,9 @@ class Dataset:
         self.classes, self._assumed = named.order, named.remarks
         position = {name: number for number, name in enumerate(self.classes)}
         self._labels = np.array([position[name] for name in named.names], np.int64)
-        self._excluded = self._read_quarantine(Path(quarantine), shared) if quarantine else np.empty(0, np.int64)
+        self._excluded = (
+            read_quarantine(Path(quarantine), source, index, shared) if quarantine else np.empty(0, np.int64)
+        )
         # Excluded entry k stands before position excluded[k] - k: what positions are moved by.
         self._shifts = self._excluded - np.arange(len(self._excluded))
         self._unreadable = self._still_unreadable()
@@ -99,6 +109,11 @@ class Dataset:
     def remarks(self) -> list[str]:
         """What was assumed of the data, and what of it was passed over: a line each."""
         return [*self.source.remarks, *self._assumed, *filter(None, [str(self.passed_over)])]
+
+    @property
+    def held_out(self) -> float:
+        """The share of each class that is the val split, where both lie together; else 0."""
+        return self.source.held_out
 
     @property
     def quarantined(self) -> int:
@@ -247,43 +262,3 @@ class Dataset:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} is outside a dataset of {len(self)}")
         return int(self._entries(np.array([index]))[0])
-
-    def _read_quarantine(self, file: Path, shared: bool) -> NDArray[np.int64]:
-        """Entries to leave out, sorted."""
-        try:
-            lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        except OSError as error:
-            raise DataError(f"quarantine file {file} cannot be read: {error.strerror}") from None
-        wanted: dict[str, list[tuple[int, str, str]]] = {}
-        for number, line in enumerate(lines, 1):
-            name = line.strip()
-            if name and not name.startswith("#") and (name := self._in_split(name, shared)):
-                group, _, member = name.partition(self.source.separator)
-                wanted.setdefault(group, []).append((number, name, member))
-        groups = {name: number for number, name in enumerate(self.source.groups)}
-        found: set[int] = set()
-        for group, members in wanted.items():
-            if group not in groups:
-                number, name, _ = members[0]
-                raise DataError(f"{file}, line {number}: no sample {name!r} in {self.path}{nearest(group, groups)}")
-            found.update(self._find_members(file, groups[group], members))
-        return np.array(sorted(found), np.int64)
-
-    def _in_split(self, name: str, shared: bool) -> str:
-        """A quarantined sample's name in this split; empty for another split's."""
-        for split in SPLITS:
-            if name.startswith(f"{split}/") and split not in self.source.groups:
-                return name.removeprefix(f"{split}/") if split == self.split else ""
-            if self.source.separator == ":" and name.startswith((f"{split}-", f"{split}.")):
-                return name if split == self.split else ""
-        return "" if shared and self.split != "train" else name
-
-    def _find_members(self, file: Path, group: int, members: list[tuple[int, str, str]]) -> list[int]:
-        start, stop = self._index.starts[group : group + 2]
-        entry_of = {self._index.name(entry): entry for entry in range(start, stop)}
-        for number, name, member in members:
-            if member not in entry_of:
-                close = get_close_matches(member, list(entry_of)[:20000], n=1)
-                hint = f" (nearest: {name.removesuffix(member)}{close[0]})" if close else ""
-                raise DataError(f"{file}, line {number}: no sample {name!r} in {self.path}{hint}")
-        return [entry_of[member] for _, _, member in members]

@@ -7,6 +7,7 @@ by a signal (SIGBUS); a read says what is wrong, and which sample it was.
 import errno
 import os
 import resource
+import stat
 import threading
 import time
 from collections import OrderedDict
@@ -25,6 +26,8 @@ FINAL = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 )
 
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
 
 def retried(attempt: Callable[[], T]) -> T:
     """What `attempt` returns, tried again where a network or a disk fails for a moment; OSError when it goes on failing."""
@@ -39,13 +42,41 @@ def retried(attempt: Callable[[], T]) -> T:
     return attempt()
 
 
+def open_regular(path: str | os.PathLike) -> int:
+    """The descriptor of a file opened for reading. DataError for a folder, pipe, socket or device, which is neither waited for
+    nor read without end; OSError when it cannot be opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # what sockets answer
+            check_regular(path)
+        raise
+    try:
+        _refuse_others(path, os.fstat(descriptor).st_mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """DataError for what is no file but a folder, pipe, socket or device; OSError when it cannot be looked at."""
+    _refuse_others(path, os.stat(path).st_mode)  # noqa: PTH116  # pathlib takes twice as long
+
+
+def _refuse_others(path: str | os.PathLike, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        what = _KINDS.get(stat.S_IFMT(mode), "a device")
+        raise DataError(f"{os.fsdecode(path)} is {what}, no file; remove it or make it a file")
+
+
 class OpenFile:
     """A file open for reading, closed when nobody holds it any more. descriptor: its number."""
 
     descriptor = -1
 
     def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = open_regular(path)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # modules are gone when a process ends
         if self.descriptor >= 0:

@@ -21,11 +21,11 @@ class Folders(Source):
 
     def __init__(self, root: Path, split: str, classes: list[str], held_out: float = 0.0) -> None:
         super().__init__(root, split)
-        self.groups, self._held_out = classes, held_out
+        self.groups, self.held_out = classes, held_out
 
     def state(self) -> list[list]:
         states = [[name, (self.root / name).stat().st_mtime_ns] for name in self.groups]
-        return [*states, ["held out", self._held_out, self.split]] if self._held_out else states
+        return [*states, ["held out", self.held_out, self.split]] if self.held_out else states
 
     def holds_images(self, folder: str) -> bool:
         """Whether there are images in or below a folder of the root."""
@@ -46,7 +46,7 @@ class Folders(Source):
     def samples(self, group: int) -> Iterator[Found]:
         folder = self.groups[group]
         places = images_below(self.root, folder, self._aside)
-        for place in self._of_split(list(places)) if self._held_out else places:
+        for place in self._of_split(list(places)) if self.held_out else places:
             try:
                 size = os.stat(f"{self.root}/{place}").st_size  # noqa: PTH116  # pathlib takes twice as long
             except OSError:  # a dangling link: whoever reads it says so
@@ -55,7 +55,7 @@ class Folders(Source):
 
     def _of_split(self, places: list[str]) -> list[str]:
         """The images of a class that are this split's: of several at least one is held out, and one is not."""
-        count = min(max(round(len(places) * self._held_out), 1), len(places) - 1)
+        count = min(max(round(len(places) * self.held_out), 1), len(places) - 1)
         held_out = set(sorted(places, key=_drawn)[:count])
         return [place for place in places if (place in held_out) == (self.split == "val")]
 

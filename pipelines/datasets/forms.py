@@ -19,7 +19,7 @@ from pipelines.datasets.source import Source
 from pipelines.support.errors import DataError, nearest
 
 SPLITS = ("train", "val")
-HELD_OUT = 0.1  # share of each class that is the val split where a dataset has no splits
+HELD_OUT = 0.1  # share of each class that is the val split where a dataset has no splits, unless another is asked for
 # What a split may be called, the first that is there.
 _CALLED = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test", "testing")}
 _BETONS = (".beton", ".ffcv")
@@ -34,10 +34,10 @@ class NoSplit(DataError):
     """A dataset lacks a split."""
 
 
-def find_source(path: Path, split: str) -> Source:
+def find_source(path: Path, split: str, held_out: float = HELD_OUT) -> Source:
     """The source of a split ("train" or "val") of the dataset in a folder; DataError when there is none, or more than one.
 
-    docs/data.md has the table of forms.
+    held_out: the share of each class that is the val split where there are no splits. docs/data.md has the table of forms.
     """
     if not path.exists():
         raise DataError(f"data directory {path} does not exist")
@@ -47,17 +47,17 @@ def find_source(path: Path, split: str) -> Source:
             f"or the split itself by --data.{split}"
         )
     try:
-        return _found(path, split)
+        return _found(path, split, held_out)
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror}") from None
 
 
-def splits_in(path: Path) -> list[str]:
+def splits_in(path: Path, held_out: float = HELD_OUT) -> list[str]:
     """Which of "train" and "val" a dataset has; DataError when it has neither, or one of them makes no sense."""
     found, reason = [], ""
     for split in SPLITS:
         try:
-            find_source(path, split)
+            find_source(path, split, held_out)
             found.append(split)
         except NoSplit as error:
             reason = reason or str(error)
@@ -82,7 +82,7 @@ def source_at(where: str, split: str) -> Source:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror}") from None
 
 
-def _found(path: Path, split: str) -> Source:
+def _found(path: Path, split: str, held_out: float) -> Source:
     top = next((path / below for below in _KAGGLE if (path / below).is_dir()), path)
     names = sorted(os.listdir(top))  # noqa: PTH208  # names are all that is wanted
     for called in _CALLED[split]:
@@ -100,11 +100,11 @@ def _found(path: Path, split: str) -> Source:
             return source
     if not any(_forms(top, names, called, split) for calls in _CALLED.values() for called in calls):
         classes, passed_over = class_folders(top)
-        whole = Folders(top, split, classes, HELD_OUT)
+        whole = Folders(top, split, classes, held_out)
         whole.passed_over = passed_over
         if len(classes) > 1 and all(map(whole.holds_images, classes)):
             whole.remarks.append(
-                f"{top} has no splits: {HELD_OUT:.0%} of each class, chosen by the images' names, are the val split"
+                f"{top} has no splits: {100 * held_out:g}% of each class, chosen by the images' names, are the val split"
             )
             return whole
     visible = [name for name in names if not name.startswith(".")]

@@ -3,9 +3,11 @@
 import csv
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipelines.datasets.files import check_regular
 from pipelines.datasets.folders import images_below
 from pipelines.datasets.image_names import IMAGES
 from pipelines.datasets.source import Aside, Found, Source
@@ -64,9 +66,9 @@ class Listed(Source):
         self.remarks.append(f"labels from {file}" + ("" if folder else "; only what it lists is used"))
 
     def state(self) -> list[list]:
-        stat = self.list_file.stat()
+        found = self.list_file.stat()
         common = [[str(base), base.stat().st_mtime_ns] for base in dict.fromkeys(self.bases)]
-        return [[self.groups[0], stat.st_size, stat.st_mtime_ns], *common]
+        return [[self.groups[0], found.st_size, found.st_mtime_ns], *common]
 
     def check(self) -> None:
         """Nothing can be said before the list is read: `samples` does."""
@@ -81,6 +83,9 @@ class Listed(Source):
                 self._aside.passed_over.add("listed, but not there", path)
                 continue
             name, size, guess = found
+            if size < 0:
+                self._aside.passed_over.add("pipe, socket, device or folder", path)
+                continue
             if name in seen:
                 if seen[name] != label:
                     raise DataError(
@@ -110,13 +115,15 @@ class Listed(Source):
         self._aside.passed_over.join(aside.passed_over)
 
     def _resolved(self, path: str, guess: tuple[Path, str]) -> tuple[str, int, tuple[Path, str]] | None:
-        """The name and size of a listed file, and where it was found: the folder that the path is relative to, and what the
-        list leaves out at its end. What held for the line before is tried first."""
+        """The name and size (-1: it is no file) of what is listed, and where it was found: the folder that the path is
+        relative to, and what the list leaves out at its end. What held for the line before is tried first."""
         added = ("",) if path.rpartition(".")[2].lower() in IMAGES else _ADDED
         for base, end in (guess, *((base, end) for base in self.bases for end in added)):
             file = base / (path + end)
             try:
-                return self._named(file), file.stat().st_size, (base, end)
+                found = file.stat()
+                size = found.st_size if stat.S_ISREG(found.st_mode) else -1
+                return self._named(file), size, (base, end)
             except OSError:
                 continue
         return None
@@ -131,6 +138,7 @@ class Listed(Source):
 def read_rows(file: Path) -> Iterator[tuple[int, str, str]]:
     """(line, path, label) for each line; DataError when one has no label."""
     try:
+        check_regular(file)
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(f"list {file} cannot be read: {error.strerror}") from None

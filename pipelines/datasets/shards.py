@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.datasets.files import open_regular
 from pipelines.datasets.image_names import kind_of, left_behind
 from pipelines.datasets.passed_over import PassedOver
 from pipelines.datasets.sample_labels import key_of, label_of, parts_of
@@ -37,7 +38,7 @@ class Shards(Source):
             else:
                 samples.setdefault((file.archive, key_of(file.path)[0]), []).append(file)
         found = False
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(path)
         try:
             for parts in map(parts_of, samples.values()):
                 for file in parts.others if parts.images else [*parts.others, *parts.labels]:

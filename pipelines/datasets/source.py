@@ -48,12 +48,13 @@ class Piece(NamedTuple):
 
 class Source(ABC):
     """One split's files. groups: names of class folders or shards, sorted; own_files: whether each sample is a file of its
-    own, and not a part of its group's; remarks: what was assumed in finding it, a line each; passed_over: what lies beside the
-    groups."""
+    own, and not a part of its group's; held_out: the share of each class that is the val split, where both lie together, else
+    0; remarks: what was assumed in finding it, a line each; passed_over: what lies beside the groups."""
 
     kind: str
     groups: list[str]
     own_files: bool = False
+    held_out: float = 0.0
     # What stands between a group and a sample's name: "n01440764/x.jpg", "train-000000.tar:dog/x.jpg".
     separator: str
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from pipelines.datasets.files import open_regular
 from pipelines.datasets.passed_over import PassedOver
 from pipelines.support.errors import DataError
 
@@ -79,7 +80,7 @@ def list_files(path: Path, passed_over: PassedOver, start: int = 0, end: int | N
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = open_regular(path)
     try:
         yield descriptor
     finally:

@@ -57,7 +57,7 @@ static int is_as_indexed(const item *it, const struct stat *now) {
 /* Reads an item's bytes from the file that was indexed. */
 static int read_item(const item *it, buffer *to) {
     struct stat now;
-    int file = it->file >= 0 ? it->file : it->path ? open(it->path, O_RDONLY | O_CLOEXEC) : -1, status = UNREADABLE;
+    int file = it->file >= 0 ? it->file : it->path ? open(it->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1, status = UNREADABLE;
     if (file < 0)
         return UNREADABLE;
     if (fstat(file, &now) == 0 && is_as_indexed(it, &now))

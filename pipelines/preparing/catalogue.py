@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.datasets.class_names import name_classes
-from pipelines.datasets.forms import SPLITS, find_source, splits_in
+from pipelines.datasets.forms import SPLITS
 from pipelines.datasets.imagenet import open_train, open_val
+from pipelines.datasets.location import Location
 from pipelines.datasets.passed_over import PassedOver
 from pipelines.datasets.source import Found, Source
 from pipelines.support.errors import DataError
@@ -40,27 +41,25 @@ _ENTRY = np.dtype(
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where the input lies: ImageNet's archives, or a dataset's folder (`path`). Absolute paths."""
+    """Where the input lies: a dataset, or ImageNet's archives. Absolute paths."""
 
-    path: Path | None = None
+    location: Location | None = None
     train: Path | None = None
     val: Path | None = None
     labels: Path | None = None
 
     def splits(self) -> list[str]:
         """Which of "train" and "val" there are; DataError when there is neither."""
-        if self.path is None:
+        if self.location is None:
             return [split for split in SPLITS if getattr(self, split) is not None]
-        if not self.path.is_dir():
-            raise DataError(f"{self.path} is no directory" if self.path.exists() else f"{self.path} does not exist")
-        return splits_in(self.path)
+        return self.location.splits()
 
 
 @cache
 def open_source(inputs: Inputs, split: str) -> Source:
     """The split's source; opened once a process."""
-    if inputs.path is not None:
-        return find_source(inputs.path, split)
+    if inputs.location is not None:
+        return inputs.location.source(split)
     if split == "train":
         assert inputs.train is not None
         return open_train(inputs.train)
@@ -156,7 +155,15 @@ def _list_group(task: tuple[Inputs, str, int]) -> tuple[list[Found], PassedOver]
     inputs, split, group = task
     source = open_source(inputs, split)
     source.aside()  # of a task before, which may have failed
-    return list(source.samples(group)), source.aside().passed_over
+    try:
+        return list(source.samples(group)), source.aside().passed_over
+    except OSError as error:
+        raise unreadable(error) from None
+
+
+def unreadable(error: OSError) -> DataError:
+    """An input that the system does not let read."""
+    return DataError(f"{os.fsdecode(error.filename or 'the input')} cannot be read: {error.strerror or error}")
 
 
 def _check_class(label: str, source: Source) -> None:

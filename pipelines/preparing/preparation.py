@@ -19,7 +19,7 @@ from pipelines.datasets.forms import find_source
 from pipelines.datasets.index import record_index
 from pipelines.preparing import writers
 from pipelines.preparing.beton_output import make_betons
-from pipelines.preparing.catalogue import Catalogue, Inputs, build_catalogue, open_source
+from pipelines.preparing.catalogue import Catalogue, Inputs, build_catalogue, open_source, unreadable
 from pipelines.preparing.output_directory import CHECKSUMS, JOB, MANIFEST, WORK, claim, write_whole
 from pipelines.preparing.pieces import Form, name_of_pieces, piece_count, pieces_at, write_piece
 from pipelines.preparing.verification import and_more, differing_files, size_of, verified_manifest
@@ -52,9 +52,12 @@ def prepare(inputs: Inputs, form: Form, output: Path, team: Team, say: Callable[
     DataError for input, options or an output directory that cannot be right, with nothing written; OSError when the disk
     fails or fills up, after which the same call goes on.
     """
-    splits = inputs.splits()
-    _check_apart(inputs, output)
-    job = {"format": FORMAT, **asdict(form), "input": {split: _fingerprint(inputs, split) for split in splits}}
+    try:
+        splits = inputs.splits()
+        _check_apart(inputs, output)
+        job = {"format": FORMAT, **asdict(form), "input": {split: _fingerprint(inputs, split) for split in splits}}
+    except OSError as error:
+        raise unreadable(error) from None
     claim(output, job)
     work = output / WORK
     with machine_lock(work / "preparation.lock", announce=True):
@@ -79,17 +82,18 @@ def _as_before(manifest: dict) -> Prepared:
 
 def _fingerprint(inputs: Inputs, split: str) -> str:
     source = open_source(inputs, split)
-    return xxhash.xxh3_128_hexdigest(json.dumps([source.kind, source.state()]).encode())
+    classes = inputs.location.class_names() if inputs.location else None
+    known = [source.kind, source.state(), *([classes] if classes else [])]
+    return xxhash.xxh3_128_hexdigest(json.dumps(known).encode())
 
 
 def _check_apart(inputs: Inputs, output: Path) -> None:
-    if inputs.path is None:
+    if inputs.location is None:
         return
+    top = Path(inputs.location.path or "/")
     roots = [open_source(inputs, split) for split in inputs.splits()]
-    inside = any(
-        output.is_relative_to(source.root) and (source.root != inputs.path or source.own_files) for source in roots
-    )
-    if inside or output == inputs.path:
+    inside = any(output.is_relative_to(source.root) and (source.root != top or source.own_files) for source in roots)
+    if inside or output == top:
         raise DataError(f"output {output} lies in the input; choose a directory of its own")
 
 
@@ -108,10 +112,10 @@ class _Preparation:
         self._sweep()
         started = (self.work / JOB).is_file()
         if not started:
-            classes = None
+            classes = self.inputs.location.class_names() if self.inputs.location else None
             for split in self.splits:
                 build_catalogue(self.team, self.inputs, split, self.work, classes)
-                classes = Catalogue(self.work, split).classes
+                classes = tuple(Catalogue(self.work, split).classes)
         catalogues = {split: Catalogue(self.work, split) for split in self.splits}
         for split, catalogue in catalogues.items():
             for remark in catalogue.remarks:
@@ -243,6 +247,7 @@ class _Preparation:
             "splits": {
                 split: {"samples": sum(classes.values()), "classes": classes} for split, classes in counts.items()
             },
+            "held_out": max(open_source(self.inputs, split).held_out for split in self.splits),
             "passed_over": {split: catalogue.passed_over for split, catalogue in catalogues.items()},
             "remarks": {split: catalogue.remarks for split, catalogue in catalogues.items()},
             "files": len(files),

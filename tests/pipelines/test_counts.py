@@ -16,7 +16,7 @@ import engine.evaluate
 import inception
 import pipelines.doctor
 import pipelines.prepare
-from engine.config.data_options import DataConfig
+from engine.config.command_line import load_config
 from engine.training.loaders import open_splits
 from inception.weights.files import save_weights
 from messy import DAMAGES, FORMS
@@ -27,7 +27,7 @@ from pipelines.datasets.passed_over import PassedOver
 
 def is_label(name: str) -> bool:
     """Of a file that only says of which class an image is."""
-    return name.endswith((".cls", ".csv")) and not name.startswith("._")
+    return name.endswith((".cls", ".json", ".csv")) and not name.startswith("._")
 
 
 def independent(root: Path, split: str, scratch: Path) -> list[Path]:
@@ -46,12 +46,12 @@ def independent(root: Path, split: str, scratch: Path) -> list[Path]:
         ]
     where = where[:1] or [root]
     listed = subprocess.run(
-        ["find", "-L", *where, "-not", "-type", "d", "-not", "-path", "*/.index/*"],
+        ["find", "-L", *where, "-not", "-type", "d", "-not", "-path", "*/.index/*", "-print0"],
         capture_output=True,
         text=True,
         check=False,
     )
-    return [Path(line) for line in listed.stdout.splitlines() if not is_label(Path(line).name)]
+    return [Path(line) for line in listed.stdout.split("\0") if line and not is_label(Path(line).name)]
 
 
 def archives_in(data: bytes) -> list[bytes]:
@@ -68,8 +68,18 @@ def opens(file: Path) -> bool:
         return False
 
 
-def trained(root: Path, capsys) -> dict[str, Dataset]:
-    datasets = open_splits(DataConfig(path=str(root)), progress=True)
+def options(root: Path, named: dict[str, str]) -> list[str]:
+    """What the commands are told of a dataset: its folder, unless its splits are named."""
+    place = [] if "train" in named else ["--data.path", str(root)]
+    return place + [word for name, value in named.items() for word in (f"--data.{name}", value)]
+
+
+def of_pipelines(root: Path, named: dict[str, str]) -> list[str]:
+    return [word for word in options(root, named) if word != "--data.path"]
+
+
+def trained(root: Path, capsys, named: dict[str, str]) -> dict[str, Dataset]:
+    datasets = open_splits(load_config(options(root, named)).data, progress=True)
     said = capsys.readouterr().out
     for dataset in datasets:
         for remark in dataset.remarks:
@@ -77,21 +87,35 @@ def trained(root: Path, capsys) -> dict[str, Dataset]:
     return {dataset.split: dataset for dataset in datasets}
 
 
-def examined(root: Path, scratch: Path) -> dict:
-    assert pipelines.doctor.main([str(root), "--workers", "1", "--json", str(scratch / "doctor.json")], None) == 0
+def examined(root: Path, scratch: Path, named: dict[str, str]) -> dict:
+    assert (
+        pipelines.doctor.main(
+            [*of_pipelines(root, named), "--workers", "1", "--json", str(scratch / "doctor.json")], None
+        )
+        == 0
+    )
     return json.loads((scratch / "doctor.json").read_text())["splits"]
 
 
-def prepared(root: Path, scratch: Path) -> dict:
-    arguments = ["folder", str(root), "--to", "shards", "--output", str(scratch / "prepared"), "--workers", "1"]
+def prepared(root: Path, scratch: Path, named: dict[str, str]) -> dict:
+    arguments = [
+        "folder",
+        *of_pipelines(root, named),
+        "--to",
+        "shards",
+        "--output",
+        str(scratch / "prepared"),
+        "--workers",
+        "1",
+    ]
     assert pipelines.prepare.main(arguments, None) == 0
     return json.loads((scratch / "prepared/manifest.json").read_text())
 
 
-def evaluated(root: Path, split: str, scratch: Path, classes: list[str]) -> dict:
+def evaluated(root: Path, split: str, scratch: Path, classes: list[str], named: dict[str, str]) -> dict:
     network = inception.create_model("debug", num_classes=len(classes))
     save_weights(scratch / "weights.safetensors", network.state_dict(), {**network.metadata(), "classes": classes})
-    arguments = ["--weights", str(scratch / "weights.safetensors"), "--data.path", str(root), "--split", split]
+    arguments = ["--weights", str(scratch / "weights.safetensors"), *options(root, named), "--split", split]
     arguments += ["--data.backend", "native", "--data.workers", "1", "--data.on_error", "skip", "--precision", "fp32"]
     threads = torch.get_num_threads()
     try:
@@ -110,9 +134,10 @@ def test_all_tools_count_what_lies_there(tmp_path: Path, capsys, form: str) -> N
     root, scratch = tmp_path / "data", tmp_path / "scratch"
     root.mkdir()
     scratch.mkdir()
-    FORMS[form](root)
-    datasets = trained(root, capsys)
-    doctor, manifest = examined(root, scratch), prepared(root, scratch)
+    named = FORMS[form](root) or {}
+    datasets = trained(root, capsys, named)
+    doctor, manifest = examined(root, scratch, named), prepared(root, scratch, named)
+    train = datasets["train"]
     for split, dataset in datasets.items():
         count, passed_over = len(dataset), dataset.passed_over
         beside = passed_over.get("folder beside the splits", (0, []))[0]
@@ -120,19 +145,22 @@ def test_all_tools_count_what_lies_there(tmp_path: Path, capsys, form: str) -> N
         assert doctor[split]["passed_over"] == as_json(passed_over)
         assert manifest["passed_over"][split] == as_json(passed_over)
         assert doctor[split]["remarks"] == manifest["remarks"][split] == dataset.remarks
-        result = evaluated(root, split, scratch, list(dataset.classes))
+        result = evaluated(root, split, scratch, list(dataset.classes), named)
         assert result["count"] + result["unreadable"] == count
         assert result["unreadable"] == len(doctor[split]["conditions"]["corrupt"])
         said = capsys.readouterr().out
         assert all(f"{split}: {remark}\n" in said for remark in dataset.remarks)
-        if form == "folders of all":
+        assert set(doctor[split]["classes"]["counts"]) == set(dataset.classes)
+        if form in ("folders of all", "a third held out", "FFCV's files"):
             continue
         files = independent(root, split, scratch)
         absent = sum(passed_over.get(kind, (0, []))[0] for kind in NOT_FILES)
         assert count + passed_over.total - beside - absent == len(files)
         if not passed_over:
             assert count - result["unreadable"] == sum(map(opens, files))
-    if form == "folders of all":
+    assert {name for name, count in manifest["splits"]["train"]["classes"].items() if count} == set(train.classes)
+    if form in ("folders of all", "a third held out"):
+        assert manifest["held_out"] == float(named.get("held_out", 0.1))
         files = [path for path in root.glob("*/*.jpg") if opens(path)]
         assert sum(map(len, datasets.values())) == len(files)
 
@@ -149,10 +177,10 @@ def test_all_tools_name_what_is_wrong(tmp_path: Path, capsys, damage: str) -> No
     make, says = DAMAGES[damage]
     make(root)
     for tool in (
-        lambda: trained(root, capsys),
-        lambda: examined(root, scratch),
-        lambda: prepared(root, scratch),
-        lambda: evaluated(root, "train", scratch, ["cat", "dog", "fox"]),
+        lambda: trained(root, capsys, {}),
+        lambda: examined(root, scratch, {}),
+        lambda: prepared(root, scratch, {}),
+        lambda: evaluated(root, "train", scratch, ["cat", "dog", "fox"], {}),
     ):
         with pytest.raises(DataError, match=says) as error:
             tool()

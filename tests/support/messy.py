@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import socket
 import subprocess
 import tarfile
+import unicodedata
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from archives import picture
+from pipelines import open_dataset
+from pipelines.preparing.beton_writer import write_beton
+from pipelines.support.work_sharing import Processes
 from tars import archive
 
 CLASSES = ("cat", "dog", "fox")
@@ -42,6 +49,10 @@ def shards(root: Path, members: Callable[[str, str, bytes], list], name: str = "
         for part in range(2):
             content = [member for sample in samples[part::2] for member in sample]
             write(root / name.format(split=split, part=part), archive(content, **how))
+
+
+def renamed(path: Path, name: str) -> None:
+    path.rename(path.with_name(name))
 
 
 def packed(label: str, stem: str, data: bytes) -> list:
@@ -80,7 +91,31 @@ def _cut(by: int) -> Callable[[bytearray, list[tarfile.TarInfo]], None]:
     return cut
 
 
-# ---- forms: what is made, and how many of each split's files a person would count as images ---------------------------
+def _two_damaged(root: Path) -> None:
+    _changed(root, _flipped)
+    data = bytearray((root / "train-000001.tar").read_bytes())
+    data[-1024:] = b"log line\n"
+    (root / "train-000001.tar").write_bytes(data)
+
+
+def _socket(file: Path) -> None:
+    where = os.open(file.parent, os.O_RDONLY)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"/proc/self/fd/{where}/{file.name}")
+    os.close(where)
+
+
+def _truncated(file: Path) -> None:
+    with file.open("r+b") as beton:
+        beton.truncate(file.stat().st_size - 100)
+
+
+def _appended(file: Path, text: str) -> None:
+    with file.open("a") as out:
+        out.write(text)
+
+
+# ---- forms: what is made; and, where that is not the folder alone, which options name it --------------------------------
 
 
 def _kaggle(root: Path) -> None:
@@ -181,11 +216,79 @@ def _bad_images(root: Path) -> None:
         write(root / split / "cat/text.jpg", b"<html>404 not found</html>\n" * 20)
 
 
-FORMS: dict[str, Callable[[Path], None]] = {
+def _apart(root: Path) -> dict[str, str]:
+    folders(root / "first", ["train"])
+    folders(root / "second", ["val"])
+    return {"train": f"{root}/first/train", "val": f"{root}/second/val"}
+
+
+def _named_by_patterns(root: Path) -> dict[str, str]:
+    shards(root, with_class, "some-{split}-{part:04}.tar")
+    return {"train": f"{root}/some-train-{{0000..0001}}.tar", "val": f"{root}/some-[v]al-*.tar"}
+
+
+def _listed_apart(root: Path, separator: str = ";", end: str = "\r\n") -> dict[str, str]:
+    for split in EACH:
+        rows = [separator.join(("label", "file_name"))]
+        for label, stem, data in images(split):
+            write(root / "pictures" / split / f"{stem} 1.jpg", data)
+            rows.append(separator.join((label, f'"{split}/{stem} 1.jpg"')))
+        write(root / "pictures" / f"{split} list.csv", "\ufeff" + end.join(rows) + end)
+    return {split: f"{root}/pictures/{split} list.csv" for split in EACH}
+
+
+def _held_out(root: Path) -> dict[str, str]:
+    folders(root, ["train"], "{label}/{stem}.jpg")
+    return {"held_out": "0.34"}
+
+
+def _in_another_order(root: Path) -> dict[str, str]:
+    shards(root, with_names)
+    write(root.parent / "classes.txt", "fox\ncat\ndog\n")
+    return {"classes": f"{root.parent}/classes.txt"}
+
+
+def with_names(label: str, stem: str, data: bytes) -> list:
+    return [(f"{stem}.jpg", data), (f"{stem}.label.cls", label.encode())]
+
+
+def _alike(root: Path) -> None:
+    folders(root)
+    for split, form in (("train", "NFC"), ("val", "NFD")):
+        (root / split / "fox").rename(root / split / unicodedata.normalize(form, "f\u00f6x"))
+
+
+def _numbered(root: Path) -> None:
+    folders(root)
+    for split in EACH:
+        for number, label in zip((1, 10, 2), CLASSES):
+            (root / split / label).rename(root / split / str(number))
+
+
+def _odd_names(root: Path) -> None:
+    folders(root, name="{split}/{label}/{stem} 'a' \"b\"\n\u4e2d;x,y.JPG")
+    for split in EACH:
+        write(root / split / "cat" / ("x" * 250 + ".jpg"), picture(7002))
+
+
+def _in_betons(root: Path) -> None:
+    folders(root / "made")
+    for split in EACH:
+        opener = partial(open_dataset, root / "made", split, progress=False)
+        write_beton(opener, root / f"{split}_500_0.50_90.ffcv", Processes(1))
+    subprocess.run(["rm", "-r", root / "made"], check=True)
+
+
+def as_json(label: str, stem: str, data: bytes) -> list:
+    fields = {"label": float(CLASSES.index(label)), "class_name": label}
+    return [(f"{stem}.JPEG", data), (f"{stem}.json", json.dumps(fields).encode())]
+
+
+FORMS: dict[str, Callable[[Path], dict[str, str] | None]] = {
     "class folders": folders,
     "other endings": lambda root: folders(root, name="{split}/{label}/{stem}.jfif"),
     "nested folders": lambda root: folders(root, name="{split}/{label}/images/{stem}.JPG"),
-    "called validation": lambda root: (folders(root), (root / "val").rename(root / "validation")),
+    "called validation": lambda root: folders(root) or renamed(root / "val", "validation"),
     "folders with junk": _with_junk,
     "folders with links": _linked,
     "folders of all": lambda root: folders(root, ["train"], "{label}/{stem}.jpg"),
@@ -202,6 +305,17 @@ FORMS: dict[str, Callable[[Path], None]] = {
     "shards with names that come again": _repeated,
     "shards joined by cat": _joined,
     "shards with holes": _sparse,
+    "shards with .json": lambda root: shards(root, as_json),
+    "shards with a gap in their numbers": lambda root: shards(root, with_class, "{split}-00{part}4.tar"),
+    "splits apart": _apart,
+    "shards by patterns": _named_by_patterns,
+    "lists apart": _listed_apart,
+    "classes in another order": _in_another_order,
+    "a third held out": _held_out,
+    "names that look alike": _alike,
+    "numbered folders": _numbered,
+    "names with all that a name may hold": _odd_names,
+    "FFCV's files": _in_betons,
     "images that cannot be read": _bad_images,
 }
 
@@ -224,5 +338,42 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         r"some samples have a label of their own",
     ),
     "compressed": (lambda root: write(root / "train-000000.tar.gz", b"\x1f\x8b"), r"train-000000.tar.gz is compressed"),
+    "two damaged shards": (
+        _two_damaged,
+        r"train-000000.tar is damaged",
+    ),
+    "a pipe called a shard": (lambda root: (shards(root, with_class), os.mkfifo(root / "train-000002.tar")),
+                              r"train-000002.tar is a pipe"),
+    "a socket called a shard": (lambda root: (shards(root, with_class), _socket(root / "train-000002.tar")),
+                                r"train-000002.tar is a socket"),
+    "a device called a shard": (
+        lambda root: (shards(root, with_class), (root / "train-000002.tar").symlink_to("/dev/zero")),
+        r"train-000002.tar is a device",
+    ),
+    "a folder called a shard": (lambda root: (shards(root, with_class), (root / "train-000002.tar").mkdir()),
+                                r"train-000002.tar is a folder"),
+    "a pipe called a list": (lambda root: (folders(root, ["val"]), os.mkfifo(root / "train.csv")), r"train.csv is a pipe"),
+    "a pipe called a .beton": (lambda root: (folders(root, ["val"]), os.mkfifo(root / "train.beton")),
+                               r"train.beton is a pipe"),
+    "a link to itself called a shard": (
+        lambda root: (shards(root, with_class), (root / "train-000002.tar").symlink_to("train-000002.tar")),
+        r"train-000002.tar cannot be read: Too many levels",
+    ),
+    "a .beton cut off": (
+        lambda root: (_in_betons(root), _truncated(root / "train_500_0.50_90.ffcv")),
+        r"train_500_0.50_90.ffcv does not hold all",
+    ),
+    "an image of two labels": (
+        lambda root: (_listed(root), _appended(root / "train.csv", "\ntrain/cat_000.jpg,dog\n")),
+        r"train.csv, line \d+: train/cat_000.jpg is listed as 'cat' and 'dog'",
+    ),
+    "a row without a label": (
+        lambda root: (_listed(root), _appended(root / "train.csv", "\ntrain/cat_000.jpg\n")),
+        r"train.csv, line \d+: expected a path and a label",
+    ),
+    "a negative label": (
+        lambda root: shards(root, lambda label, stem, data: [(f"{stem}.cls", b"-1"), (f"{stem}.jpg", data)]),
+        r"has the label -1",
+    ),
     "an empty class": (lambda root: (folders(root), (root / "train/owl").mkdir()), r"class folder .*owl holds no images"),
 }  # fmt: skip

@@ -268,3 +268,26 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch, arguments: list[str]
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=re.escape(says)):
         main(arguments, None)
+
+
+def test_all_damaged_shards_are_named_and_the_others_examined(tmp_path: Path, capsys) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    for split, count in (("train", 4), ("val", 1)):
+        for number in range(count):
+            images = [
+                (f"{label}/{number}.jpg", picture(10 * number + place)) for place, label in enumerate(("cat", "dog"))
+            ]
+            data = bytearray(tar(images))
+            if split == "train" and number in (1, 3):
+                data[3] ^= 1
+            (root / f"{split}-{number}.tar").write_bytes(data)
+    with pytest.raises(
+        DataError, match=r"2 parts were not examined: .*train-1.tar is damaged.*; .*train-3.tar is damaged"
+    ):
+        main([str(root), "--workers", "2", "--json", f"{tmp_path}/report.json"], None)
+    text, report = capsys.readouterr().out, json.loads((tmp_path / "report.json").read_text())
+    assert {split: found["images"] for split, found in report["splits"].items()} == {"train": 4, "val": 2}
+    assert len(report["not_examined"]["train"]) == 2
+    assert re.search(r"not examined: .*train-1.tar is damaged or no tar file, at byte 0", text)
+    assert "every image that was examined can be decoded wholly" in text
