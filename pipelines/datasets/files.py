@@ -59,6 +59,15 @@ def open_regular(path: str | os.PathLike) -> int:
     return descriptor
 
 
+def is_there(path: str | os.PathLike) -> bool:
+    """Whether a path leads to anything; OSError, unlike pathlib's `exists`, when the system does not let see that."""
+    try:
+        os.stat(path)  # noqa: PTH116  # pathlib's loses why
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def check_regular(path: str | os.PathLike) -> None:
     """DataError for what is no file but a folder, pipe, socket or device; OSError when it cannot be looked at."""
     _refuse_others(path, os.stat(path).st_mode)  # noqa: PTH116  # pathlib takes twice as long

@@ -5,8 +5,10 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from pipelines.datasets.files import FINAL, retried
 from pipelines.datasets.image_names import INDEX, is_image, kind_of, left_behind
 from pipelines.datasets.passed_over import PassedOver
 from pipelines.datasets.source import Aside, Found, Source
@@ -48,9 +50,11 @@ class Folders(Source):
         places = images_below(self.root, folder, self._aside)
         for place in self._of_split(list(places)) if self.held_out else places:
             try:
-                size = os.stat(f"{self.root}/{place}").st_size  # noqa: PTH116  # pathlib takes twice as long
-            except OSError:  # a dangling link: whoever reads it says so
-                size = 0
+                size = retried(partial(os.stat, f"{self.root}/{place}")).st_size
+            except OSError as error:
+                if error.errno not in FINAL:
+                    raise
+                size = 0  # a dangling link: whoever reads it says so
             yield Found(place[len(folder) + 1 :], place.rpartition("/")[0] + "/", 0, size)
 
     def _of_split(self, places: list[str]) -> list[str]:

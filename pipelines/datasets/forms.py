@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.datasets.beton import Beton
+from pipelines.datasets.files import is_there
 from pipelines.datasets.folders import Folders, class_folders
 from pipelines.datasets.image_names import INDEX, is_image, kind_of, left_behind
 from pipelines.datasets.lists import ENDINGS as LIST_ENDINGS
@@ -39,14 +40,15 @@ def find_source(path: Path, split: str, held_out: float = HELD_OUT) -> Source:
 
     held_out: the share of each class that is the val split where there are no splits. docs/data.md has the table of forms.
     """
-    if not path.exists():
-        raise DataError(f"data directory {path} does not exist")
-    if not path.is_dir():
-        raise DataError(
-            f"{path} is no directory; give the one that holds '{split}' (class folders, tar shards, FFCV's files or a list), "
-            f"or the split itself by --data.{split}"
-        )
     try:
+        if not is_there(path):
+            pattern = f"; a pattern of a split's files is --data.{split}" if is_pattern(path.name) else ""
+            raise DataError(f"data directory {path} does not exist{pattern}")
+        if not path.is_dir():
+            raise DataError(
+                f"{path} is no directory; give the one that holds '{split}' (class folders, tar shards, FFCV's files or a "
+                f"list), or the split itself by --data.{split}"
+            )
         return _found(path, split, held_out)
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror}") from None
@@ -71,13 +73,14 @@ def source_at(where: str, split: str) -> Source:
     ("imagenet-train-{0000..1023}.tar", "*.tar"), an FFCV file, or a list of paths and labels."""
     path = Path(where).expanduser().absolute()
     try:
-        if is_pattern(where) and not path.exists():
+        there = is_there(path)
+        if is_pattern(where) and not there:
             return _of_pattern(path, split)
-        if not path.exists():
+        if not there:
             raise DataError(f"{path} does not exist")
-        if path.is_file():
-            return _of_file(path, split)
-        return _of_folder(path, split, path.name, path.parent)
+        if path.is_dir():
+            return _of_folder(path, split, path.name, path.parent)
+        return _of_file(path, split)
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror}") from None
 

@@ -8,13 +8,12 @@ soon as nobody reads it.
 The files outrank it: it only says where to look. Whoever reads a sample compares the file with its entry.
 """
 
+import errno
 import fcntl
 import json
 import mmap
 import os
-import shutil
-import socket
-import tempfile
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -28,12 +27,12 @@ import numpy as np
 
 from pipelines.datasets.files import OpenFile
 from pipelines.datasets.image_headers import Flag, Header
-from pipelines.datasets.image_names import INDEX
+from pipelines.datasets.index_places import Unwritable, directories, homes, remove, try_to_write
 from pipelines.datasets.index_writing import VERSION, write_index, write_rows
 from pipelines.datasets.indexing import ENTRY, Part, made_part
 from pipelines.datasets.passed_over import PassedOver
 from pipelines.datasets.source import Aside, Found, Source
-from pipelines.support.cache import user_cache
+from pipelines.support.cache import temporary_cache
 from pipelines.support.errors import DataError
 from pipelines.support.locks import machine_lock
 
@@ -107,29 +106,50 @@ class Index:
 def open_index(source: Source, data: Path, progress: bool, renew: bool = False) -> Index:
     """The source's index, built first if there is none: by one process a machine, while others wait.
 
-    renew: read every header again, whatever an index says.
+    renew: read every header again, whatever an index says. Where one place cannot be written, or fills up, the next is tried.
     """
-    stem, homes = _stem(source), _homes(data)
-    if not renew and (found := _find(homes, stem, source)):
+    stem, places = _stem(source), homes(data)
+    if not renew and (found := _find(places, stem, source)):
         return found
-    home = _writable(homes)
+    refused: list[str] = []
+    for place in (*places, None):  # the last one is made when it is needed
+        home = place or temporary_cache() / places[-1].name
+        try:
+            return _built(source, home, [*places, home], stem, progress, renew, refused)
+        except Unwritable as error:
+            refused.append(f"{home} ({error.reason})")
+    raise DataError(f"no place for the index of {source.root}: {', '.join(refused)}; make room, or set XDG_CACHE_HOME")
+
+
+def _built(
+    source: Source, home: Path, places: list[Path], stem: str, progress: bool, renew: bool, refused: list[str]
+) -> Index:
+    """The index, built in `home` unless another process has built it meanwhile; refused: the places that could not be written,
+    which is said. Unwritable when this one cannot be."""
+    try_to_write(home)
     waiting_since = time.time()
     failure = home / f"{source.split}.failed"
     with machine_lock(home / f"{source.split}.lock", progress) as waited:
-        if not renew and (found := _find(homes, stem, source)):
+        if not renew and (found := _find(places, stem, source)):
             return found
         if waited and failure.exists() and failure.stat().st_mtime >= waiting_since:
             # The process waited for has met it: all say the same, at once.
             raise DataError(failure.read_text(encoding="utf-8", errors="surrogateescape"))
+        if refused and progress:
+            print(f"index: {', '.join(refused)} cannot be written; it is kept in {home}", file=sys.stderr, flush=True)
         try:
-            write_index(source, home, stem, {} if renew else _unchanged(homes, source), progress)
-        except DataError as error:
-            failure.write_text(str(error), encoding="utf-8", errors="surrogateescape")
+            write_index(source, home, stem, {} if renew else _unchanged(places, source), progress)
+        except Unwritable:
             raise
-        failure.unlink(missing_ok=True)
-        found = _find(homes, stem, source)
+        except DataError as error:
+            with suppress(OSError):  # then those who wait find out by themselves
+                failure.write_text(str(error), encoding="utf-8", errors="surrogateescape")
+            raise
+        with suppress(OSError):
+            failure.unlink(missing_ok=True)
+        found = _find(places, stem, source)
         if found:
-            _remove_superseded(homes, source, found)
+            _remove_superseded(places, source, found)
     if not found:
         raise DataError(f"{source.root} changed while it was indexed; start again when it is at rest")
     return found
@@ -140,33 +160,8 @@ def _stem(source: Source) -> str:
     return f"{source.split}-{digest}"
 
 
-def _homes(data: Path) -> list[Path]:
-    return [data / INDEX, user_cache() / f"{data.name}-{sha256(os.fsencode(data)).hexdigest()[:12]}"]
-
-
-def _writable(homes: list[Path]) -> Path:
-    for home in homes:
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=home):
-                return home
-        except OSError as error:
-            reason = error.strerror
-    raise DataError(
-        f"no place for the index: neither {homes[0]} nor {homes[1]} is writable ({reason}); set XDG_CACHE_HOME"
-    )
-
-
-def _directories(homes: list[Path], pattern: str) -> list[Path]:
-    """Complete indexes, the newest first."""
-    found = [file for home in homes for file in home.glob(f"{pattern}/meta.json")]
-    with suppress(FileNotFoundError):  # removed meanwhile: whoever looks again sees what is there
-        found.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)
-    return [file.parent for file in found]
-
-
-def _find(homes: list[Path], stem: str, source: Source) -> Index | None:
-    for directory in _directories(homes, f"{stem}*"):
+def _find(places: list[Path], stem: str, source: Source) -> Index | None:
+    for directory in directories(places, f"{stem}*"):
         found = _load(directory)
         if found and not _changed_below(found, source):
             return found
@@ -182,7 +177,7 @@ def _load(directory: Path) -> Index | None:
         meta = json.loads((directory / "meta.json").read_bytes())
         if meta["version"] != VERSION:
             return None
-        entries = np.memmap(directory / "entries.bin", ENTRY, "c")
+        entries = np.memmap(str(directory / "entries.bin"), ENTRY, "c")
         with (directory / "names.bin").open("rb") as file:
             names = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if len(entries) != meta["count"] or len(names) != meta["names"]:
@@ -191,13 +186,11 @@ def _load(directory: Path) -> Index | None:
         for _, beside in meta["beside"].values():
             passed_over.join(beside)
         starts = np.array(meta["starts"], np.int64)
-    except FileNotFoundError:
+    except OSError as error:  # another user's, or storage failed: it is no loss
+        if error.errno != errno.ENOENT:
+            print(f"index {directory} cannot be read ({error.strerror}) and is not used", file=sys.stderr, flush=True)
         return None
-    except OSError as error:
-        raise DataError(
-            f"index {directory} cannot be read: {error.strerror}; start again when the storage works"
-        ) from None
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"index {directory} is damaged ({error}); delete that directory") from None
     return Index(directory, entries, meta["classes"], starts, meta["unreadable"], passed_over, meta, names, in_use)
 
@@ -216,10 +209,10 @@ def _changed_below(index: Index, source: Source) -> set[str]:
     return changed
 
 
-def _unchanged(homes: list[Path], source: Source) -> dict[int, tuple[Part, Aside]]:
+def _unchanged(places: list[Path], source: Source) -> dict[int, tuple[Part, Aside]]:
     """What the newest older index knows of groups that are as they were, by their number now; without those that hold
     samples it could not read."""
-    for directory in _directories(homes, f"{source.split}-*"):
+    for directory in directories(places, f"{source.split}-*"):
         with suppress(DataError):  # a damaged one is no help
             old = _load(directory)
             if old is not None and old.kind == source.kind:
@@ -241,11 +234,11 @@ def _shared(old: Index, source: Source) -> dict[int, tuple[Part, Aside]]:
     return known
 
 
-def _remove_superseded(homes: list[Path], source: Source, current: Index) -> None:
+def _remove_superseded(places: list[Path], source: Source, current: Index) -> None:
     """Remove the indexes that no dataset needs any more and nobody reads: those of groups that changed or went since, and
     those of the same groups or fewer."""
     state = {row[0]: row for row in source.state()[: len(source.groups)]}
-    for directory in _directories(homes, f"{source.split}-*"):
+    for directory in directories(places, f"{source.split}-*"):
         if directory == current.directory:
             continue
         try:
@@ -256,15 +249,7 @@ def _remove_superseded(homes: list[Path], source: Source, current: Index) -> Non
         others = [row[0] for row in rows if row[0] not in state]
         changed = any(state.get(row[0], row) != row for row in rows)
         if not others or changed or not all((source.root / name).exists() for name in others):
-            _remove(directory)
-
-
-def _remove(directory: Path) -> None:
-    with suppress(OSError), (directory / "meta.json").open("r+b") as meta:
-        fcntl.flock(meta, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while somebody reads it
-        aside = directory.with_name(f".{directory.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-        directory.rename(aside)  # at once, where removing takes a while
-        shutil.rmtree(aside, ignore_errors=True)
+            remove(directory)
 
 
 def record_index(
@@ -275,8 +260,9 @@ def record_index(
     rows: (group, samples with their headers, None for what cannot be read) in the order of groups and of the samples in
     them, followed by (group, None) at each group's end.
     """
-    stem, homes = _stem(source), _homes(data)
-    home = _writable(homes)
+    stem, places = _stem(source), homes(data)
+    home = places[0]
+    try_to_write(home)
     with machine_lock(home / f"{source.split}.lock", False):
         if not _find([home], stem, source):
             write_rows(source, source.state(), home, stem, _as_parts(source, rows))

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.datasets.image_headers import Flag
+from pipelines.datasets.index_places import Unwritable
 from pipelines.datasets.indexing import Part, parts
 from pipelines.datasets.source import Aside, Source
 from pipelines.support.errors import DataError
@@ -22,6 +23,7 @@ VERSION = 3
 _LARGEST_NAMES = 0xFFFFFFFF  # bytes
 _ABANDONED = 24 * 3600.0  # seconds after which another machine's unfinished index counts as left behind
 
+
 Rows = Iterator[tuple[int, Part | Aside]]
 """Parts of groups in order, and at each group's end what lay beside."""
 
@@ -29,18 +31,34 @@ Rows = Iterator[tuple[int, Part | Aside]]
 def write_index(source: Source, home: Path, stem: str, known: dict[int, tuple[Part, Aside]], progress: bool) -> None:
     """Write the index of a source to a new directory of `home`, whose name begins with `stem`.
 
-    known: groups that need not be read, by number. DataError when a group is empty or cannot be read, or the disk is full.
+    known: groups that need not be read, by number. DataError when a group is empty or cannot be read; Unwritable when
+    `home` cannot be written, or is full.
     """
-    state = source.state()  # before anything is listed: a later change is then seen as one
-    write_rows(source, state, home, stem, _with_known(source, known, progress))
+    try:
+        state = source.state()  # before anything is listed: a later change is then seen as one
+    except OSError as error:
+        raise _unreadable(source, error) from None
+    write_rows(source, state, home, stem, _read(source, _with_known(source, known, progress)))
+
+
+def _read(source: Source, rows: Rows) -> Rows:
+    """The rows; errors of reading are then no errors of writing."""
+    try:
+        yield from rows
+    except OSError as error:
+        raise _unreadable(source, error) from None
+
+
+def _unreadable(source: Source, error: OSError) -> DataError:
+    return DataError(f"{os.fsdecode(error.filename or source.root)} cannot be read: {error.strerror or error}")
 
 
 def write_rows(source: Source, state: list[list], home: Path, stem: str, rows: Rows) -> None:
     """`write_index` from rows that are there already; state: the source's when they were read."""
-    _sweep(home, source.split)
     temporary = home / f".{stem}.{socket.gethostname()}.{os.getpid()}.tmp"
-    temporary.mkdir()
     try:
+        _sweep(home, source.split)
+        temporary.mkdir()
         with (temporary / "entries.bin").open("wb") as entries, (temporary / "names.bin").open("wb") as names:
             meta = _Writer(source, entries, names).write(rows)
             for file in (entries, names):
@@ -52,7 +70,7 @@ def write_rows(source: Source, state: list[list], home: Path, stem: str, rows: R
             os.fsync(description.fileno())
         temporary.rename(home / f"{stem}-{time.time_ns():x}")
     except OSError as error:
-        raise DataError(f"the index of {source.root} cannot be written to {home}: {error.strerror}") from None
+        raise Unwritable(home, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

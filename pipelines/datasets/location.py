@@ -32,18 +32,11 @@ class Location:
 
     def splits(self) -> list[str]:
         """Which of "train" and "val" there are; DataError when there is neither."""
-        apart = [split for split in SPLITS if self._apart(split)]
+        root, apart = Path(self.path), [split for split in SPLITS if self._apart(split)]
         if not self.path:
             if not apart:
                 raise DataError("no data: give a dataset's folder, or its splits by --data.train and --data.val")
             return apart
-        root = Path(self.path)
-        if not root.is_dir():
-            raise DataError(
-                f"{root} is no directory; of a split that lies apart: --data.train or --data.val"
-                if root.exists()
-                else f"{root} does not exist"
-            )
         try:
             return [split for split in SPLITS if split in apart or split in splits_in(root, self.held_out)]
         except DataError:

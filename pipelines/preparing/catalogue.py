@@ -7,12 +7,13 @@ class folder, and without a dot in its stem, which WebDataset takes for the end 
 import json
 import mmap
 import os
-import re
-from collections.abc import Iterator, Sequence
+import pickle
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -21,13 +22,12 @@ from pipelines.datasets.forms import SPLITS
 from pipelines.datasets.imagenet import open_train, open_val
 from pipelines.datasets.location import Location
 from pipelines.datasets.passed_over import PassedOver
-from pipelines.datasets.source import Found, Source
+from pipelines.datasets.source import Piece, Source
+from pipelines.preparing.output_names import CONTROL, OutputNames
 from pipelines.support.errors import DataError
 from pipelines.support.progress import progress_bar
 from pipelines.support.work_sharing import Team
 
-# Characters that end a line, or do worse, in lists of names.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ENTRY = np.dtype(
     [
         ("place", "<u8"),  # byte offset in an archive or shard; 0 for a file
@@ -90,7 +90,7 @@ class Catalogue:
         self.classes: list[str] = description["classes"]
         self.passed_over = PassedOver(description["passed_over"])
         self.remarks: list[str] = description["remarks"]
-        self._entries = np.memmap(directory / f"{split}.entries", _ENTRY, "r")
+        self._entries = np.memmap(str(directory / f"{split}.entries"), _ENTRY, "r")
         with (directory / f"{split}.names").open("rb") as file:
             self._names = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -118,81 +118,105 @@ def build_catalogue(
     team: Team, inputs: Inputs, split: str, directory: Path, expected: Sequence[str] | None = None
 ) -> None:
     """List a split's groups in parallel and write its catalogue to the directory; expected: the classes by number, when
-    another split settles them. DataError when it holds others."""
+    another split settles them. What is listed waits on disk: in memory a sample takes a few tens of bytes. DataError when
+    the split holds other classes, or no images."""
     source = open_source(inputs, split)
     source.check()
-    groups = len(source.groups)
-    listed: list[list[Found]] = [[] for _ in range(groups)]
+    pieces = source.pieces()
     passed_over = PassedOver(source.passed_over)
-    with progress_bar(f"Listing {split}", groups) as advance:
-        for group, (found, beside) in team.run(_list_group, [(inputs, split, group) for group in range(groups)]):
-            listed[group] = found
-            passed_over.join(beside)
-            advance(1)
-    if not any(listed):
-        raise DataError(f"{source.root} holds no images of the {split} split")
-    labels = sorted({found.label for rows in listed for found in rows})
-    classes = name_classes(labels, f"{source.root} ({split})", expected)
-    for name in classes.names:
-        _check_class(name, source)
-    place = {name: number for number, name in enumerate(classes.order)}
-    name_of = dict(zip(labels, classes.names))
-    names, rows, name_bytes = _Names(split), [], 0
-    with (directory / f"{split}.names").open("wb") as file:
-        for group, members in enumerate(listed):
-            for found in members:
-                label = name_of[found.label]
-                both = os.fsencode(found.name) + b"\0" + os.fsencode(names.output(found.name, label)) + b"\0"
-                rows.append((found.place, found.size, name_bytes, group, place[label]))
-                name_bytes += file.write(both)
-    np.array(rows, _ENTRY).tofile(directory / f"{split}.entries")
+    found: set[str] = set()
+    with (directory / f"{split}.listed").open("w+b") as spool:
+        places = [0] * len(pieces)
+        with progress_bar(f"Listing {split}", len(pieces)) as advance:
+            for number, (listed, beside) in team.run(_list_piece, [(inputs, split, piece) for piece in pieces]):
+                places[number] = spool.tell()
+                pickle.dump(listed, spool, pickle.HIGHEST_PROTOCOL)
+                found.update(listed.labels)
+                passed_over.join(beside)
+                advance(1)
+        if not found:
+            raise DataError(f"{source.root} holds no images of the {split} split")
+        labels = sorted(found)
+        classes = name_classes(labels, f"{source.root} ({split})", expected)
+        for name in classes.names:
+            _check_class(name, source)
+        name_of = dict(zip(labels, classes.names))
+        in_order = partial(_listed_in_order, spool, [(piece.group, place) for piece, place in zip(pieces, places)])
+        names = OutputNames(split)
+        _write(in_order, directory, split, name_of, classes.order, names)
+        if names.settle():  # some would come twice: known only now
+            _write(in_order, directory, split, name_of, classes.order, names)
+    (directory / f"{split}.listed").unlink()
     remarks = [*source.remarks, *classes.remarks, *filter(None, [str(passed_over)])]
     description = {"classes": classes.order, "passed_over": passed_over, "remarks": remarks}
     (directory / f"{split}.json").write_text(json.dumps(description))
 
 
-def _list_group(task: tuple[Inputs, str, int]) -> tuple[list[Found], PassedOver]:
-    inputs, split, group = task
+class _Listed(NamedTuple):
+    """Some samples of a group. places, sizes: bytes; label: positions in labels; names: of n samples, each with a zero byte
+    behind it."""
+
+    places: array
+    sizes: array
+    label: array
+    labels: list[str]
+    names: bytes
+
+
+def _list_piece(task: tuple[Inputs, str, Piece]) -> tuple[_Listed, PassedOver]:
+    inputs, split, piece = task
     source = open_source(inputs, split)
     source.aside()  # of a task before, which may have failed
+    places, sizes, label, names = array("Q"), array("Q"), array("I"), bytearray()
+    labels: dict[str, int] = {}
     try:
-        return list(source.samples(group)), source.aside().passed_over
+        for found in source.listed(piece):
+            places.append(found.place)
+            sizes.append(found.size)
+            label.append(labels.setdefault(found.label, len(labels)))
+            names += os.fsencode(found.name) + b"\0"
     except OSError as error:
-        raise unreadable(error) from None
+        raise unreadable(error, source.file(piece.group, "")) from None
+    return _Listed(places, sizes, label, list(labels), bytes(names)), source.aside().passed_over
 
 
-def unreadable(error: OSError) -> DataError:
-    """An input that the system does not let read."""
-    return DataError(f"{os.fsdecode(error.filename or 'the input')} cannot be read: {error.strerror or error}")
+def _listed_in_order(spool: BinaryIO, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, _Listed]]:
+    """Each group with samples of it, as they lie in the spool."""
+    for group, place in places:
+        spool.seek(place)
+        yield group, pickle.load(spool)
+
+
+def _write(
+    in_order: Callable[[], Iterator[tuple[int, _Listed]]],
+    directory: Path,
+    split: str,
+    name_of: dict[str, str],
+    order: Sequence[str],
+    output: "OutputNames",
+) -> None:
+    """Write the catalogue's entries and names."""
+    position = {name: number for number, name in enumerate(order)}
+    at = 0
+    with (directory / f"{split}.names").open("wb") as names, (directory / f"{split}.entries").open("wb") as entries:
+        for group, listed in in_order():
+            classes = [name_of[label] for label in listed.labels]
+            rows = np.zeros(len(listed.places), _ENTRY)
+            rows["place"], rows["size"], rows["group"] = listed.places, listed.sizes, group
+            rows["label"] = np.array([position[name] for name in classes], np.uint32)[np.array(listed.label, np.int64)]
+            starts = []
+            for name, label in zip(listed.names.split(b"\0"), listed.label):
+                starts.append(at)
+                at += names.write(name + b"\0" + os.fsencode(output.name(os.fsdecode(name), classes[label])) + b"\0")
+            rows["name"] = starts
+            entries.write(rows.tobytes())
+
+
+def unreadable(error: OSError, where: str) -> DataError:
+    """An input that the system does not let read; where: its path when the error names none."""
+    return DataError(f"{os.fsdecode(error.filename or where)} cannot be read: {error.strerror or error}")
 
 
 def _check_class(label: str, source: Source) -> None:
-    if "/" in label or label.startswith(".") or _CONTROL.search(label):
+    if "/" in label or label.startswith(".") or CONTROL.search(label):
         raise DataError(f"{source.root} holds class {label!r}, which cannot be a folder's name; rename it")
-
-
-class _Names:
-    """Gives each sample of a split the name it has in the output."""
-
-    def __init__(self, split: str) -> None:
-        self._split = split
-        self._keys: set[str] = set()
-
-    def output(self, name: str, label: str) -> str:
-        """ "class/stem.extension", perhaps with folders between, its key (all before the dot) given once only; without an
-        extension where the input has none."""
-        *folders, file = [part for part in name.split("/") if part not in ("", ".")]
-        for prefix in (self._split, label):  # shards made from folders name them in their members
-            if folders[:1] == [prefix]:
-                folders = folders[1:]
-        *folders, file = [_CONTROL.sub("_", part) for part in (*folders, file)]
-        stem, _, extension = file.rpartition(".") if "." in file else (file, "", "")
-        stem = (stem or "image").replace(".", "_")
-        key = "/".join([label, *(folder.lstrip(".") or "_" for folder in folders), stem])
-        if key in self._keys:
-            number = 2
-            while f"{key}-{number}" in self._keys:
-                number += 1
-            key = f"{key}-{number}"
-        self._keys.add(key)
-        return f"{key}.{extension}" if extension else key

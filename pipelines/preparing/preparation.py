@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,20 +57,25 @@ def prepare(inputs: Inputs, form: Form, output: Path, team: Team, say: Callable[
         _check_apart(inputs, output)
         job = {"format": FORMAT, **asdict(form), "input": {split: _fingerprint(inputs, split) for split in splits}}
     except OSError as error:
-        raise unreadable(error) from None
+        raise unreadable(error, "the input") from None
     claim(output, job)
     work = output / WORK
     with machine_lock(work / "preparation.lock", announce=True):
         try:
+            work.mkdir(parents=True, exist_ok=True)  # where the lock lies elsewhere, for want of one here
             if claim(output, job):  # perhaps by the process that was waited for
                 prepared = _as_before(verified_manifest(output, team))
             else:
                 prepared = _Preparation(inputs, form, output, splits, team, say).run(job)
             (work / JOB).unlink(missing_ok=True)
+        except OSError as error:
+            if error.filename is not None or error.errno is None:
+                raise
+            raise OSError(error.errno, error.strerror, str(output)) from None  # a full disk names no file
         finally:
             if not (work / JOB).exists():  # done, or failed before anything was written: nothing to go on with
-                shutil.rmtree(work)
-                if not any(output.iterdir()):
+                shutil.rmtree(work, ignore_errors=True)
+                if output.is_dir() and not any(output.iterdir()):
                     output.rmdir()
     return prepared
 
@@ -107,6 +112,7 @@ class _Preparation:
         self.team, self.say = team, say
         self.work = output / WORK
         self.pieces_at = pieces_at(form, output)
+        self._members_at: dict[tuple[str, int], int] = {}  # by split and number, offset of a piece in the journal
 
     def run(self, job: dict) -> Prepared:
         self._sweep()
@@ -158,14 +164,15 @@ class _Preparation:
         tasks = [(self.inputs, self.form, self.output, split, number) for split, number in missing]
         total = sum(len(catalogue) for catalogue in catalogues.values())
         with (
-            (self.work / "journal.jsonl").open("a") as journal,
+            (self.work / "journal.jsonl").open("ab") as journal,
             progress_bar(f"Writing {name_of_pieces(self.form)}", total, "images") as advance,
         ):
             advance(sum(piece.samples for piece in done.values()))
             for _, piece in self.team.run(write_piece, tasks):
-                journal.write(piece.to_json() + "\n")
+                self._members_at[piece.split, piece.number] = journal.tell()
+                journal.write(piece.to_json().encode() + b"\n")
                 journal.flush()
-                done[piece.split, piece.number] = piece
+                done[piece.split, piece.number] = replace(piece, members=[])
                 advance(piece.samples)
         if self.form.to == "folder":
             os.sync()  # shards were brought to the disk one by one; for small files that would take hours
@@ -176,12 +183,17 @@ class _Preparation:
         journal = self.work / "journal.jsonl"
         if not journal.is_file():
             return
-        for line in journal.read_text().splitlines(keepends=True):
-            if not line.endswith("\n"):
-                continue  # the run was killed while it wrote this line
-            piece = Piece.from_json(line)
-            if all(size_of(self.pieces_at / file.name) == file.size for file in piece.files):
-                yield piece
+        at = 0
+        with journal.open("r+b") as file:
+            for line in file:
+                if not line.endswith(b"\n"):  # the run was killed while it wrote this line
+                    file.truncate(at)
+                    return
+                piece = Piece.from_json(line.decode())
+                if all(size_of(self.pieces_at / file.name) == file.size for file in piece.files):
+                    self._members_at[piece.split, piece.number] = at
+                    yield replace(piece, members=[])
+                at += len(line)
 
     def _check_room(self, catalogues: dict[str, Catalogue]) -> None:
         if self.form.longest_side is not None or self.form.quality is not None:
@@ -213,8 +225,14 @@ class _Preparation:
         """Write the shards' index from what the workers saw, so that nothing is read a third time."""
         for split in self.splits:
             shards = [piece for piece in done if piece.split == split]
-            ends = ((shard.number, rows) for shard in shards for rows in (shard.index_rows(), None))
+            ends = ((shard.number, rows) for shard in shards for rows in (self._whole(shard).index_rows(), None))
             record_index(find_source(self.pieces_at, split), self.pieces_at, ends)
+
+    def _whole(self, shard: Piece) -> Piece:
+        """A shard with its samples, which wait in the journal."""
+        with (self.work / "journal.jsonl").open("rb") as journal:
+            journal.seek(self._members_at[shard.split, shard.number])
+            return Piece.from_json(journal.readline().decode())
 
     def _counted(self, catalogue: Catalogue) -> dict[str, int]:
         """Samples of each class, counted the way training will read them."""

@@ -15,6 +15,11 @@ def user_cache() -> Path:
     return _chosen(os.environ.get("XDG_CACHE_HOME", ""), os.environ.get("HOME", ""), _temporary())
 
 
+def temporary_cache() -> Path:
+    """The directory that stands in where the user's cache cannot be written, or is full."""
+    return _private(Path(_temporary()))
+
+
 def _temporary() -> str:
     try:
         return tempfile.gettempdir()

@@ -1,5 +1,6 @@
 """A lock that one process of a machine holds while the others wait, without any process group or timeout."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -8,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_MOST_ATTEMPTS = 1000  # to take a file that others remove
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def _acquire(file: Path, announce: bool) -> tuple[int, bool]:
     stand_in = Path(tempfile.gettempdir()) / f"inception-{hashlib.sha256(os.fsencode(file)).hexdigest()[:16]}.lock"
     waited = False
     for path, last in ((file, False), (stand_in, True)):
-        while True:
+        for attempt in range(_MOST_ATTEMPTS):
             descriptor = -1
             try:
                 descriptor = _opened(path)
@@ -43,15 +46,16 @@ def _acquire(file: Path, announce: bool) -> tuple[int, bool]:
                 if _is_still(path, descriptor):
                     return descriptor, waited
                 os.close(descriptor)
-            except FileNotFoundError:  # its folder was removed that moment
-                continue
-            except OSError:
+            except OSError as error:
+                removed = isinstance(error, FileNotFoundError)  # it, or its folder, that moment
+                if removed and attempt + 1 < _MOST_ATTEMPTS:
+                    continue
                 if descriptor >= 0:
                     os.close(descriptor)
                 if last:
                     raise
                 break
-    raise AssertionError("unreachable")
+    raise OSError(errno.EAGAIN, "its lock is removed again and again", str(file))
 
 
 def _opened(path: Path) -> int:

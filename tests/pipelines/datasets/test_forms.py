@@ -231,7 +231,7 @@ def test_links_that_lead_nowhere_are_named(root):
     with pytest.raises(DataError, match=r"no 'train' split .*; train is a link that leads nowhere"):
         open_dataset(root, "train", progress=False)
     (root / "round").symlink_to("round")
-    with pytest.raises(DataError, match=r"round does not exist"):
+    with pytest.raises(DataError, match=r"round cannot be read: Too many levels of symbolic links"):
         open_dataset(root / "round", "train", progress=False)
 
 
