@@ -1,0 +1,239 @@
+"""What large datasets cost before and beside decoding: indexing, opening an index of millions, memory for a sample, many shards.
+
+    python benchmarks/studies/dataset_scale.py --samples 14000000
+
+The index of millions is synthetic: its entries are drawn, its images are nowhere. Indexing and reading use small JPEGs, packed
+into shards and as class folders. Each figure comes from a process of its own; what is compared takes turns.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measuring import Parser
+from benchmarks.measuring.command_line import positive
+from benchmarks.reporting.results import Result
+from engine.faults.exit_status import DONE, run_entry_point
+from pipelines import TrainPlan, open_dataset
+from pipelines.datasets.dataset import Dataset
+from pipelines.datasets.folders import Folders
+from pipelines.datasets.index import _load
+from pipelines.datasets.index_writing import VERSION
+from pipelines.datasets.indexing import ENTRY
+from pipelines.datasets.source import Found
+from pipelines.preparing import catalogue
+from pipelines.preparing.catalogue import Inputs, build_catalogue
+from pipelines.support.cores import usable_cores
+from pipelines.support.work_sharing import Processes
+
+_NAME = b"n01440764_10026.JPEG\0"
+_CHUNK = 1 << 20  # entries written at once
+_BATCH = 1024
+_OPEN_FILES = 1024
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser("Indexing, opening and reading large datasets.")
+    parser.add_argument("--samples", type=positive, default=14_000_000, help="in the synthetic index")
+    parser.add_argument("--classes", type=positive, default=70_000, help="in the synthetic index")
+    parser.add_argument("--listed", type=positive, default=300_000, help="samples that a preparation lists")
+    parser.add_argument("--images", type=positive, default=24_000, help="small JPEGs that are indexed and read")
+    parser.add_argument("--rounds", type=positive, default=3, help="of what takes turns")
+    options = parser.parse_args(arguments)
+    result = Result("dataset_scale", options)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        write_index(work / "index", options.samples, options.classes)
+        found = apart(open_index, work / "index")
+        case = {"what": f"index of {options.samples:,} samples, {options.classes:,} classes"}
+        for unit, value in found.items():
+            result.add(case, unit, value, higher_is_better=unit.endswith("/s"))
+        (work / "listed").mkdir()
+        case = {"what": f"preparing: listing {options.listed:,} samples"}
+        for unit, value in apart(list_samples, work / "listed", options.listed).items():
+            result.add(case, unit, value, higher_is_better=unit.endswith("/s"))
+        data = small_jpeg()
+        for shards in (60, 600):
+            write_shards(work / f"of {shards}", shards, options.images // shards, data)
+        write_folders(work / "folders", options.images, data)
+        cores = sorted({1, usable_cores()})
+        for form in ("of 60", "folders"):
+            rates: dict[int, list[float]] = {number: [] for number in cores}
+            for _ in range(options.rounds):
+                for number in cores:
+                    rates[number].append(apart(index_anew, work / form, number))
+            for number, values in rates.items():
+                what = (
+                    f"indexing {'60 shards' if form == 'of 60' else 'class folders'}, {number} core{'s' * (number > 1)}"
+                )
+                result.add({"what": what}, "images/s", values)
+        reading: dict[int, list[float]] = {60: [], 600: []}
+        for _ in range(options.rounds):
+            for shards, values in reading.items():
+                values.append(apart(read_all, work / f"of {shards}"))
+        for shards, values in reading.items():
+            result.add(
+                {"what": f"reading at random from {shards} shards, {_OPEN_FILES:,} files may be open"},
+                "images/s",
+                values,
+            )
+    result.finish()
+    return DONE
+
+
+def apart(function: Callable[..., Any], *arguments: object) -> Any:
+    """What a function returns in a new process."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def own_memory() -> int:
+    """Bytes that are this process's alone; files that are mapped are not."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
+
+
+def peak_memory() -> int:
+    """Bytes, at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def write_index(place: Path, samples: int, classes: int) -> None:
+    """An index of images that are nowhere."""
+    place.mkdir()
+    generator = np.random.default_rng(0)
+    with (place / "entries.bin").open("wb") as entries, (place / "names.bin").open("wb") as names:
+        for start in range(0, samples, _CHUNK):
+            rows = np.zeros(min(_CHUNK, samples - start), ENTRY)
+            numbers = np.arange(start, start + len(rows))
+            rows["name"], rows["label"] = numbers * len(_NAME), numbers * classes // samples
+            rows["width"], rows["height"] = generator.integers(200, 900, (2, len(rows)))
+            entries.write(rows.tobytes())
+            names.write(_NAME * len(rows))
+    labels = [f"{number:08}/" for number in range(classes)]
+    meta = {
+        "version": VERSION,
+        "count": samples,
+        "names": len(_NAME) * samples,
+        "classes": labels,
+        "starts": [0, samples],
+    }
+    (place / "meta.json").write_text(json.dumps(meta | {"unreadable": 0, "beside": {}, "state": [["all", 0]]}))
+
+
+def open_index(place: Path) -> dict[str, float]:
+    """What a rank does with an index before and while it trains."""
+    source = Folders(place, "train", ["all"])
+    before, started = own_memory(), time.perf_counter()
+    index = _load(place)
+    assert index is not None
+    dataset = Dataset(source, index)
+    opened = time.perf_counter() - started
+    plan = TrainPlan(len(dataset), _BATCH)
+    started = time.perf_counter()
+    batches = min(plan.batches, 1000)
+    for batch in range(batches):
+        indices = plan.indices(0, batch)
+        plan.boxes(0, indices, dataset.sizes(indices))
+        dataset.labels(indices)
+    seconds = time.perf_counter() - started
+    return {
+        "s to open": opened,
+        "planned samples/s": batches * _BATCH / seconds,
+        "bytes a sample on disk": sum(file.stat().st_size for file in place.iterdir()) / len(dataset),
+        "bytes a sample in a rank's own memory": (own_memory() - before) / len(dataset),
+    }
+
+
+class _Listing(Folders):
+    """Class folders that are nowhere."""
+
+    def __init__(self, root: Path, samples: int) -> None:
+        super().__init__(root, "train", [f"n{number:08}" for number in range(100)])
+        self._each = samples // len(self.groups)
+
+    def check(self) -> None:
+        pass
+
+    def samples(self, group: int) -> Iterator[Found]:
+        for number in range(self._each):
+            yield Found(f"{self.groups[group]}_{number}.JPEG", f"{self.groups[group]}/", 0, 100_000)
+
+
+def list_samples(place: Path, samples: int) -> dict[str, float]:
+    """What a preparation's root does with what its workers list."""
+    source = _Listing(place, samples)
+    catalogue.open_source = lambda inputs, split: source  # type: ignore[assignment]
+    before, started = peak_memory(), time.perf_counter()
+    build_catalogue(Processes(1), Inputs(), "train", place)
+    seconds = time.perf_counter() - started
+    return {"samples/s": samples / seconds, "bytes a sample in memory": (peak_memory() - before) / samples}
+
+
+def small_jpeg() -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(data, "JPEG", quality=50)
+    return data.getvalue()
+
+
+def write_shards(place: Path, shards: int, each: int, data: bytes) -> None:
+    place.mkdir()
+    for shard in range(shards):
+        with tarfile.open(place / f"train-{shard:06}.tar", "w") as tar:
+            for number in range(each):
+                for ending, content in (("jpg", data), ("cls", b"%d" % (number % 10))):
+                    member = tarfile.TarInfo(f"{shard:03}{number:06}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def write_folders(place: Path, images: int, data: bytes) -> None:
+    for label in range(60):
+        (place / "train" / f"{label:03}").mkdir(parents=True)
+        for number in range(images // 60):
+            (place / "train" / f"{label:03}" / f"{number:06}.jpg").write_bytes(data)
+
+
+def index_anew(place: Path, cores: int) -> float:
+    """Images indexed in a second, on so many cores."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    shutil.rmtree(place / ".index", ignore_errors=True)
+    started = time.perf_counter()
+    dataset = open_dataset(place, "train", progress=False)
+    return len(dataset) / (time.perf_counter() - started)
+
+
+def read_all(place: Path) -> float:
+    """Images read in a second, each once, in a random order."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    dataset = open_dataset(place, "train", progress=False)
+    order = np.random.default_rng(0).permutation(len(dataset)).tolist()
+    for index in order[:: max(len(order) // 2000, 1)]:
+        dataset.read(index)  # opens the shards
+    started = time.perf_counter()
+    for index in order:
+        dataset.read(index)
+    return len(order) / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
