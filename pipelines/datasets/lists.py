@@ -1,5 +1,6 @@
 """Samples that a list names: a path and a label a line, as in CSV files, Kaggle's solutions, Caffe's text lists."""
 
+import codecs
 import csv
 import os
 import re
@@ -139,9 +140,13 @@ def read_rows(file: Path) -> Iterator[tuple[int, str, str]]:
     """(line, path, label) for each line; DataError when one has no label."""
     try:
         check_regular(file)
-        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        data = file.read_bytes()
     except OSError as error:
         raise DataError(f"list {file} cannot be read: {error.strerror}") from None
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as spreadsheets write "Unicode text"
+    text = data.decode("utf-16", "replace") if wide else data.decode("utf-8-sig", "surrogateescape")
+    if "\0" in text:
+        raise DataError(f"list {file} is no text in UTF-8 or in UTF-16 with its mark; save it as UTF-8")
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
     if not lines:
         raise DataError(f"list {file} is empty; expected `path,label` a line")

@@ -62,7 +62,8 @@ def label_of(parts: Parts, image: File, descriptor: int) -> str:
     number = classes[0] if classes else number
     if number or name:
         return f"{number}\t{name}" if number and name and _is_number(number) else number or name
-    folders = [part for part in os.path.dirname(image.path).split("/") if part not in ("", ".")]  # noqa: PTH120
+    path = os.path.normpath(os.path.dirname(image.path))  # noqa: PTH120
+    folders = [part for part in path.split("/") if part not in ("", ".", "..")]
     if folders:
         return "/".join(folders) + "/"
     raise DataError(

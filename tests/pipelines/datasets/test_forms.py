@@ -314,3 +314,21 @@ def test_the_message_for_a_file_in_place_of_a_folder_names_the_option(root):
     shard(root / "x.tar")
     with pytest.raises(DataError, match=re.escape("or the split itself by --data.train")):
         open_dataset(root / "x.tar", "train", progress=False)
+
+
+def test_a_list_in_utf_16_is_read_and_one_in_no_text_refused(root):
+    flat(root / "train")
+    rows = "path\tlabel\r\n" + "".join(f"{number}.jpg\t{label_of(number)}\r\n" for number in range(16))
+    write(root / "train.tsv", rows.encode("utf-16"))
+    assert labelled(root, "train") == WHOLE
+    write(root / "train.tsv", rows.encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"train.tsv is no text in UTF-8 or in UTF-16 with its mark"):
+        labelled(root, "train")
+
+
+def test_names_in_a_tar_that_lead_upwards_have_the_class_that_they_lead_to(root):
+    members = [("../../cat/1.jpg", picture(1)), ("./cat/../dog/2.jpg", picture(2)), ("/dog/3.jpg", picture(3))]
+    write(root / "train.tar", archive(members))
+    dataset = open_dataset(root, "train", progress=False)
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.labels(np.arange(3)).tolist() == [0, 1, 1]
