@@ -17,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--samples", type=positive, default=14_000_000, help="in the synthetic index")
     parser.add_argument("--classes", type=positive, default=70_000, help="in the synthetic index")
     parser.add_argument("--listed", type=positive, default=300_000, help="samples that a preparation lists")
-    parser.add_argument("--images", type=positive, default=24_000, help="small JPEGs that are indexed and read")
+    parser.add_argument("--images", type=positive, default=200_000, help="small JPEGs that are indexed and read")
     parser.add_argument("--rounds", type=positive, default=3, help="of what takes turns")
     options = parser.parse_args(arguments)
     result = Result("dataset_scale", options)
@@ -110,11 +111,6 @@ def own_memory() -> int:
     """Bytes that are this process's alone; files that are mapped are not."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
-
-
-def peak_memory() -> int:
-    """Bytes, at most so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def write_index(place: Path, samples: int, classes: int) -> None:
@@ -183,10 +179,12 @@ def list_samples(place: Path, samples: int) -> dict[str, float]:
     """What a preparation's root does with what its workers list."""
     source = _Listing(place, samples)
     catalogue.open_source = lambda inputs, split: source  # type: ignore[assignment]
-    before, started = peak_memory(), time.perf_counter()
+    started = time.perf_counter()
     build_catalogue(Processes(1), Inputs(), "train", place)
     seconds = time.perf_counter() - started
-    return {"samples/s": samples / seconds, "bytes a sample in memory": (peak_memory() - before) / samples}
+    tracemalloc.start()  # once more, since it slows what it watches
+    build_catalogue(Processes(1), Inputs(), "train", place)
+    return {"samples/s": samples / seconds, "bytes a sample in memory": tracemalloc.get_traced_memory()[1] / samples}
 
 
 def small_jpeg() -> bytes:
