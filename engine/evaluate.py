@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,19 +17,21 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 
 import torch
 
-from engine.config.bounds import Bounds, bounds_of
+from engine.config.bounds import bounds_of
 from engine.config.checks import require_within
 from engine.config.options import ConfigError, DataConfig, StrategyConfig
 from engine.distributed.device import PRECISIONS, compute_dtype
 from engine.distributed.strategies import join
+from engine.evaluation.classes import open_with, output_classes, present
 from engine.evaluation.evaluator import evaluate
-from engine.evaluation.settings import settings_of
+from engine.evaluation.reassessed import Reassessed
+from engine.evaluation.settings import add_options, check_options, given_options, settings_of
 from engine.faults.exit_status import run_entry_point
 from engine.graphs.scorer import Scorer
 from engine.training.loaders import evaluation_loader, open_split, print_remarks
 from inception import network_from_weights
 from launch.alone import rank_or_alone
-from pipelines.datasets.class_names import read_classes
+from pipelines import DataError
 from pipelines.support.entry_point import Parser
 
 
@@ -45,12 +48,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--data.val", dest="val", default="", help="validation split that lies apart: a folder, list, pattern"
     )
     parser.add_argument(
-        "--data.classes", dest="classes", help="file of class names, in the order of the network's outputs"
+        "--weights.classes",
+        "--data.classes",
+        dest="classes",
+        help="file of class names, in the order of the network's outputs",
     )
     parser.add_argument(
         "--data.held_out", dest="held_out", type=float,
         help="of a dataset without splits, the share of each class that is val (default: as the weights were trained)",
     )  # fmt: skip
+    parser.add_argument("--data.real", dest="real", help="real.json: count the first guess by ReaL labels too")
     parser.add_argument("--split", choices=["val", "train"], default="val", help="default: val")
     parser.add_argument("--data.backend", dest="backend", default=defaults.backend, help="what decodes (default: auto)")
     parser.add_argument(
@@ -59,7 +66,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data.batch_size", dest="batch_size", type=int, default=64, help="images of one rank (default: 64)"
     )
-    parser.add_argument("--data.resolution", dest="resolution", type=int, default=0, help="pixels (default: the run's)")
     parser.add_argument(
         "--data.on_error", dest="on_error", choices=["raise", "skip"], default="raise", help="default: raise"
     )
@@ -68,25 +74,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="what computes (default: auto)"
     )
-    parser.add_argument(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        help="average with the prediction for the mirrored image (default: as the run that made the weights)",
-    )
-    parser.add_argument(
-        "--crop_fraction",
-        type=float,
-        default=0.0,
-        help="share of the shorter side that is looked at (default: the run's)",
-    )
+    add_options(parser, "--data.resolution")
     parser.add_argument("--json", type=Path, help="write the result to this file as well")
     options = parser.parse_args(arguments)
-    names, limits = ["batch_size", "workers", "resolution"], dict(bounds_of(defaults))
+    names, limits = ["batch_size", "workers"], dict(bounds_of(defaults))
     names += ["held_out"] if options.held_out is not None else []
     require_within(
         {f"data.{name}": vars(options)[name] for name in names}, {f"data.{name}": limits[name] for name in names}
     )
-    require_within(vars(options), {"crop_fraction": Bounds(least=0, most=1)})
+    check_options(options, "data.resolution")
     return options
 
 
@@ -95,10 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     environment = rank_or_alone()
     network, weights = network_from_weights(options.weights)
-    settings, source = settings_of(
-        network, weights.metadata, resolution=options.resolution, crop_fraction=options.crop_fraction, flip=options.flip
-    )
-    network.crop_fraction = settings.crop_fraction
+    settings, source = settings_of(network, weights.metadata, weights.assumed, **given_options(options))
     trained_with = weights.metadata.get("held_out", DataConfig.held_out)
     held_out = trained_with if options.held_out is None else options.held_out
     data = DataConfig(
@@ -107,18 +100,25 @@ def main(arguments: Sequence[str]) -> int:
         val=options.val,
         backend=options.backend,
         workers=options.workers,
-        resolution=settings.resolution,
         on_error=options.on_error,
         held_out=held_out,
     )
-    classes = read_classes(Path(options.classes).expanduser()) if options.classes else weights.metadata.get("classes")
-    dataset = open_split(
+    classes, assumed = output_classes(options.classes, weights.metadata.get("classes"), network.num_classes)
+    opened = partial(
+        open_split,
         data,
         options.split,
-        classes=classes,
         quarantine=options.quarantine,
+        exif=settings.exif,
         progress=environment.local_rank == 0,
     )
+    try:
+        dataset, called = open_with(classes, opened)
+    except DataError:
+        if not assumed:
+            raise
+        classes, assumed, called = None, "", ""
+        dataset = opened(classes=None)
     if environment.rank == 0:
         print_remarks(dataset)
         if dataset.held_out not in (0.0, trained_with):
@@ -127,19 +127,26 @@ def main(arguments: Sequence[str]) -> int:
                 f"{100 * dataset.held_out:g}%, so that some of these images may have been trained on"
             )
         if classes is None:
-            print(
-                f"{options.weights} names no classes: its outputs are taken for those of {dataset.path}, in their order"
-            )
+            assumed = f"outputs without names are taken for the classes of {dataset.path}, in their order"
+        print(*(f"{options.weights}: {words}\n" for words in (assumed, called) if words), sep="", end="")
     if len(dataset.classes) != network.num_classes:
         raise ConfigError(
             f"{options.weights} tells {network.num_classes} classes apart and {dataset.path} has {len(dataset.classes)}"
         )
     communicator = join(environment, StrategyConfig(), options.device)
     network.to(communicator.device).to(memory_format=torch.channels_last).eval()
-    dtype = compute_dtype(options.precision, communicator.device)
-    scorer = Scorer(network, dtype, settings.flip).to(communicator.device)
-    with evaluation_loader(data, dataset, network, options.batch_size, communicator) as loader:
-        result = evaluate(scorer, loader, options.batch_size, communicator)
+    among = present(dataset)
+    restricted = len(among) < network.num_classes
+    scorer = Scorer(
+        network,
+        compute_dtype(options.precision, communicator.device),
+        settings.flip,
+        among.tolist() if restricted else None,
+    ).to(communicator.device)
+    real = Reassessed(options.real, dataset, classes, communicator) if options.real else None
+    with evaluation_loader(data, dataset, settings, options.batch_size, communicator) as loader:
+        result = evaluate(scorer, loader, options.batch_size, communicator, real, restricted=restricted)
+    result |= real.result() if real else {}
     if communicator.is_main:
         unreadable = f", {result['unreadable']} could not be read" if result["unreadable"] else ""
         unreadable += f", {dataset.quarantined} left out by quarantine" if dataset.quarantined else ""
@@ -148,6 +155,13 @@ def main(arguments: Sequence[str]) -> int:
             f"{network.name} on {result['count']} images of {dataset.path}: top-1 {result['top1']:.2f}%, "
             f"top-5 {result['top5']:.2f}%, loss {result['loss']:.4f}{unreadable}"
         )
+        if restricted:
+            print(
+                f"guessing among the {len(among)} classes of the dataset alone: top-1 {result['top1_among']:.2f}%, "
+                f"top-5 {result['top5_among']:.2f}%"
+            )
+        if real:
+            print(f"by ReaL labels, on {result['real_count']} images: top-1 {result['real_top1']:.2f}%")
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(

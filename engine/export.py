@@ -1,11 +1,12 @@
 """Trained weights as a file for other programs:
-`python engine/export.py --weights FILE --format onnx|torch_export|safetensors|state_dict --output FILE`.
+`python engine/export.py --weights FILE --format onnx|torch_export|safetensors|state_dict --output FILE`, or `--to hf:FOLDER`.
 
 ONNX and torch.export files are run once and compared with the network before the program says that they are there.
 """
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +18,12 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 
 import torch
 
-from engine.config.bounds import bounds_of
-from engine.config.checks import require_within
-from engine.config.options import ConfigError, DataConfig
-from engine.evaluation.settings import KEY, settings_of
+from engine.config.options import ConfigError
+from engine.evaluation.settings import KEY, add_options, check_options, given_options, settings_of
 from engine.faults.errors import TrainingFailed
 from engine.faults.exit_status import DONE, run_entry_point
 from engine.inference.exported_files import SUFFIXES, difference, export_onnx, export_program, written_whole
+from engine.inference.hub_folder import HUB, write_folder
 from inception import Network, export_state, network_from_weights, save_weights
 from inception.speed.folding import fold_batch_norm
 from pipelines.support.entry_point import Parser
@@ -36,9 +36,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line. Raises ConfigError for options that contradict each other."""
     parser = Parser(prog="engine/export.py", description="A network as a file for other programs.")
     parser.add_argument("--weights", required=True, help="a weights file, a checkpoint, or a run directory")
-    parser.add_argument("--format", required=True, choices=list(SUFFIXES), help="what is written")
-    parser.add_argument("--output", required=True, type=Path, help="the file that is written")
-    parser.add_argument("--resolution", type=int, default=0, help="pixels of the images (default: the run's)")
+    parser.add_argument("--format", choices=list(SUFFIXES), help="what is written")
+    parser.add_argument("--output", type=Path, help="the file that is written")
+    parser.add_argument(
+        "--to",
+        default="",
+        metavar="hf:FOLDER",
+        help="instead of both: a folder for the Hugging Face hub, which timm loads",
+    )
+    add_options(parser, "--resolution")
     parser.add_argument(
         "--fold_batch_norm", action="store_true", help="normalisations become part of the convolutions: faster"
     )
@@ -46,14 +52,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--layout", choices=["torchvision", "timm"], help="whose names the tensors get (default: this project's)"
     )
     options = parser.parse_args(arguments)
-    require_within(vars(options), {"resolution": dict(bounds_of(DataConfig()))["resolution"]})
-    graph, suffix = options.format in ("onnx", "torch_export"), SUFFIXES[options.format]
-    if options.output.suffix != suffix:
+    check_options(options, "resolution")
+    if options.to:
+        if options.format or options.output or not re.fullmatch("hf:.+", options.to):
+            raise ConfigError("--to takes hf:FOLDER, and no --format or --output beside it")
+        options.format, options.output = HUB, Path(options.to.removeprefix("hf:")).expanduser()
+    elif not (options.format and options.output):
+        raise ConfigError("what is to be written where? Give --format and --output, or --to hf:FOLDER")
+    graph, suffix = options.format in ("onnx", "torch_export"), SUFFIXES.get(options.format, "")
+    if suffix and options.output.suffix != suffix:
         raise ConfigError(f"a file of format {options.format} must be named *{suffix}, not {options.output.name}")
     if options.fold_batch_norm and not graph:
         raise ConfigError(f"--fold_batch_norm is for onnx and torch_export; {options.format} keeps trainable weights")
     if options.resolution and not graph:
         raise ConfigError(f"--resolution is for onnx and torch_export; weights in {options.format} fit any size")
+    if options.layout and options.format == HUB:
+        raise ConfigError("--layout is for safetensors and state_dict; timm loads its own names from the hub")
     if options.layout and graph:
         raise ConfigError(f"--layout is for safetensors and state_dict; {options.format} has no names of tensors")
     return options
@@ -64,13 +78,16 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     network, weights = network_from_weights(options.weights)
     network.eval()
-    settings, source = settings_of(network, weights.metadata, resolution=options.resolution)
+    settings, source = settings_of(network, weights.metadata, weights.assumed, **given_options(options))
     graph = options.format in ("onnx", "torch_export")
     size = settings.resolution if graph else network.input_size
     metadata = {**network.metadata(), "input_size": size, KEY: settings.to_dict()}
-    metadata |= {name: weights.metadata[name] for name in ("classes", "held_out") if name in weights.metadata}
+    names = ("classes", "held_out", "published")
+    metadata |= {name: weights.metadata[name] for name in names if name in weights.metadata}
     try:
-        if graph:
+        if options.format == HUB:
+            note = write_folder(network, settings, metadata, options.output)
+        elif graph:
             note = write_graph(network, metadata, options)
         else:
             note = write_weights(network, metadata, options)

@@ -21,6 +21,7 @@ from engine.config.bounds import Bounds, bounds_of
 from engine.config.checks import require_within
 from engine.config.options import ConfigError, DataConfig
 from engine.distributed.device import PRECISIONS, choose_device, compute_dtype
+from engine.evaluation.settings import add_options, check_options, given_options
 from engine.faults.exit_status import BAD_INPUT, DONE, run_entry_point
 from engine.inference.classify import Prediction, find_images, predict
 from engine.inference.models import open_model
@@ -40,12 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--top", type=int, default=5, help="classes to show for an image (default: 5)")
     parser.add_argument("--batch_size", type=int, default=32, help="images classified at a time (default: 32)")
-    parser.add_argument("--resolution", type=int, default=0, help="pixels (default: the run's)")
-    parser.add_argument(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        help="average with the prediction for the mirrored image (default: as the run that made the weights)",
-    )
+    add_options(parser, "--resolution")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto")
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="what computes (default: auto)"
@@ -53,9 +49,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the predictions to this file as well")
     parser.add_argument("--sheet", type=Path, help="draw the images with their classes into this file (png, pdf, ...)")
     options = parser.parse_args(arguments)
-    bounds = dict(bounds_of(DataConfig()))
-    bounds = {name: bounds[name] for name in ("batch_size", "resolution")} | {"top": Bounds(least=1, most=1_000_000)}
+    bounds = {"batch_size": dict(bounds_of(DataConfig()))["batch_size"], "top": Bounds(least=1, most=1_000_000)}
     require_within(vars(options), bounds)
+    check_options(options, "resolution")
     return options
 
 
@@ -66,15 +62,9 @@ def main(arguments: Sequence[str]) -> int:
     if passed_over:
         print(passed_over, file=sys.stderr, flush=True)
     device = choose_device(rank_or_alone(), options.device)
-    model = open_model(
-        options.weights,
-        device,
-        compute_dtype(options.precision, device),
-        options.resolution,
-        options.trust,
-        options.flip,
-    )
-    print(f"shown: {model.shown}")
+    dtype = compute_dtype(options.precision, device)
+    model = open_model(options.weights, device, dtype, options.trust, **given_options(options))
+    print(f"shown: {model.settings} ({model.source})")
     predictions = []
     for prediction in predict(model, images, options.batch_size, options.top):
         predictions.append(prediction)
@@ -87,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         from engine.inference.sheet import draw_sheet  # matplotlib is slow to import
 
         try:
-            drawn = draw_sheet(predictions, model.crop_fraction, options.sheet)
+            drawn = draw_sheet(predictions, model.settings, options.sheet)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot draw {options.sheet}: {error}") from None
         print(f"wrote {options.sheet} ({drawn})")

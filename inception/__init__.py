@@ -4,9 +4,10 @@ network = inception.create_model("inception_v3", num_classes=10)
 logits = network.eval()(images)
 """
 
-from inception.registry import create_model, list_models
+from inception.registry import list_models
 from inception.vocabulary.errors import NetworkError
 from inception.vocabulary.network import Network
+from inception.weights.by_name import create_model
 from inception.weights.loading import (
     Weights,
     export_state,
@@ -15,6 +16,7 @@ from inception.weights.loading import (
     read_weights,
     save_weights,
 )
+from inception.weights.published import list_pretrained
 
 __all__ = [
     "Network",
@@ -23,6 +25,7 @@ __all__ = [
     "create_model",
     "export_state",
     "list_models",
+    "list_pretrained",
     "load_weights",
     "network_from_weights",
     "read_weights",

@@ -69,6 +69,12 @@ int main(int count, char **words) {
         it.left = drawn(across), it.top = drawn(down);
         it.width = perhaps_odd(1 + drawn(across - it.left)), it.height = perhaps_odd(1 + drawn(down - it.top));
         it.left = perhaps_odd(it.left), it.top = perhaps_odd(it.top);
+        it.bicubic = drawn(2), it.across = it.down = side;
+        if (drawn(2)) { /* a square of a larger whole */
+            it.across += drawn(side), it.down += drawn(4 * side);
+            it.x = perhaps_odd(drawn(1 + it.across - side)), it.y = perhaps_odd(drawn(1 + it.down - side));
+            it.across = perhaps_odd(it.across), it.down = perhaps_odd(it.down);
+        }
         carry_out_items(&it, 1, side, drawn(4), out);
         if (it.status < 0 || it.status > 4)
             abort();

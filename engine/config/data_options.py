@@ -68,6 +68,8 @@ class DataConfig:
     """Area of a training crop [fraction of the image, smallest and largest]."""
     crop_ratio: tuple[float, float] = bounded((3 / 4, 4 / 3), above=0, most=100)
     """Aspect ratio of a training crop [width / height, smallest and largest]."""
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
+    """How a training crop is resized, always antialiased; random: either, drawn for each image, as timm trains."""
     flip: float = bounded(0.5, least=0, most=1)
     """How often a training image is mirrored [probability]."""
     dali: DaliConfig = field(default_factory=DaliConfig)

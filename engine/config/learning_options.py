@@ -112,3 +112,9 @@ class EvaluationConfig:
     random crops show objects larger (arXiv 1906.06423)."""
     flip: bool = False
     """Average the prediction with that of the mirrored image."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How images are resized, always antialiased."""
+    crop_fraction: float | None = bounded(None, above=0, most=1)
+    """Side of the centred square that is cut out and resized [fraction of the shorter side; null: the network's]."""
+    resize: int = bounded(0, least=0, most=16384)
+    """Resize the whole image first, its shorter side to this, and cut the square out then [pixels; 0: cut first]."""

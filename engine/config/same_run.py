@@ -33,7 +33,7 @@ def evaluation_differences(config: Config, saved: Config) -> list[str]:
     return [
         f"--evaluation.{key} {before[key]}, not {value}"
         for key, value in leaves(config.evaluation)
-        if key in ("resolution", "flip") and value != before[key]
+        if key in ("resolution", "flip", "interpolation", "crop_fraction", "resize") and value != before[key]
     ]
 
 

@@ -26,6 +26,16 @@ class Average(Protocol):
         """The averages of `network`'s buffers."""
 
 
+class Collector(Protocol):
+    """Looks at the answers of an evaluation, batch by batch; `sum` is called once on every rank at its end."""
+
+    def add(self, images: Tensor, labels: Tensor, guesses: Tensor, confidence: Tensor, indices: Tensor) -> None:
+        """One batch, as `Findings.add` has it."""
+
+    def sum(self) -> None:
+        """Adds the ranks' counts up."""
+
+
 class Evaluator:
     """Scores a run's network on its validation split, as often as it is asked to.
 
@@ -97,16 +107,18 @@ def evaluate(
     loader: Loader,
     batch_size: int,
     communicator: Communicator,
-    findings: Findings | None = None,
+    findings: Collector | None = None,
     begin_batch: Callable[[], None] = lambda: None,
+    restricted: bool = False,
 ) -> dict[str, Any]:
     """Runs `score` (an engine.graphs.scorer.Scorer, perhaps compiled) over the loader's split.
 
     Every rank must call it. Returns top1 and top5 in percent, the mean cross-entropy `loss`, the number of images
     counted, and `unreadable`, those that could not be decoded and therefore do not count. `findings` collects what was
-    taken for what; `begin_batch` is called once for each global batch, also on a rank that the last one holds nothing for.
+    taken for what; with `restricted`, `score` also counts among some classes: top1_among and
+    top5_among; `begin_batch` is called once for each global batch, also on a rank that the last one holds nothing for.
     """
-    totals = torch.zeros(4, dtype=torch.float64, device=communicator.device)
+    totals = torch.zeros(6 if restricted else 4, dtype=torch.float64, device=communicator.device)
     loader.set_epoch(0)
     with torch.no_grad():
         for batch in loader:
@@ -120,16 +132,18 @@ def evaluate(
         begin_batch()
     if findings is not None:
         findings.sum()
-    count, top1, top5, loss = communicator.sum(totals).tolist()
+    count, top1, top5, loss, *among = communicator.sum(totals).tolist()
     expected = len(loader.dataset)
     if count == 0:
         raise ConfigError(f"none of the {expected} evaluation images could be read")
+    second = {name: 100 * right / count for name, right in zip(("top1_among", "top5_among"), among)}
     return {
         "top1": 100 * top1 / count,
         "top5": 100 * top5 / count,
         "loss": loss / count,
         "count": int(count),
         "unreadable": expected - int(count),
+        **second,
     }
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from engine.config.options import ConfigError
+from engine.evaluation.settings import Settings
 from engine.inference.models import Model
-from pipelines import DataError, EvalPlan
+from pipelines import DataError
 from pipelines.datasets.folders import images_below
 from pipelines.datasets.passed_over import PassedOver
 from pipelines.datasets.source import Aside
@@ -78,17 +79,20 @@ def find_images(names: Iterable[str]) -> tuple[list[Path], PassedOver]:
     return list(found), aside.passed_over
 
 
-def read_image(path: Path, size: int, crop_fraction: float) -> Tensor:
-    """uint8 (3, size, size): the part of the image that evaluation looks at. DataError when it cannot be read."""
+def read_image(path: Path, settings: Settings) -> Tensor:
+    """uint8 (3, size, size): the image as evaluation shows it. DataError when it cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"it cannot be read: {error.strerror}") from None
-    image = decode(data)
+    image = decode(data, settings.exif)
     displayed = np.array([[image.shape[2], image.shape[1]]], np.int32)
-    box = EvalPlan(1, 1, crop_fraction=crop_fraction).boxes(0, np.zeros(1, np.int64), displayed)[0]
-    left, top, width, height = (int(side) for side in box)
-    return crop_resize(image, (left, top, width, height), size)
+    plan, first = settings.plan(1, 1), np.zeros(1, np.int64)
+    boxes = plan.boxes(0, first, displayed)
+    view = plan.views(boxes, settings.resolution)[0].tolist()
+    return crop_resize(
+        image, boxes[0].tolist(), settings.resolution, view=view, bicubic=bool(plan.bicubic(0, first)[0])
+    )
 
 
 def predict(model: Model, images: Sequence[Path], batch_size: int, top: int = 5) -> Iterator[Prediction]:
@@ -102,7 +106,7 @@ def predict(model: Model, images: Sequence[Path], batch_size: int, top: int = 5)
 
 
 def _start(threads: ThreadPoolExecutor, model: Model, batch: Sequence[Path]) -> list[Future[Tensor]]:
-    return [threads.submit(read_image, path, model.size, model.crop_fraction) for path in batch]
+    return [threads.submit(read_image, path, model.settings) for path in batch]
 
 
 def _classify(model: Model, batch: Sequence[Path], reading: Sequence[Future[Tensor]], top: int) -> Iterator[Prediction]:

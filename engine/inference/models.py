@@ -1,5 +1,6 @@
 """What can classify images: a network of this project from any of its weights files, or a file that it exported."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,44 +10,37 @@ import torch
 from torch import Tensor
 
 from engine.config.options import ConfigError
-from engine.evaluation.settings import KEY, Settings, settings_of
+from engine.evaluation.settings import Settings, check_settings, overridden, settings_of, stored_settings
 from engine.graphs.normalisation import Normalise
 from engine.graphs.scorer import Scorer
 from engine.inference.exported_files import SUFFIXES, open_exported
 from inception import network_from_weights
+from inception.weights.published import imagenet_classes
+
+WORDNET = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
 class Model:
     """A classifier and how its images are prepared.
 
-    probabilities: uint8 (N, 3, size, size), RGB, on the host -> float32 (N, classes) on the host; size: pixels a side;
-    crop_fraction: the share of an image's shorter side that is looked at; classes: their names, in order; shown: in words,
-    how images are shown to it and who says so.
+    probabilities: uint8 (N, 3, size, size), RGB, on the host -> float32 (N, classes) on the host; settings: how images are shown
+    to it, and source: who says so, in words; classes: their names, in order.
     """
 
     name: str
     probabilities: Callable[[Tensor], Tensor]
-    size: int
-    crop_fraction: float
+    settings: Settings
     classes: Sequence[str]
-    shown: str = ""
+    source: str = ""
 
 
-def open_model(
-    file: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    resolution: int = 0,
-    trust: bool = False,
-    flip: bool | None = None,
-    crop_fraction: float = 0.0,
-) -> Model:
+def open_model(file: str, device: torch.device, dtype: torch.dtype, trust: bool = False, **options: Any) -> Model:
     """The model in `file`: weights, a checkpoint, a run directory, or an exported file (*.onnx, *.pt2).
 
-    The network computes in `dtype`. `resolution` and `crop_fraction` of 0 and `flip` None are as the run evaluated that made
-    the weights. A torch.export file can bring code along that runs when it is opened: only with `trust`. Raises NetworkError
-    or ConfigError when the file is none of these, is not trusted, or the network takes no RGB images of that size.
+    The network computes in `dtype`. `options` are those of `engine.evaluation.settings.settings_of`. A torch.export file can
+    bring code along that runs when it is opened: only with `trust`. Raises NetworkError or ConfigError when the file is none of
+    these, is not trusted, or the network takes no RGB images of that size.
     """
     if Path(file).suffix == SUFFIXES["torch_export"] and not trust:
         raise ConfigError(
@@ -54,13 +48,11 @@ def open_model(
             "it comes from, or use the weights or an ONNX file"
         )
     if Path(file).suffix in (SUFFIXES["onnx"], SUFFIXES["torch_export"]):
-        return open_exported_model(Path(file), device, resolution, flip, crop_fraction)
+        return open_exported_model(Path(file), device, **options)
     network, weights = network_from_weights(file)
     if network.in_channels != 3:
         raise ConfigError(f"{file} takes images of {network.in_channels} channels; predict.py reads RGB images")
-    settings, source = settings_of(
-        network, weights.metadata, resolution=resolution, crop_fraction=crop_fraction, flip=flip
-    )
+    settings, source = settings_of(network, weights.metadata, weights.assumed, **options)
     network.to(device).to(memory_format=torch.channels_last).eval()
     scorer = Scorer(network, dtype, settings.flip).to(device)
 
@@ -69,32 +61,39 @@ def open_model(
             return scorer.probabilities(images.to(device, memory_format=torch.channels_last)).cpu()
 
     classes = class_names(weights.metadata, network.num_classes, Path(file))
-    shown = f"{settings} ({source})"
-    return Model(network.name, probabilities, settings.resolution, settings.crop_fraction, classes, shown)
+    return Model(network.name, probabilities, settings, classes, source)
 
 
-def open_exported_model(
-    file: Path, device: torch.device, resolution: int, flip: bool | None = None, crop_fraction: float = 0.0
-) -> Model:
+def open_exported_model(file: Path, device: torch.device, **options: Any) -> Model:
     """The model in a file that engine/export.py wrote, which knows how its images are prepared."""
     run, metadata = open_exported(file, device)
     size = metadata["input_size"]
-    if resolution not in (0, size):
-        raise ConfigError(f"{file} was exported for images of {size} pixels, not {resolution}; export it again")
-    normalise = Normalise(metadata["mean"], metadata["std"])
-
-    stored = metadata.get(KEY, {})
-    mirrored = stored.get("flip", False) if flip is None else flip
-    crop = crop_fraction or stored.get("crop_fraction", metadata["crop_fraction"])
+    if options.get("resolution") not in (None, 0, size):
+        raise ConfigError(
+            f"{file} was exported for images of {size} pixels, not {options['resolution']}; export it again"
+        )
+    settings = overridden(stored_settings(metadata)[0], options)
+    check_settings(settings, len(metadata["mean"]))
+    normalise = Normalise(settings.mean, settings.std)
 
     def probabilities(images: Tensor) -> Tensor:
         pixels = normalise(images)
         result = run(pixels).softmax(dim=1)
-        return (result + run(pixels.flip(3)).softmax(dim=1)) / 2 if mirrored else result
+        return (result + run(pixels.flip(3)).softmax(dim=1)) / 2 if settings.flip else result
 
     classes = class_names(metadata, metadata["num_classes"], file)
-    shown = f"{Settings(size, crop, mirrored)} (as the exported file says)"
-    return Model(metadata["network"], probabilities, size, crop, classes, shown)
+    return Model(metadata["network"], probabilities, settings, classes, "as the exported file says")
+
+
+def described(names: Sequence[str]) -> list[str]:
+    """The names, with words for those that are ImageNet's WordNet numbers."""
+    if not any(WORDNET.fullmatch(name) for name in names):
+        return list(names)
+    from timm.data import ImageNetInfo  # slow to import, and needed for ImageNet alone
+
+    info = ImageNetInfo()
+    known = set(info.label_names())
+    return [info.label_name_to_description(name) if name in known else name for name in names]
 
 
 def class_names(metadata: Mapping[str, Any], count: int, file: Path) -> list[str]:
@@ -106,9 +105,7 @@ def class_names(metadata: Mapping[str, Any], count: int, file: Path) -> list[str
     if names is not None:
         if len(names) != count:
             raise ConfigError(f"{file} names {len(names)} classes and its network tells {count} apart")
-        return [str(name) for name in names]
+        return described([str(name) for name in names])
     if count == 1000:
-        from timm.data import ImageNetInfo  # slow to import, and needed for ImageNet alone
-
-        return list(ImageNetInfo().label_descriptions())
+        return described(imagenet_classes())
     return [f"class {number}" for number in range(count)]

@@ -3,11 +3,13 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from engine.evaluation.settings import Settings
 from engine.inference.classify import Prediction, read_image
 
 PIXELS = 160  # of an image on the sheet
@@ -15,12 +17,13 @@ MOST = 100  # images on a sheet; more would be stamps
 _SHOWN = 3  # classes under an image
 
 
-def draw_sheet(predictions: Sequence[Prediction], crop_fraction: float, file: Path) -> str:
+def draw_sheet(predictions: Sequence[Prediction], settings: Settings, file: Path) -> str:
     """Writes the sheet (the first `MOST` images) in the format that the name of `file` tells; returns a note in words.
 
     Raises OSError when it cannot be written and ValueError for a name whose format is not known.
     """
-    shown = predictions[:MOST]
+    shown, share = predictions[:MOST], PIXELS / settings.resolution
+    small = replace(settings, resolution=PIXELS, resize=round(settings.resize * share))
     columns = min(len(shown), max(4, math.ceil(math.sqrt(len(shown)))))
     rows = math.ceil(len(shown) / columns)
     figure = Figure(figsize=(2.1 * columns, 2.75 * rows), dpi=100, layout="constrained")
@@ -29,7 +32,7 @@ def draw_sheet(predictions: Sequence[Prediction], crop_fraction: float, file: Pa
         if prediction.problem:
             axes.text(0.5, 0.5, "could not be read", ha="center", va="center", color="darkred", fontsize=8)
         else:
-            axes.imshow(read_image(prediction.image, PIXELS, crop_fraction).permute(1, 2, 0).numpy())
+            axes.imshow(read_image(prediction.image, small).permute(1, 2, 0).numpy())
         title = textwrap.shorten(_drawable(prediction.image.name), 26)
         axes.set_title(title, fontsize=7, color="dimgray", parse_math=False)
         names = [textwrap.shorten(_drawable(guess.name), 22, placeholder=" ...") for guess in prediction.guesses]

@@ -1,6 +1,7 @@
 """What a run trains, told by content: two datasets are the same when they hold the same images in the same order."""
 
 import hashlib
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from engine.config.options import Config
 from inception import NetworkError
+from inception.weights.fetching import path_of
 from inception.weights.files import weights_of_run
 from pipelines import Dataset
 
@@ -42,7 +44,7 @@ class Identity:
 
 def identify(config: Config, train: Dataset, val: Dataset) -> Identity:
     """What the run of `config` trains, on these splits."""
-    weights = config.network.weights
+    weights = os.fspath(path_of(config.network.weights)) if config.network.weights else None
     if weights and not Path(weights).exists():
         raise NetworkError(f"there is no weights file {weights}")
     return Identity(

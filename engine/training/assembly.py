@@ -15,7 +15,7 @@ from engine.distributed.device import compute_dtype, make_deterministic
 from engine.distributed.parallelism import Parallelism
 from engine.distributed.strategies import create_parallelism, join
 from engine.evaluation.evaluator import Evaluator
-from engine.evaluation.settings import KEY, Settings
+from engine.evaluation.settings import KEY
 from engine.faults.exit_status import PREEMPTED
 from engine.faults.stop_request import StopRequest
 from engine.faults.watchdog import Watchdog, record_collectives
@@ -36,7 +36,7 @@ from engine.runs.retention import Retention
 from engine.runs.run_directory import RunDirectory
 from engine.runs.state import Part, RunState
 from engine.training.batch_that_fits import settle_batching
-from engine.training.loaders import evaluation_loader, open_splits, training_loader
+from engine.training.loaders import evaluation_loader, evaluation_settings, open_splits, training_loader
 from engine.training.network import build_network, settle_fusion
 from engine.training.optimizers import create_optimizer
 from engine.training.progress import Progress, RecentSteps
@@ -149,21 +149,15 @@ def _joined(
     loader = training_loader(config, train, network, batching, communicator)
     scorer = Scorer(network, step.dtype, config.evaluation.flip).to(communicator.device)
     in_blocks = config.compile.enabled and config.compile.scope == "block"  # then the network is compiled already
+    average = Ema(network, config.ema.decay) if config.ema.decay else None
+    settings = evaluation_settings(config, network, average is not None)
     evaluation_batch = config.evaluation.batch_size or batching.batch_size
     evaluator = Evaluator(
         scorer,
         scorer if in_blocks else compiled(scorer, config.compile),
-        evaluation_loader(config.data, val, network, evaluation_batch, communicator, config.evaluation.resolution),
+        evaluation_loader(config.data, val, settings, evaluation_batch, communicator),
         evaluation_batch,
         communicator,
-    )
-    average = Ema(network, config.ema.decay) if config.ema.decay else None
-    settings = Settings(
-        evaluator.loader.resolution,
-        network.crop_fraction,
-        config.evaluation.flip,
-        average=average is not None,
-        recalibrated=average is not None and config.ema.recalibrate > 0,
     )
     metadata = {**network.metadata(), "classes": list(train.classes), KEY: settings.to_dict()}
     if train.held_out:  # whoever evaluates on the same folder has to hold out the same images

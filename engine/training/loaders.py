@@ -7,6 +7,7 @@ from typing import Any, Literal
 from engine.config.batching import Batching
 from engine.config.options import Config, ConfigError, DataConfig
 from engine.distributed.communicator import Communicator
+from engine.evaluation.settings import Settings, check_settings
 from inception.vocabulary.network import Network
 from pipelines import DataError, Dataset, EvalPlan, Loader, TrainPlan, build_loader, open_dataset, sample_path
 from pipelines.datasets.class_names import read_classes
@@ -61,6 +62,7 @@ def training_loader(
         batching.global_batch,
         seed=config.run.seed,
         shuffle=data.shuffle,
+        interpolation=data.interpolation,
         scale=data.crop_scale,
         ratio=data.crop_ratio,
         flip=data.flip,
@@ -69,17 +71,37 @@ def training_loader(
     return _loader(data, dataset, plan, batching.batch_size, data.resolution or network.input_size, communicator)
 
 
+def evaluation_settings(config: Config, network: Network, averaged: bool) -> Settings:
+    """How a run shows images to its network when it evaluates; `averaged`: the weights are averages. ConfigError for options
+    that contradict each other."""
+    wanted = config.evaluation
+    settings = Settings(
+        wanted.resolution or config.data.resolution or network.input_size,
+        wanted.crop_fraction or network.crop_fraction,
+        tuple(network.mean),
+        tuple(network.std),
+        wanted.resize,
+        wanted.interpolation,
+        flip=wanted.flip,
+        average=averaged,
+        recalibrated=averaged and config.ema.recalibrate > 0,
+    )
+    check_settings(settings, network.in_channels)
+    if wanted.resize and wanted.crop_fraction:
+        raise ConfigError("--evaluation.resize and --evaluation.crop_fraction are two ways to say the same: give one")
+    return settings
+
+
 def evaluation_loader(
     data: DataConfig,
     dataset: Dataset,
-    network: Network,
+    settings: Settings,
     batch_size: int,
     communicator: Communicator,
-    resolution: int = 0,
 ) -> Loader:
-    """Every image of a split once, its centre at `resolution` pixels (0: as in training); `batch_size` is of one rank."""
-    plan = EvalPlan(len(dataset), batch_size * communicator.world_size, crop_fraction=network.crop_fraction)
-    return _loader(data, dataset, plan, batch_size, resolution or data.resolution or network.input_size, communicator)
+    """Every image of a split once, shown as `settings` say; `batch_size` is of one rank."""
+    plan = settings.plan(len(dataset), batch_size * communicator.world_size)
+    return _loader(data, dataset, plan, batch_size, settings.resolution, communicator)
 
 
 def _loader(

@@ -70,7 +70,8 @@ class Network(nn.Module):
 
     Attributes: name, num_classes, in_channels, input_size (pixels), smallest_size (pixels: the smallest image that
     works), mean, std, crop_fraction, num_features (channels of the last feature map), auxiliary_weights (the paper's
-    weight of each auxiliary loss; empty without heads), options (JSON-able, enough to build it again with `create_model`).
+    weight of each auxiliary loss; empty without heads), options (JSON-able, enough to build it again with `create_model`),
+    preprocessing (how the publisher of its weights shows images to it, None for fresh ones).
     """
 
     def __init__(
@@ -83,7 +84,10 @@ class Network(nn.Module):
         self.in_channels = in_channels
         self.options = options
         self.input_size = design.input_size
-        self.mean, self.std, self.crop_fraction = design.mean, design.std, design.crop_fraction
+        self.mean: tuple[float, ...] = design.mean
+        self.std: tuple[float, ...] = design.std
+        self.crop_fraction = design.crop_fraction
+        self.preprocessing: Mapping[str, Any] | None = None
         self.auxiliary_weights = design.auxiliary_weights if auxiliary else ()
         self.smallest_size = smallest_input(Chain(tuple(design.stages.values())))
         device = torch.get_default_device()

@@ -2,7 +2,7 @@
 
 A file gives `Weights`: tensors by name, metadata, and words that say what kind of file it was. Wrapper prefixes
 (`module.`, `_orig_mod.`) and the surroundings of training scripts are taken off here; foreign names stay as they are,
-`layouts.py` knows about them.
+`others_layouts.py` knows about them.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from inception.vocabulary.errors import NetworkError
 
 CHECKPOINT_FORMATS = ("inception-checkpoint-1", "inception-checkpoint-2")
 METADATA_KEY = "inception"
+HUB_FILE = "model.safetensors"
 # Where training scripts keep weights, the averaged ones first: they are the ones to use when both are there.
 AVERAGED_KEYS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema")
 PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "network", "net")
@@ -33,11 +34,13 @@ PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "network", "net")
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by name, the metadata found with them ({} when there is none), and what kind of file they came from."""
+    """Tensors by name, the metadata found with them ({} when there is none), what kind of file they came from, and what had to
+    be recognised or assumed of them (in words, perhaps none)."""
 
     state: dict[str, Tensor]
     metadata: dict[str, Any]
     source: str
+    assumed: str = ""
 
 
 def save_weights(file: str | os.PathLike[str], state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -94,7 +97,10 @@ def read_weights(file: str | os.PathLike[str]) -> Weights:
 
 
 def weights_of_run(folder: Path) -> Path:
-    """The weights file of a run directory (or of its `checkpoints` folder): the best weights, else the newest ones."""
+    """The weights file of a run directory (or of its `checkpoints` folder): the best weights, else the newest ones; or of a
+    folder as the Hugging Face hub keeps it."""
+    if (folder / HUB_FILE).exists():
+        return folder / HUB_FILE
     for place in (folder / "checkpoints", folder):
         best = place / "best.safetensors"
         found = [best] if best.exists() else sorted(place.glob("step-*.pt"))

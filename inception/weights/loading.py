@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -10,9 +11,13 @@ from torch import Tensor
 from inception.registry import create_model
 from inception.vocabulary.errors import NetworkError
 from inception.vocabulary.network import Network
-from inception.weights.files import Weights, read_weights, save_weights
+from inception.weights import files
+from inception.weights.fetching import fetch, is_name
+from inception.weights.files import Weights, save_weights
+from inception.weights.normalisation import recognised
 from inception.weights.others_layouts import Layout, recognise, to_ours, to_theirs
 from inception.weights.others_names import LAYOUTS, layout_for
+from inception.weights.published import published_file
 
 __all__ = ["Weights", "export_state", "load_weights", "network_from_weights", "read_weights", "save_weights"]
 
@@ -29,6 +34,22 @@ class Fitting:
     def name(self, ours: str) -> str:
         """Our name of a tensor, with the file's own when that differs."""
         return f"{ours} ({self.foreign[ours]})" if ours in self.foreign else ours
+
+
+def read_weights(file: str | os.PathLike[str]) -> Weights:
+    """Read weights: a file (see `files.read_weights`), or published ones by name (see `fetching.fetch`).
+
+    Of published weights the metadata says how their publisher shows images to them and which classes they tell apart, also
+    where the file was downloaded by other means. Raises NetworkError.
+    """
+    named = is_name(os.fspath(file))
+    path, known = fetch(os.fspath(file)) if named else (Path(file), {})
+    weights = files.read_weights(path)
+    if weights.metadata:
+        return weights
+    if not known and path.is_file() and (entry := published_file(path)) is not None:
+        known = entry.metadata
+    return replace(weights, metadata=known)
 
 
 def load_weights(network: Network, file: str | os.PathLike[str], fine_tune: bool = False) -> str:
@@ -63,7 +84,9 @@ def network_from_weights(file: str | os.PathLike[str]) -> tuple[Network, Weights
         raise NetworkError(
             f"{os.fspath(file)} does not say which network it belongs to; create the network and use load_weights"
         )
-    put(network, weights, layout, os.fspath(file), fine_tune=False)
+    said = put(network, weights, layout, os.fspath(file), fine_tune=False)
+    if layout is not None and not weights.metadata:
+        weights = replace(weights, assumed=said.rpartition("; ")[2])
     return network, weights
 
 
@@ -113,19 +136,24 @@ def put(network: Network, weights: Weights, layout: Layout | None, file: str, fi
     notes = [f"{name} keeps its fresh weights" for name in owners(fresh)]
     notes += [f"{name} of the file is not used" for name in owners(unused)]
     text = "; ".join(notes) or f"all {len(state)} tensors fit"
-    if expect(network, weights, layout):
-        text += f"; images are normalised with mean {rounded(network.mean)} and deviation {rounded(network.std)}"
+    text = "; ".join(filter(None, (text, expect(network, weights, layout))))
     return f"{network.name}: loaded {source} from {file}: {text}"
 
 
-def expect(network: Network, weights: Weights, layout: Layout | None) -> bool:
-    """Give the network the mean and deviation of the images that the weights expect; whether that changed them."""
-    before = network.mean, network.std
+def expect(network: Network, weights: Weights, layout: Layout | None) -> str:
+    """Give the network the mean and deviation of the images that the weights expect; in words, what is to be said of them."""
+    before, how = (network.mean, network.std), ""
     if {"mean", "std"} <= set(weights.metadata):
         network.mean, network.std = tuple(weights.metadata["mean"]), tuple(weights.metadata["std"])
     elif layout is not None and layout.mean is not None and layout.std is not None:
         network.mean, network.std = layout.mean, layout.std
-    return (network.mean, network.std) != before
+    elif layout is not None:
+        found = recognised(network)
+        network.mean, network.std = found or before
+        how = " as its first layer's statistics show" if found else ", which the file does not say and is assumed"
+    if not how and (network.mean, network.std) == before:
+        return ""
+    return f"images are normalised with mean {rounded(network.mean)} and deviation {rounded(network.std)}{how}"
 
 
 def fit(network: Network, fitting: Fitting, fine_tune: bool) -> tuple[list[str], list[str]]:

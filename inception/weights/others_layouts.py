@@ -1,7 +1,7 @@
 """Other projects' names for the tensors of these networks: recognised, translated to ours, and translated back.
 
 A `Layout` says, part by part and in the other project's order, which of our modules is called what there; the tables
-are in `foreign.py`. A part is a stage, a layer of the stem, or a head; `inner` names the units inside a part.
+are in `others_names.py`. A part is a stage, a layer of the stem, or a head; `inner` names the units inside a part.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 
 from inception.vocabulary.errors import NetworkError
+from inception.weights.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from inception.weights.others_layouts import Layout, Naming
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def listed(tables: Mapping[str, str], otherwise: Naming) -> Naming:

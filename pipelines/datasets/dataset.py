@@ -32,6 +32,7 @@ def open_dataset(
     classes: Sequence[str] | None = None,
     quarantine: str | os.PathLike | None = None,
     shared: bool = False,
+    exif: bool = True,
     progress: bool = True,
     renew: bool = False,
     held_out: float = HELD_OUT,
@@ -43,9 +44,10 @@ def open_dataset(
     shards. classes: the class names that labels are positions in, such as the training split's; by default the split's
     own. quarantine: a file of sample names to leave out, one a line; a name may begin with its split ("val/..."), and names of
     another split are passed over. shared: the file serves both splits, so that names that do not tell their split are the
-    training split's. renew: read every image's header again, whatever an index says of it. held_out: the share of each class
-    that is the val split where a folder has no splits. without: groups (class folders, shards) to leave out, for whoever checks
-    the rest of a damaged dataset. DataError says what is wrong with any of it.
+    training split's. exif: display images as EXIF says they were taken, else as they are stored. renew: read every image's header
+    again, whatever an index says of it. held_out: the share of each class that is the val split where a folder has no splits.
+    without: groups (class folders, shards) to leave out, for whoever checks the rest of a damaged dataset. DataError says what is
+    wrong with any of it.
     """
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}{nearest(split, SPLITS)}; choose from {', '.join(SPLITS)}")
@@ -60,7 +62,7 @@ def open_dataset(
         index = open_index(source, source.root if alone else root, progress, renew)
     except OSError as error:
         raise DataError(f"{error.filename or root} cannot be read: {error.strerror or error}") from None
-    return Dataset(source, index, classes, quarantine, shared)
+    return Dataset(source, index, classes, quarantine, shared, exif)
 
 
 class Dataset:
@@ -74,9 +76,10 @@ class Dataset:
         classes: Sequence[str] | None = None,
         quarantine: str | os.PathLike | None = None,
         shared: bool = False,
+        exif: bool = True,
     ) -> None:
         self.path, self.split = str(source.root), source.split
-        self.source, self._index = source, index
+        self.source, self._index, self.exif = source, index, exif
         named = name_classes(index.classes, f"{self.path} ({self.split})", classes)
         self.classes, self._assumed = named.order, named.remarks
         position = {name: number for number, name in enumerate(self.classes)}
@@ -127,12 +130,13 @@ class Dataset:
     def sizes(self, indices: NDArray[np.integer]) -> NDArray[np.int32]:
         """int32 (n, 2): width and height in pixels as displayed, after EXIF rotation; 0 for unreadable samples."""
         entries = self._index.entries[self._entries(indices)]
-        return np.stack([entries["width"], entries["height"]], axis=1).astype(np.int32)
+        sizes = np.stack([entries["width"], entries["height"]], axis=1).astype(np.int32)
+        return sizes if self.exif else np.where((entries["flags"] >> 8 >= 5)[:, None], sizes[:, ::-1], sizes)
 
     def flags(self, indices: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """int64 (n,) twice: `jpeg.Flag` of each sample, and its EXIF orientation 1..8."""
+        """int64 (n,) twice: `jpeg.Flag` of each sample, and the EXIF orientation 1..8 by which it is displayed."""
         flags = self._index.entries["flags"][self._entries(indices)].astype(np.int64)
-        return flags & 0xFF, flags >> 8
+        return flags & 0xFF, flags >> 8 if self.exif else np.ones_like(flags)
 
     def entries(self, indices: NDArray[np.integer]) -> np.ndarray:
         """Structured array (n,) of `index.ENTRY`: all that the index knows of each sample."""

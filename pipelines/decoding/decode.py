@@ -6,13 +6,15 @@ through Pillow, chosen by the image's header. All release the interpreter lock w
 
 import io
 import warnings
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.datasets.image_headers import SLOW, Flag, pillow_orientation, probe_bytes
+from pipelines.datasets.image_headers import SLOW, Flag, probe_bytes
 from pipelines.decoding.colour import to_rgb
 from pipelines.decoding.whole_jpeg import whole_jpeg
 from pipelines.support.errors import DataError
@@ -26,10 +28,11 @@ with warnings.catch_warnings():
     torch.frombuffer(b"\0", dtype=torch.uint8)
 
 
-def decode(data: Buffer) -> Tensor:
-    """uint8 (3, H, W), RGB 0..255, rotated upright, of the JPEG, PNG, WebP, ... in `data`; DataError on bad bytes."""
+def decode(data: Buffer, exif: bool = True) -> Tensor:
+    """uint8 (3, H, W), RGB 0..255, of the JPEG, PNG, WebP, ... in `data`, turned upright with `exif`, else as it is stored;
+    DataError on bad bytes."""
     header = probe_bytes(_view(data))
-    return decode_known(data, header.flags, header.orientation)
+    return decode_known(data, header.flags, header.orientation if exif else 1)
 
 
 def decode_known(data: Buffer, flags: int, orientation: int) -> Tensor:
@@ -42,7 +45,7 @@ def decode_known(data: Buffer, flags: int, orientation: int) -> Tensor:
             return upright(decode_jpeg(torch.frombuffer(data, dtype=torch.uint8)), orientation)
         except (RuntimeError, ValueError):
             pass  # Pillow decodes a few that this decoder refuses, and otherwise says what is wrong
-    return _decode_with_pillow(data)
+    return _decode_with_pillow(data, orientation)
 
 
 def _view(data: Buffer) -> memoryview:
@@ -60,10 +63,9 @@ def upright(image: Tensor, orientation: int) -> Tensor:
     return image.flip(flips) if flips else image
 
 
-def _decode_with_pillow(data: Buffer) -> Tensor:
+def _decode_with_pillow(data: Buffer, orientation: int) -> Tensor:
     try:
         with Image.open(io.BytesIO(_view(data))) as image:
-            orientation = pillow_orientation(image)
             pixels = np.array(to_rgb(image))
     except Image.UnidentifiedImageError:
         raise DataError("it is no image that can be read") from None
@@ -79,15 +81,24 @@ def empty_images(count: int, size: int, *, pinned: bool = False) -> Tensor:
     return pixels.permute(0, 3, 1, 2)
 
 
-def crop_resize(image: Tensor, box: tuple[int, int, int, int], size: int, flip: bool = False) -> Tensor:
-    """The box (left, top, width, height in pixels) of a uint8 (3, H, W) image as uint8 (3, size, size), mirrored left
-    to right when `flip`: bilinear, antialiased when it shrinks. DataError when the box does not lie in the image."""
+Box: TypeAlias = Sequence[int]
+View: TypeAlias = Sequence[int]
+
+
+def crop_resize(
+    image: Tensor, box: Box, size: int, flip: bool = False, view: View | None = None, bicubic: bool = False
+) -> Tensor:
+    """The box (left, top, width, height in pixels) of a uint8 (3, H, W) image as uint8 (3, size, size), mirrored left to right
+    when `flip`: bilinear or bicubic, antialiased when it shrinks. view: a plan's of the box (width, height that it is resized
+    to, left, top of the square in that), the whole box by default. DataError when the box does not lie in the image."""
     out = empty_images(1, size)
-    crop_resize_into(out, image, box, flip)
+    crop_resize_into(out, image, box, flip, view, bicubic)
     return out[0]
 
 
-def crop_resize_into(out: Tensor, image: Tensor, box: tuple[int, int, int, int], flip: bool) -> None:
+def crop_resize_into(
+    out: Tensor, image: Tensor, box: Box, flip: bool, view: View | None = None, bicubic: bool = False
+) -> None:
     """`crop_resize` written to `out`, uint8 (1, 3, size, size) channels_last."""
     left, top, width, height = box
     if left < 0 or top < 0 or width < 1 or height < 1 or left + width > image.shape[2] or top + height > image.shape[1]:
@@ -96,11 +107,12 @@ def crop_resize_into(out: Tensor, image: Tensor, box: tuple[int, int, int, int],
         )
     crop = image[None, :, top : top + height, left : left + width]
     size = out.shape[-1]
-    if (width, height) == (size, size):
-        out.copy_(crop.flip(-1) if flip else crop)
-    elif flip:
-        resized = torch.nn.functional.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)
-        out.copy_(resized.flip(-1))
-    else:
+    across, down, x, y = view or (size, size, 0, 0)
+    resize = torch.ops.aten._upsample_bicubic2d_aa if bicubic else torch.ops.aten._upsample_bilinear2d_aa
+    if (across, down) == (size, size) != (width, height) and not flip:
         # The operation behind torch.nn.functional.interpolate, which has no `out` of its own: saves a copy.
-        torch.ops.aten._upsample_bilinear2d_aa.out(crop, [size, size], False, None, None, out=out)
+        resize.out(crop, [size, size], False, None, None, out=out)
+        return
+    resized = crop if (width, height) == (across, down) else resize(crop, [down, across], False, None, None)
+    square = resized[..., y : y + size, x : x + size]
+    out.copy_(square.flip(-1) if flip else square)

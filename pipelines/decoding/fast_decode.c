@@ -51,9 +51,9 @@ static void on_message(j_common_ptr info, int level) {
 static void no_output(j_common_ptr info) { (void)info; }
 
 /* The largest reduction by the decoder itself that leaves the antialiased resize at least `keep` pixels for each. */
-static int reduction(const item *it, int side, int keep) {
-    int smaller = it->width < it->height ? it->width : it->height, by = 1;
-    while (keep && by < 8 && smaller >= 2 * by * keep * side)
+static int reduction(const item *it, int keep) {
+    int by = 1;
+    while (keep && by < 8 && it->width / (2 * by * keep) >= it->across && it->height / (2 * by * keep) >= it->down)
         by *= 2;
     return by;
 }
@@ -76,20 +76,42 @@ static int shape(struct jpeg_decompress_struct *jpeg, int c, plane *p) {
 static int mirrored(int orientation) { return orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7; }
 static int upside_down(int orientation) { return orientation == 3 || orientation == 4 || orientation == 7 || orientation == 8; }
 
-/* Gives an item's box in the pixels as they are stored, of an image of that size; whether it lies in it. */
-static int as_stored(const item *it, int64_t width, int64_t height, item *stored) {
+/* Gives an item's box and square in the pixels as they are stored, of an image of that size; whether they lie in it. */
+static int as_stored(const item *it, int64_t width, int64_t height, int side, item *stored) {
     int o = it->orientation, on_its_side = o >= 5;
     int64_t right = (on_its_side ? height : width) - it->left - it->width;
     int64_t below = (on_its_side ? width : height) - it->top - it->height;
+    int64_t right_of_square = (int64_t)it->across - it->x - side, below_square = (int64_t)it->down - it->y - side;
     if (it->left < 0 || it->top < 0 || it->width < 1 || it->height < 1 || right < 0 || below < 0)
         return 0;
-    int32_t across = mirrored(o) ? right : it->left, down = upside_down(o) ? below : it->top;
+    if (it->x < 0 || it->y < 0 || right_of_square < 0 || below_square < 0)
+        return 0;
+    int32_t left = mirrored(o) ? right : it->left, top = upside_down(o) ? below : it->top;
+    int32_t x = mirrored(o) ? right_of_square : it->x, y = upside_down(o) ? below_square : it->y;
     *stored = *it;
-    if (on_its_side)
-        stored->left = down, stored->top = across, stored->width = it->height, stored->height = it->width;
-    else
-        stored->left = across, stored->top = down;
+    if (on_its_side) {
+        stored->left = top, stored->top = left, stored->width = it->height, stored->height = it->width;
+        stored->x = y, stored->y = x, stored->across = it->down, stored->down = it->across;
+    } else
+        stored->left = left, stored->top = top, stored->x = x, stored->y = y;
     return 1;
+}
+
+/* A side of the box, in pixels of an image that the decoder makes smaller `by` times, as far as the square of it is told. */
+static axis side_of(int start, int length, int whole, int offset, int bicubic, int by) {
+    axis a = {.start = (float)start / by, .length = (float)length / by, .whole = whole, .offset = offset};
+    a.reach = bicubic ? BICUBIC : BILINEAR;
+    return a;
+}
+
+/* Where what the square sees of a side of `size` pixels, and of a box in it, begins; and where it ends. */
+static int first_seen(const axis *a) {
+    float low = a->offset * (a->length / a->whole) - a->reach * reduced(a);
+    return (int)(a->start + (low > 0 ? low : 0)) - MARGIN;
+}
+static int last_seen(const axis *a, int side) {
+    float high = (a->offset + side) * (a->length / a->whole) + a->reach * reduced(a);
+    return (int)(a->start + (high < a->length ? high : a->length) + 0.999f) + MARGIN;
 }
 
 /* Turns a square as displayed out of the stored one (EXIF 2.3, 4.6.4, tag 0x0112), mirrored left to right when `flip`. */
@@ -107,7 +129,7 @@ static void turn(const uint8_t *stored, int side, int orientation, int flip, uin
 
 /* Starts to decode and tells what of the image will come; which planes, of which shape, and the box in them. */
 static int begin(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, const item *shown, item *it, int by,
-                 region *out) {
+                 int side, region *out) {
     jpeg_mem_src(jpeg, (unsigned char *)bytes, shown->size);
     jpeg_read_header(jpeg, TRUE);
     switch (jpeg->jpeg_color_space) {
@@ -116,7 +138,7 @@ static int begin(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, cons
     case JCS_YCbCr: out->colours = YCBCR; break;
     default: return UNDECODABLE;
     }
-    if (!as_stored(shown, jpeg->image_width, jpeg->image_height, it))
+    if (!as_stored(shown, jpeg->image_width, jpeg->image_height, side, it))
         return UNDECODABLE;
     jpeg->out_color_space = jpeg->jpeg_color_space;
     jpeg->dct_method = JDCT_ISLOW;
@@ -137,12 +159,13 @@ static int begin(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, cons
 static int decode(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, const item *shown, int by, int side,
                   buffer *pixels, region *out) {
     item stored, *it = &stored;
-    int status = begin(jpeg, bytes, shown, it, by, out);
+    int status = begin(jpeg, bytes, shown, it, by, side, out);
     if (status != DONE)
         return status;
     int whole_width = jpeg->output_width, whole_height = jpeg->output_height;
-    int x0 = it->left / by - MARGIN, x1 = (it->left + it->width + by - 1) / by + MARGIN;
-    int y0 = it->top / by - MARGIN, y1 = (it->top + it->height + by - 1) / by + MARGIN;
+    out->x = side_of(it->left, it->width, it->across, it->x, it->bicubic, by);
+    out->y = side_of(it->top, it->height, it->down, it->y, it->bicubic, by);
+    int x0 = first_seen(&out->x), x1 = last_seen(&out->x, side), y0 = first_seen(&out->y), y1 = last_seen(&out->y, side);
     int lines = jpeg->max_v_samp_factor * LEAST(jpeg); /* of a row of blocks */
     x0 = x0 < 0 ? 0 : x0;
     y0 = y0 < 0 ? 0 : y0 / lines * lines;
@@ -155,15 +178,13 @@ static int decode(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, con
     }
     if (y0 > 0)
         jpeg_skip_scanlines(jpeg, y0);
-    float f = 1.0f / by;
-    out->left = it->left * f - x0, out->top = it->top * f - y0;
-    out->width = it->width * f, out->height = it->height * f;
-    out->columns = (int)(out->left + out->width + 0.999f);
-    out->rows = (int)(out->top + out->height + 0.999f);
-    if (out->columns > (int)jpeg->output_width)
-        out->columns = jpeg->output_width;
-    if (out->rows > y1 - y0)
-        out->rows = y1 - y0;
+    out->x.start -= x0, out->y.start -= y0;
+    out->x.end = (int)(out->x.start + out->x.length + 0.999f);
+    out->y.end = (int)(out->y.start + out->y.length + 0.999f);
+    if (out->x.end > (int)jpeg->output_width)
+        out->x.end = jpeg->output_width;
+    if (out->y.end > y1 - y0)
+        out->y.end = y1 - y0;
 
     size_t starts[3], room = 0;
     int strips = quotient(y1 - y0, lines);
@@ -175,7 +196,7 @@ static int decode(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, con
         p->rows = p->rows > rows ? rows : p->rows;
         p->stride = (p->columns + 127) / 64 * 64; /* whole blocks, and a vector more */
         starts[c] = room;
-        room += p->stride * (rows + room_for(out->height, side)) + 64;
+        room += p->stride * (rows + room_for(&out->y)) + 64;
     }
     if (!grow(pixels, room))
         return NO_MEMORY;
@@ -212,7 +233,7 @@ static int carry_out(struct jpeg_decompress_struct *jpeg, const item *it, int si
         return status;
     if (!bytes)
         bytes = s->file.data;
-    status = decode_or_fail(jpeg, bytes, it, reduction(it, side, keep), side, &s->pixels, &part);
+    status = decode_or_fail(jpeg, bytes, it, reduction(it, keep), side, &s->pixels, &part);
     if (status == DONE && !grow(&s->tables, resize_needs(&part, side)))
         status = NO_MEMORY;
     if (status == DONE && it->orientation > 1 && !grow(&s->square, 3 * (size_t)side * side))

@@ -29,11 +29,13 @@ _KEEP = 3
 
 
 # The C's `item`: address of the path, or of the bytes; place in an open file, size in bytes; when the file was modified (ns;
-# below 0: whenever); the file, or -1; the box, mirrored or not; the EXIF orientation.
+# below 0: whenever); the file, or -1; the box, the size that it is resized to and the place of the square in that; bicubic or
+# not, mirrored or not; the EXIF orientation.
 ITEM = np.dtype(
     [(name, "<u8") for name in ("path", "bytes", "place", "size")]
     + [("modified", "<i8")]
-    + [(name, "<i4") for name in ("file", "left", "top", "width", "height", "flip", "orientation", "status")],
+    + [(name, "<i4") for name in ("file", "left", "top", "width", "height", "across", "down", "x", "y")]
+    + [(name, "<i4") for name in ("bicubic", "flip", "orientation", "status")],
     align=True,
 )
 _DONE = 1  # the C's status of an item that it has carried out; 0 stands in one that it never saw
@@ -72,13 +74,15 @@ def carry_out(
     out: Tensor,
     keep: int = _KEEP,
     orientation: int = 1,
+    views: NDArray[np.integer] | None = None,
+    bicubic: bool = False,
 ) -> list[bool]:
     """Decode, crop and resize n samples to `out`, uint8 (n, 3, size, size) channels_last and contiguous.
 
     encoded: each JPEG's bytes as an array, or the path of its file as bytes, or None for a sample to leave out; sizes:
     bytes (n,); boxes: int (n, 4) left, top, width, height in pixels as displayed, turned by the EXIF orientation; flips: bool
-    (n,). Returns which samples are
-    done; the others are not JPEGs that this can decode, or cannot be read, and their slots hold anything.
+    (n,); views: int (n, 4), a plan's `views` (none: the whole box). Returns which samples are done; the others are not JPEGs
+    that this can decode, or cannot be read, and their slots hold anything.
     """
     items = np.zeros(len(encoded), ITEM)
     items["file"] = items["modified"] = -1
@@ -89,6 +93,9 @@ def carry_out(
             items["bytes"][slot] = data.__array_interface__["data"][0]
     items["size"], items["flip"], items["orientation"] = sizes, flips, orientation
     items["left"], items["top"], items["width"], items["height"] = boxes.T
+    whole = (out.shape[-1], out.shape[-1], 0, 0)
+    items["across"], items["down"], items["x"], items["y"] = whole if views is None else views.T
+    items["bicubic"] = bicubic
     return carry_out_items(compiled, items, out, keep).tolist()
 
 

@@ -1,7 +1,16 @@
-/* The weights by which pixels of a plane make those of a square: bilinear, widened to the reduction when it shrinks, with the
- * smooth upsampling of halved chroma in them where that is wanted.
+/* The weights by which pixels of a plane make those of a square: bilinear or bicubic, widened to the reduction when it shrinks,
+ * with the smooth upsampling of halved chroma in them where that is wanted.
  */
 #include <string.h>
+
+enum { BILINEAR = 1, BICUBIC = 2 }; /* the pixels that a filter reaches to each side when it enlarges */
+
+/* How a side of the box becomes one of the square. The box, `length` pixels of what was decoded from `start` on, is resized to
+ * `whole` pixels, of which those from `offset` on are wanted. What was decoded, and may be seen, ends at `end`. */
+typedef struct {
+    float start, length;
+    int end, whole, offset, reach;
+} axis;
 
 typedef struct {
     int *first;     /* for each output pixel, the first pixel of the plane that it sees */
@@ -9,11 +18,10 @@ typedef struct {
     int taps;
 } filter;
 
+static inline float reduced(const axis *a) { return a->length > a->whole ? a->length / a->whole : 1; }
+
 /* At least as many pixels as one output pixel sees. */
-static int room_for(float length, int side) {
-    float reduce = length / side;
-    return (int)(2 * (reduce > 1 ? reduce : 1)) + 2;
-}
+static int room_for(const axis *a) { return (int)(2 * a->reach * reduced(a)) + 2; }
 
 /* Adds the weight of an image's pixel to those of a plane of `size` pixels, each as large as `by` of the image's, from
  * `first` on. Halved colours are upsampled smoothly: three quarters of a pixel come from where it lies, one from its
@@ -29,31 +37,36 @@ static inline void share(float *weights, int first, int pixel, float weight, int
     weights[at - first] += weight;
 }
 
-/* A triangle as wide as two output pixels (two source pixels when enlarging), cut off at the box and normalised, as sums of
- * the pixels of a plane of `size`. Output pixel i sees `taps` of them from first[i] on; those of no weight at its end
- * make all equally many. */
-static void make_filter(filter *f, float start, float length, int end, int side, int by, int size) {
-    float scale = length / side, support = scale > 1 ? scale : 1, triangle[room_for(length, side)];
-    int begin = (int)start, room = room_for(length, side), most = 1;
+/* A triangle, or Keys' cubic convolution with a = -1/2 (1981), at a distance in output pixels, or source pixels when enlarging:
+ * Pillow's filters. */
+static inline float kernel(float d, int reach) {
+    d = d < 0 ? -d : d;
+    if (reach == BILINEAR)
+        return d < 1 ? 1 - d : 0;
+    return d < 1 ? (1.5f * d - 2.5f) * d * d + 1 : d < 2 ? ((2.5f - 0.5f * d) * d - 4) * d + 2 : 0;
+}
+
+/* The kernel around each output pixel, cut off at the box and normalised, as sums of the pixels of a plane of `size`. Output
+ * pixel i sees `taps` of them from first[i] on; those of no weight at its end make all equally many. */
+static void make_filter(filter *f, const axis *a, int side, int by, int size) {
+    int begin = a->start > 0 ? (int)a->start : 0, room = room_for(a), most = 1;
+    float scale = a->length / a->whole, wide = reduced(a), support = a->reach * wide, values[room];
     for (int i = 0; i < side; i++) {
-        float centre = start + (i + 0.5f) * scale, sum = 0, *weights = f->weights + (size_t)i * room;
+        float centre = a->start + (a->offset + i + 0.5f) * scale, sum = 0, *weights = f->weights + (size_t)i * room;
         int low = (int)(centre - support + 0.5f), high = (int)(centre + support + 0.5f);
         low = low < begin ? begin : low;
-        high = high > end ? end : high;
+        high = high > a->end ? a->end : high;
         high = high > low + room ? low + room : high;
-        for (int k = 0; k < high - low; k++) {
-            float distance = (low + k + 0.5f - centre) / support;
-            distance = distance < 0 ? -distance : distance;
-            sum += triangle[k] = distance < 1 ? 1 - distance : 0;
-        }
+        for (int k = 0; k < high - low; k++)
+            sum += values[k] = kernel((low + k + 0.5f - centre) / wide, a->reach);
         int first = by == 2 && low ? (low - 1) / 2 : low / by;
         f->first[i] = first;
         memset(weights, 0, room * sizeof *weights);
         for (int k = 0; k < high - low; k++)
-            if (triangle[k] > 0)
-                share(weights, first, low + k, triangle[k] / sum, by, size);
+            if (values[k] != 0)
+                share(weights, first, low + k, values[k] / sum, by, size);
         for (int k = most; k < room; k++)
-            if (weights[k] > 0)
+            if (weights[k] != 0)
                 most = k + 1;
     }
     f->taps = most;

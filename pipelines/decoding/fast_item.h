@@ -10,7 +10,7 @@ enum { DONE = 1, UNREADABLE = 2, UNDECODABLE = 3, NO_MEMORY = 4 }; /* 0: never s
 /* One sample: the JPEG of `size` bytes at `bytes`, or else at `place` of an open `file`, or else (file below 0) in the file
  * `path`; a sample to leave out where that is NULL. The file was `modified` at that time (ns since 1970; below 0: whenever), or
  * is not the one that was indexed. The box is in pixels as displayed, that is once the stored ones are turned by the EXIF
- * `orientation` (1 to 8). */
+ * `orientation` (1 to 8); it is resized to `across` x `down`, of which the square at (x, y) is wanted. */
 typedef struct {
     const char *path;
     const uint8_t *bytes;
@@ -18,7 +18,8 @@ typedef struct {
     int64_t modified;
     int32_t file;
     int32_t left, top, width, height;
-    int32_t flip, orientation;
+    int32_t across, down, x, y;
+    int32_t bicubic, flip, orientation;
     int32_t status;
 } item;
 

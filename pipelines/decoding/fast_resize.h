@@ -1,6 +1,6 @@
 /* Resizes a box of a decoded JPEG to a square of RGB pixels, straight from the planes that the decoder keeps its colours in.
  *
- * Bilinear, widened to the reduction when it shrinks (antialiased), in 32-bit floats. Rows are combined first. Chroma planes
+ * Bilinear or bicubic, widened to the reduction when it shrinks (antialiased), in 32-bit floats. Rows are combined first. Chroma planes
  * of half the height are not enlarged before: libjpeg's smooth upsampling and the resize are both weighted sums, so that
  * one filter does both. Colours are converted, and cut off at what RGB can show, between rows and columns: columns are not
  * to mix what no screen shows. Eight output rows are made at a time, one in each lane of a vector.
@@ -30,12 +30,11 @@ typedef struct {
     int across, down, columns, rows;
 } plane;
 
-/* The part, with the box at (left, top) in it, in pixels; columns, rows: whole pixels that the box touches end there. */
+/* The part, and how its columns (x) and rows (y) become those of the square. */
 typedef struct {
     plane planes[3];
     enum colours colours;
-    float left, top, width, height;
-    int columns, rows;
+    axis x, y;
 } region;
 
 /* A plane's filter for rows, and those combined: eight floats a column, one for each output row, from column `from` to `to`. */
@@ -133,10 +132,11 @@ static inline __attribute__((always_inline)) void convert(const work w[3], const
                 three = enlarged(&w[2], &planes[2], x, across);
         if (colours == YCBCR) { /* JFIF 1.02: ITU-R BT.601 over the full range */
             floats8 luma = one, cb = two - 128.0f, cr = three - 128.0f;
-            one = shown(luma + 1.402f * cr);
-            two = shown(luma - 0.344136f * cb - 0.714136f * cr);
-            three = shown(luma + 1.772f * cb);
+            one = luma + 1.402f * cr;
+            two = luma - 0.344136f * cb - 0.714136f * cr;
+            three = luma + 1.772f * cb;
         }
+        one = shown(one), two = shown(two), three = shown(three);
         memcpy(w[0].line + 8 * (size_t)x, &one, 32);
         memcpy(green + 8 * (size_t)x, &two, 32);
         memcpy(blue + 8 * (size_t)x, &three, 32);
@@ -148,6 +148,13 @@ static void convert_colours(const work w[3], const region *r, float *green, floa
         convert(w, r->planes, YCBCR, 2, green, blue);
     else
         convert(w, r->planes, r->colours, r->planes[1].across, green, blue);
+}
+
+static void cut_off(const work *w) {
+    for (int x = w->from; x < w->to; x++) {
+        floats8 gray = shown(column(w->line, x));
+        memcpy(w->line + 8 * (size_t)x, &gray, 32);
+    }
 }
 
 static inline __attribute__((always_inline)) floats8 weighted(const filter *f, const float *line, int i, int taps) {
@@ -228,14 +235,14 @@ static void combine_a_plane(const work *w, const plane *p, int row, int side) {
 
 /* Bytes that `resize` works in. */
 static size_t resize_needs(const region *r, int side) {
-    size_t across = room_for(r->width, side), down = room_for(r->height, side);
+    size_t across = room_for(&r->x), down = room_for(&r->y);
     return side * ((across + 2 * down) * sizeof(float) + 3 * sizeof(int)) +
-           5 * ROWS * (r->columns + across + 8) * sizeof(float) + 64;
+           5 * ROWS * (r->x.end + across + 8) * sizeof(float) + 64;
 }
 
 /* Makes the box a square of `side` x `side` RGB pixels at `out`, mirrored left to right when `flip`. */
 static void resize(const region *r, int side, int flip, void *memory, uint8_t *out) {
-    size_t across = room_for(r->width, side), down = room_for(r->height, side), columns = r->columns + across + 8;
+    size_t across = room_for(&r->x), down = room_for(&r->y), columns = r->x.end + across + 8;
     int count = r->colours == GRAY ? 1 : 3;
     work w[3];
     filter x;
@@ -248,13 +255,13 @@ static void resize(const region *r, int side, int flip, void *memory, uint8_t *o
     memset(memory, 0, (next - (float *)memory) * sizeof *next); /* no weight times what is no number would be none */
     x.weights = next, next += side * across;
     x.first = (int *)next, next += side;
-    make_filter(&x, r->left, r->width, r->columns, side, 1, r->columns);
+    make_filter(&x, &r->x, side, 1, r->x.end);
     w[0].from = x.first[0], w[0].to = x.first[side - 1] + x.taps;
     for (int c = 0; c < count && c < 2; c++) {
         const plane *p = &r->planes[c];
         w[c].y.weights = next, next += side * down;
         w[c].y.first = (int *)next, next += side;
-        make_filter(&w[c].y, r->top, r->height, r->rows, side, p->down, p->rows);
+        make_filter(&w[c].y, &r->y, side, p->down, p->rows);
     }
     if (count == 3) { /* both chroma planes are alike */
         const plane *p = &r->planes[1];
@@ -271,6 +278,8 @@ static void resize(const region *r, int side, int flip, void *memory, uint8_t *o
             combine_a_plane(&w[c], &r->planes[c], row, side);
         if (count == 3)
             convert_colours(w, r, lines[1], lines[2]);
+        else if (r->x.reach == BICUBIC) /* which overshoots */
+            cut_off(w);
         switch (x.taps) { /* loops of known length */
         case 2: combine_columns(rows, &x, lines, side, flip, 2); break;
         case 3: combine_columns(rows, &x, lines, side, flip, 3); break;

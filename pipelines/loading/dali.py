@@ -34,6 +34,7 @@ from pipelines.support.errors import DataError, nearest
 fn: Any = nvidia.dali.fn
 types: Any = nvidia.dali.types
 
+_CUBIC, _TRIANGULAR = int(types.INTERP_CUBIC), int(types.INTERP_TRIANGULAR)
 _SURVEYED = 10_000  # samples whose sizes stand for the dataset's when memory is set aside
 
 
@@ -113,10 +114,11 @@ class DaliLoader(Loader):
         )
         with pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
-            numbers = [("start", 1), ("shape", 1), ("flip", 0), ("size", 1)]
-            start, shape, flip, size = (
+            numbers = [("start", 1), ("shape", 1), ("flip", 0), ("size", 1), ("filter", 0)]
+            start, shape, flip, size, filter_ = (
                 fn.external_source(name=name, dtype=types.INT32, ndim=ndim) for name, ndim in numbers
             )
+            begin, end = (fn.external_source(name=name, dtype=types.FLOAT, ndim=1) for name in ("begin", "end"))
             if self._by_path:
                 # Not mapped: DALI never closes an empty file then, and one cut short while mapped would end the process.
                 encoded = fn.io.file.read(encoded, dont_use_mmap=True)
@@ -127,13 +129,19 @@ class DaliLoader(Loader):
                 device="mixed" if self._on_gpu else "cpu",
                 output_type=types.RGB,
                 jpeg_fancy_upsampling=True,
+                adjust_orientation=False,  # what is to be turned goes to the native decoder
                 **(box if self._cuts_in_decoder else {}),
                 **gpu,
             )
             if not self._cuts_in_decoder:
                 images = fn.slice(images, **box)
             images = fn.resize(
-                images, size=fn.cast(size, dtype=types.FLOAT), interp_type=types.INTERP_TRIANGULAR, antialias=True
+                images,
+                size=fn.cast(size, dtype=types.FLOAT),
+                roi_start=begin,
+                roi_end=end,
+                interp_type=fn.reinterpret(filter_, dtype=types.INTERP_TYPE),
+                antialias=True,
             )
             pipeline.set_outputs(fn.flip(images, horizontal=flip))
         pipeline.build()
@@ -147,7 +155,8 @@ class DaliLoader(Loader):
             Image.new("RGB", (16, 16)).save(file)
             blank = np.frombuffer(str(file).encode() if self._by_path else file.read_bytes(), np.uint8)
             for _ in range(depth):
-                _feed(pipeline, [blank], np.array([[0, 0, 16, 16]], np.int32), np.array([False]), 16)
+                whole, no = np.array([[0, 0, 16, 16]], np.int32), np.array([False])
+                _feed(pipeline, [blank], whole, np.array([[16, 16, 0, 0]], np.int32), no, no, 16)
             pipeline.schedule_run()
             for _ in range(depth):
                 pipeline.share_outputs()
@@ -189,7 +198,9 @@ class DaliLoader(Loader):
 
     def _schedule(self, task: Task, handle: _Handle) -> None:
         slots = handle.regular
-        _feed(self._pipeline, handle.inputs, task.boxes[slots], task.flips[slots], task.resolution)
+        boxes, views = task.boxes[slots], task.views[slots]
+        flips, bicubic = task.flips[slots], task.bicubic[slots]
+        _feed(self._pipeline, handle.inputs, boxes, views, flips, bicubic, task.resolution)
         self._pipeline.schedule_run()
 
     def _collect(self, task: Task, handle: _Handle) -> tuple[Batch, list[Failure]]:
@@ -252,10 +263,28 @@ class DaliLoader(Loader):
         del self._pipeline
 
 
-def _feed(pipeline: Pipeline, encoded: list[np.ndarray], boxes: np.ndarray, flips: np.ndarray, size: int) -> None:
-    """One task's inputs: encoded bytes or paths, boxes int32 (n, 4), flips bool (n,), and the side of its images."""
+def _feed(
+    pipeline: Pipeline,
+    encoded: list[np.ndarray],
+    boxes: np.ndarray,
+    views: np.ndarray,
+    flips: np.ndarray,
+    bicubic: np.ndarray,
+    size: int,
+) -> None:
+    """One task's inputs: encoded bytes or paths, boxes and views int32 (n, 4), flips and bicubic bool (n,), and the side of its
+    images. Decoded is what the square shows of a box and its filter sees around that; `begin` and `end` are the square's rows
+    and columns in it."""
+    scale = boxes[:, 2:] / views[:, :2]
+    around = np.where(bicubic, 2, 1)[:, None] * np.maximum(scale, 1)
+    begin, end = views[:, 2:] * scale, (views[:, 2:] + size) * scale
+    first = np.maximum(np.floor(begin - around), 0).astype(np.int32)
+    last = np.minimum(np.ceil(end + around), boxes[:, 2:]).astype(np.int32)
     pipeline.feed_input("encoded", encoded)
-    pipeline.feed_input("start", np.ascontiguousarray(boxes[:, :2]))
-    pipeline.feed_input("shape", np.ascontiguousarray(boxes[:, 2:]))
+    pipeline.feed_input("start", np.ascontiguousarray(boxes[:, :2] + first))
+    pipeline.feed_input("shape", np.ascontiguousarray(last - first))
+    for name, place in (("begin", begin), ("end", end)):
+        pipeline.feed_input(name, np.ascontiguousarray((place - first)[:, ::-1], np.float32))
     pipeline.feed_input("flip", flips.astype(np.int32))
     pipeline.feed_input("size", np.full((len(encoded), 2), size, np.int32))
+    pipeline.feed_input("filter", np.where(bicubic, _CUBIC, _TRIANGULAR).astype(np.int32))

@@ -65,6 +65,8 @@ class FfcvLoader(NativeLoader):
         self._ffcv = ffcv_decode
         cache = _wanted_cache(options)
         super().__init__(dataset, plan, options)
+        if not plan.plain:
+            self.remark += "; raw pixels by the native decoder, for FFCV's resize is bilinear and shows its box alone"
         self._file = dataset.source.path.open("rb", buffering=0)
         self._modified = int(dataset.entries(np.zeros(1, np.int64))["modified"][0])
         self._readers = ThreadPoolExecutor(_READERS, "read") if cache == "process" else None
@@ -84,8 +86,9 @@ class FfcvLoader(NativeLoader):
         """Structured array (n,) of `JOB`: a task as the compiled decoder takes it."""
         entries, (flags, orientations) = self.dataset.entries(task.indices), self.dataset.flags(task.indices)
         jobs = np.zeros(len(task), self._ffcv.JOB)
-        for name in ("place", "size", "width", "height"):
+        for name in ("place", "size"):
             jobs[name] = entries[name]
+        jobs["width"], jobs["height"] = self.dataset.sizes(task.indices).T
         jobs["left"], jobs["top"], jobs["box_width"], jobs["box_height"] = task.boxes.T
         jobs["flip"] = task.flips
         odd = (flags & (SLOW | Flag.UNREADABLE) != 0) | (orientations != 1)
@@ -93,6 +96,8 @@ class FfcvLoader(NativeLoader):
         raw = (flags & (Flag.NOT_JPEG | Flag.UNREADABLE)) == Flag.NOT_JPEG  # whatever is no JPEG is stored as pixels
         jobs["kind"][raw] = self._ffcv.IS_RAW
         jobs["size"][raw] = 3 * jobs["width"][raw].astype(np.uint32) * jobs["height"][raw]
+        if not self.plan.plain:
+            jobs["kind"][raw if self._compiled is not None else slice(None)] = self._ffcv.IS_OTHER
         jobs["kind"][list(task.bad)] = self._ffcv.IS_OTHER
         return jobs
 

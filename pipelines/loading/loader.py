@@ -51,6 +51,7 @@ class Loader(ABC):
             raise DataError(
                 f"the global batch of {plan.global_batch} is smaller than the {options.world_size} ranks; raise it"
             )
+        plan.views(np.ones((1, 4), np.int32), options.resolution)  # says now what would be wrong with each batch
         if not isinstance(plan, EvalPlan) and plan.augmentation.mixes:
             self._check_pairs()
         self._unreadable = dataset.unreadable()
@@ -185,8 +186,9 @@ class Loader(ABC):
             index = int(indices[slot])
             bad[int(slot)] = Failure(self.dataset.name(index), self.dataset.reason(index))
         boxes = self.plan.boxes(epoch, indices, self.dataset.sizes(indices))
-        flips = self.plan.flips(epoch, indices)
-        return Task(epoch, positions, indices, labels, boxes, flips, self._resolution, seen, bad)
+        views = self.plan.views(boxes, self._resolution)
+        flips, bicubic = self.plan.flips(epoch, indices), self.plan.bicubic(epoch, indices)
+        return Task(epoch, positions, indices, labels, boxes, views, flips, bicubic, self._resolution, seen, bad)
 
     def _augmented(self, task: Task, batch: Batch) -> Batch:
         """The batch with the plan's augmentation, which crosses to the device in one piece."""
@@ -219,7 +221,8 @@ class Loader(ABC):
         old = list(self._in_flight)
         self._stop_work()
         for task, _ in old:
-            task = replace(task, resolution=self._resolution)
+            views = self.plan.views(task.boxes, self._resolution)
+            task = replace(task, resolution=self._resolution, views=views)
             self._in_flight.append((task, self._submit(task)))
 
     def _report(self, failures: list[Failure]) -> None:

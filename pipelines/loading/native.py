@@ -123,7 +123,8 @@ class NativeLoader(Loader):
         for name in ("place", "size", "modified"):
             items[name] = entries[name]
         items["left"], items["top"], items["width"], items["height"] = task.boxes[here].T
-        items["flip"] = task.flips[here]
+        items["across"], items["down"], items["x"], items["y"] = task.views[here].T
+        items["flip"], items["bicubic"] = task.flips[here], task.bicubic[here]
         located = self.dataset.located(indices)
         items["file"] = located.files
         if located.starts is not None:

@@ -71,8 +71,8 @@ class Singly:
                 if fast_decode.carry_out(self.compiled, *what, orientation=int(orientation[0]))[0]:
                     return None
             image = decode_known(data, int(flags[0]), int(orientation[0]))
-            left, top, width, height = box.tolist()
-            crop_resize_into(out, image, (left, top, width, height), flip)
+            view = self._plan.views(box[None], out.shape[-1])[0].tolist()
+            crop_resize_into(out, image, box.tolist(), flip, view, bool(self._plan.bicubic(epoch, at)[0]))
         except DataError as error:
             name = self._dataset.name(index)
             return Failure(name, str(error).removeprefix(f"{name}: "))

@@ -29,7 +29,8 @@ class SyntheticLoader(Loader):
         seen: int,
     ) -> Task:
         # Without the crops that nobody will cut: working them out costs more than all the rest.
-        return Task(epoch, positions, indices, labels, _NO_BOXES, _NO_FLIPS, self._resolution, seen, {})
+        boxes, flips = _NO_BOXES, _NO_FLIPS
+        return Task(epoch, positions, indices, labels, boxes, boxes, flips, flips, self._resolution, seen, {})
 
     def _submit(self, task: Task) -> None:
         return None

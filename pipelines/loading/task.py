@@ -30,8 +30,9 @@ class Task:
     """One micro-batch as the plan wants it: n samples by position, and what is to be done with each.
 
     positions: places in the epoch's order; indices: samples; boxes: int32 (n, 4) left, top, width, height in displayed
-    pixels; flips: bool (n,); bad: slots whose samples the index knows to be unreadable, with names and reasons;
-    seen: the samples of the run that are complete once this micro-batch is handed out.
+    pixels; views: int32 (n, 4), the plan's of them at this resolution; flips, bicubic: bool (n,); bad: slots whose samples
+    the index knows to be unreadable, with names and reasons; seen: the samples of the run that are complete once this
+    micro-batch is handed out.
     """
 
     epoch: int
@@ -39,7 +40,9 @@ class Task:
     indices: NDArray[np.int64]
     labels: NDArray[np.int64]
     boxes: NDArray[np.int32]
+    views: NDArray[np.int32]
     flips: NDArray[np.bool_]
+    bicubic: NDArray[np.bool_]
     resolution: int
     seen: int
     bad: dict[int, "Failure"]

@@ -20,8 +20,10 @@ _SHUFFLES = ("full", "block", "none")
 BLOCK = 64  # samples that stay together
 WINDOW = 256  # blocks whose samples are mixed
 _ATTEMPTS = 10
+# How boxes are resized, always antialiased. "random" takes either, as timm does in training.
+_INTERPOLATIONS = ("bilinear", "bicubic")
 # Names of the random streams of one epoch.
-_ORDER, _BLOCKS, _BOX, _FLIP, _AUGMENT = range(5)
+_ORDER, _BLOCKS, _BOX, _FLIP, _AUGMENT, _FILTER = range(6)
 
 Array = NDArray[np.int64]
 Boxes = NDArray[np.int32]
@@ -64,6 +66,11 @@ class _Plan:
         """int64 (n,): the sample at each position (0..length-1) of an epoch."""
         raise NotImplementedError
 
+    def views(self, boxes: Boxes, resolution: int) -> Boxes:
+        """int32 (n, 4): width and height that each box is resized to, and left and top of the square of `resolution` pixels in
+        that which is shown: all of it."""
+        return np.tile(np.array([resolution, resolution, 0, 0], np.int32), (len(boxes), 1))
+
 
 @dataclass(frozen=True)
 class TrainPlan(_Plan):
@@ -71,13 +78,15 @@ class TrainPlan(_Plan):
     Convolutions", 2015, section 6) and mirrored at random.
 
     scale: share of the image's area that a crop covers; ratio: its width over its height; flip: share of mirrored
-    samples. shuffle: "full"; "block" (blocks of `BLOCK` neighbours mixed in windows of `WINDOW` blocks, for storage
-    that is slow at random reads); "none". drop_last: leave out the tail that fills no global batch. augmentation:
+    samples. interpolation: of the resize, "bilinear", "bicubic", or "random" for either of each sample. shuffle: "full";
+    "block" (blocks of `BLOCK` neighbours mixed in windows of `WINDOW` blocks, for storage that is slow at random reads);
+    "none". drop_last: leave out the tail that fills no global batch. augmentation:
     what is done beside crop and flip.
     """
 
     seed: int = 0
     shuffle: str = "full"
+    interpolation: str = "bilinear"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
@@ -91,6 +100,7 @@ class TrainPlan(_Plan):
             raise DataError(
                 f"unknown shuffle {self.shuffle!r}{nearest(self.shuffle, _SHUFFLES)}; choose from {choices}"
             )
+        check_interpolation(self.interpolation, (*_INTERPOLATIONS, "random"))
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise DataError(f"scale must be (least, most) with 0 < least <= most <= 1, not {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
@@ -141,6 +151,17 @@ class TrainPlan(_Plan):
         """bool (n,): which samples are mirrored left to right."""
         return uniform(key(self.seed, epoch, _FLIP), np.asarray(indices), 0) < self.flip
 
+    @property
+    def plain(self) -> bool:
+        """Whether all is bilinear, and shows its box and no more."""
+        return self.interpolation == "bilinear"
+
+    def bicubic(self, epoch: int, indices: Array) -> NDArray[np.bool_]:
+        """bool (n,): which samples are resized bicubically, the others bilinearly."""
+        if self.interpolation == "random":
+            return uniform(key(self.seed, epoch, _FILTER), np.asarray(indices), 0) < 0.5
+        return np.full(len(indices), self.interpolation == "bicubic")
+
     def boxes(self, epoch: int, indices: Array, sizes: NDArray[np.int32]) -> Boxes:
         """int32 (n, 4): left, top, width, height in displayed pixels, for images of `sizes` (n, 2) = width, height.
 
@@ -181,14 +202,29 @@ class TrainPlan(_Plan):
 
 @dataclass(frozen=True)
 class EvalPlan(_Plan):
-    """Evaluation: every sample once, in the stored order, its centred square of `crop_fraction` of the shorter side."""
+    """Evaluation: every sample once, in the stored order, and of each the centre.
+
+    That is the centred square of `crop_fraction` of the shorter side, resized; or, with `resize`, the square in the middle of
+    the whole image, resized before so that its shorter side has that many pixels: what torchvision's Resize and CenterCrop,
+    and timm's, do to an image that Pillow read, with their rounding. interpolation: of the resize, "bilinear" or "bicubic".
+    """
 
     crop_fraction: float = 0.875
+    resize: int = 0
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_interpolation(self.interpolation, _INTERPOLATIONS)
         if not 0 < self.crop_fraction <= 1:
             raise DataError(f"crop_fraction must be above 0 and at most 1, not {self.crop_fraction}")
+        if self.resize < 0:
+            raise DataError(f"resize must be at least 1 pixel, or 0 to cut first, not {self.resize}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether all is bilinear, and shows its box and no more."""
+        return self.interpolation == "bilinear" and not self.resize
 
     def order(self, epoch: int, positions: Array) -> Array:
         return np.array(positions, np.int64)
@@ -197,12 +233,37 @@ class EvalPlan(_Plan):
         """bool (n,): none."""
         return np.zeros(len(indices), np.bool_)
 
+    def bicubic(self, epoch: int, indices: Array) -> NDArray[np.bool_]:
+        """bool (n,): which samples are resized bicubically, the others bilinearly."""
+        return np.full(len(indices), self.interpolation == "bicubic")
+
     def boxes(self, epoch: int, indices: Array, sizes: NDArray[np.int32]) -> Boxes:
         """int32 (n, 4): left, top, width, height in displayed pixels, for images of `sizes` (n, 2) = width, height."""
         images = np.maximum(np.asarray(sizes, np.int64), 1)
+        if self.resize:
+            return np.concatenate([np.zeros_like(images), images], axis=1).astype(np.int32)
         side = np.maximum(np.rint(self.crop_fraction * images.min(axis=1)), 1).astype(np.int64)
         corner = (images - side[:, None]) // 2
         return np.concatenate([corner, side[:, None], side[:, None]], axis=1).astype(np.int32)
+
+    def views(self, boxes: Boxes, resolution: int) -> Boxes:
+        if not self.resize:
+            return super().views(boxes, resolution)
+        if self.resize < resolution:
+            raise DataError(
+                f"a square of {resolution} pixels does not fit into images whose shorter side is resized to {self.resize}"
+            )
+        images = boxes[:, 2:].astype(np.int64)
+        shorter = images.min(axis=1, keepdims=True)
+        resized = np.where(images == shorter, self.resize, (self.resize * images / shorter).astype(np.int64))
+        corner = np.rint((resized - resolution) / 2).astype(np.int64)
+        return np.concatenate([resized, corner], axis=1).astype(np.int32)
+
+
+def check_interpolation(wanted: str, known: tuple[str, ...]) -> None:
+    """DataError when that is none of those."""
+    if wanted not in known:
+        raise DataError(f"unknown interpolation {wanted!r}{nearest(wanted, known)}; choose from {', '.join(known)}")
 
 
 Plan = TrainPlan | EvalPlan

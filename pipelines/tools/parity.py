@@ -53,21 +53,28 @@ def ratios(dataset: Dataset, plan: Plan, backend: str, size: int) -> list[float]
         for batch in loader:
             indices = batch.indices.numpy()
             boxes, flips = plan.boxes(0, indices, dataset.sizes(indices)), plan.flips(0, indices)
+            views, bicubic = plan.views(boxes, size), plan.bicubic(0, indices)
             for slot, index in enumerate(indices.tolist()):
-                wanted = reference(dataset, index, boxes[slot], bool(flips[slot]), size)
+                how = (boxes[slot], views[slot], bool(bicubic[slot]), bool(flips[slot]))
+                wanted = reference(dataset, index, *how, size)
                 error = np.mean((batch.images[slot].cpu().permute(1, 2, 0).numpy() - wanted) ** 2)
                 found.append(float(10 * np.log10(255**2 / error)) if error else 99.0)
     return found
 
 
-def reference(dataset: Dataset, index: int, box: np.ndarray, flip: bool, size: int) -> np.ndarray:
-    """float64 (size, size, 3): Pillow's crop and bilinear resize of a sample turned upright."""
+def reference(
+    dataset: Dataset, index: int, box: np.ndarray, view: np.ndarray, bicubic: bool, flip: bool, size: int
+) -> np.ndarray:
+    """float64 (size, size, 3): Pillow's crop, resize, and crop of that, of a sample as it is displayed."""
     from io import BytesIO
 
     left, top, width, height = box.tolist()
+    across, down, x, y = view.tolist()
     with Image.open(BytesIO(dataset.read(index).data)) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB")
-    image = image.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BILINEAR)
+        image = (ImageOps.exif_transpose(file) if dataset.exif else file).convert("RGB")
+    resampling = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+    image = image.crop((left, top, left + width, top + height)).resize((across, down), resampling)
+    image = image.crop((x, y, x + size, y + size))
     return np.asarray(ImageOps.mirror(image) if flip else image, np.float64)
 
 

@@ -111,7 +111,7 @@ def test_predictions_with_an_exported_file_are_those_with_the_weights(weights, e
 def test_another_resolution_travels_with_the_file(network, weights, tmp_path):
     file = tmp_path / "large.pt2"
     main(["--weights", str(weights), "--format", "torch_export", "--output", str(file), "--resolution", "48"])
-    assert open_model(str(file), CPU, dtype=torch.float32, trust=True).size == 48
+    assert open_model(str(file), CPU, dtype=torch.float32, trust=True).settings.resolution == 48
     with pytest.raises(ConfigError, match="was exported for images of 48 pixels, not 32"):
         open_model(str(file), CPU, dtype=torch.float32, resolution=32, trust=True)
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 import inception
 from engine.config.options import ConfigError
+from engine.evaluation.settings import Settings
 from engine.graphs.scorer import Scorer
 from engine.inference.classify import find_images, predict, read_image
 from engine.inference.models import class_names, open_model
@@ -80,13 +81,18 @@ def test_predictions_are_those_of_evaluation(weights, photos, compiled, nearness
         assert [guess.percent for guess in prediction.guesses] == pytest.approx(values.tolist(), rel=nearness)
 
 
+def shown(resolution: int) -> Settings:
+    """The centre of an image at that size."""
+    return Settings(resolution, 0.875, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
 def test_all_sizes_are_cropped_as_evaluation_crops(tmp_path):
     for width, height in ((400, 300), (33, 200), (8, 8)):
         pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "image.png")
         side = round(0.875 * min(width, height))
         left, top = (width - side) // 2, (height - side) // 2
-        seen = read_image(tmp_path / "image.png", side, 0.875)
+        seen = read_image(tmp_path / "image.png", shown(side))
         assert np.array_equal(seen.permute(1, 2, 0).numpy(), pixels[top : top + side, left : left + side])
 
 
@@ -134,7 +140,7 @@ def test_odd_images_are_right(tmp_path, kind):
     picture = Image.fromarray(smooth(64, 48))
     ODD[kind](picture, tmp_path / "odd.jpg")
     picture.save(tmp_path / "plain.png")
-    odd, plain = (read_image(tmp_path / name, 32, 0.875).float() for name in ("odd.jpg", "plain.png"))
+    odd, plain = (read_image(tmp_path / name, shown(32)).float() for name in ("odd.jpg", "plain.png"))
     if kind == "grey":
         plain = (plain * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True).expand(3, -1, -1)
     assert (odd - plain).abs().mean() < 4
@@ -150,7 +156,7 @@ def test_bad_images_are_named_and_skipped(weights, photos, tmp_path):
     assert [bool(prediction.problem) for prediction in found] == [True, False, True, True]
     assert found[0].problem == "the file is empty"
     with pytest.raises(DataError, match="cannot be read"):
-        read_image(tmp_path / "gone.jpg", 32, 0.875)
+        read_image(tmp_path / "gone.jpg", shown(32))
 
 
 def test_images_folders_and_patterns_are_found(tmp_path):

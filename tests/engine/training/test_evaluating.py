@@ -77,7 +77,7 @@ def test_weights_are_used_as_their_run_evaluated_them(options, tiny_dataset, tmp
     assert "but for the options given" in capsys.readouterr().out
 
     model = open_model(str(tmp_path / "run"), torch.device("cpu"), dtype=torch.float32)
-    assert model.size == 48
+    assert model.settings.resolution == 48
     image = torch.randint(0, 256, (1, 3, 48, 48), dtype=torch.uint8)
     assert torch.allclose(model.probabilities(image), model.probabilities(image.flip(3)), atol=1e-6)
     copy = tmp_path / "copy.safetensors"

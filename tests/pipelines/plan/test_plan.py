@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.functional import _compute_resized_output_size
 
 from pipelines import DataError, EvalPlan, TrainPlan
 from pipelines.plan.plan import BLOCK, WINDOW
@@ -99,6 +100,19 @@ def test_evaluation_takes_the_centred_square_of_the_shorter_side():
     assert EvalPlan(3, 3).indices(5, 0).tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("resize", [33, 256, 341, 342])
+@pytest.mark.parametrize("resolution", [32, 33])
+def test_evaluation_that_resizes_first_rounds_as_torchvision_does(resize, resolution):
+    sizes = np.random.default_rng(0).integers(1, 3000, (400, 2)).astype(np.int32)
+    sizes[:20, 1] = sizes[:20, 0]
+    plan = EvalPlan(len(sizes), 8, resize=resize)
+    boxes = plan.boxes(0, np.arange(len(sizes)), sizes)
+    assert np.array_equal(boxes, np.hstack([np.zeros_like(sizes), sizes]))
+    for (width, height), (across, down, x, y) in zip(sizes.tolist(), plan.views(boxes, resolution).tolist()):
+        assert (down, across) == tuple(_compute_resized_output_size((height, width), [resize]))
+        assert (x, y) == (round((across - resolution) / 2.0), round((down - resolution) / 2.0))
+
+
 def test_the_tail_is_dropped_in_training_unless_asked_for_and_kept_in_evaluation():
     assert [TrainPlan(10, 4).batches, TrainPlan(10, 4).samples] == [2, 8]
     assert [TrainPlan(10, 4, drop_last=False).batches, TrainPlan(10, 4, drop_last=False).samples] == [3, 10]
@@ -116,6 +130,13 @@ def test_the_tail_is_dropped_in_training_unless_asked_for_and_kept_in_evaluation
         (lambda: TrainPlan(4, 2, ratio=(0.0, 1.0)), "ratio must be (least, most)"),
         (lambda: TrainPlan(4, 2, flip=1.5), "flip is a probability"),
         (lambda: EvalPlan(4, 2, crop_fraction=0.0), "crop_fraction must be above 0"),
+        (lambda: EvalPlan(4, 2, resize=-1), "resize must be at least 1 pixel"),
+        (lambda: EvalPlan(4, 2, interpolation="random"), "unknown interpolation 'random'"),
+        (lambda: TrainPlan(4, 2, interpolation="cubic"), "unknown interpolation 'cubic' (nearest: bicubic)"),
+        (
+            lambda: EvalPlan(4, 2, resize=31).views(np.ones((1, 4), np.int32), 32),
+            "does not fit into images whose shorter",
+        ),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_one_clear_line(make, message):
