@@ -1,4 +1,4 @@
-""".ci/run on a made-up checkout: what depends on mirrors is tried once more, all else fails the run, and all is listed."""
+""".ci/run on a made-up checkout: what failed is tried once more, what fails twice fails the run, and all is listed."""
 
 from __future__ import annotations
 
@@ -74,11 +74,10 @@ def test_what_fails_twice_fails_the_run(checkout, run_command):
     assert "test_it.py::test_installs[three]: failed, then passed" in red(done.stdout)
 
 
-def test_what_depends_on_no_mirror_has_no_second_try(checkout, run_command):
+def test_what_wavers_is_listed_though_it_passes_in_the_end(checkout, run_command):
     done = run_command(["bash", checkout(TESTS + WAVERING) / ".ci" / "run"])
-    assert done.returncode == 1
-    assert "test_it.py::test_wavers: failed" in red(done.stdout)
-    assert "test_it.py::test_installs[three]: failed, then passed" in red(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_it.py::test_wavers: failed, then passed" in red(done.stdout)
 
 
 def test_nothing_is_listed_when_nothing_fails(checkout, run_command):
