@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.datasets.files import OpenFile
+from pipelines.datasets.files import FINAL, OpenFile
 from pipelines.datasets.image_headers import Flag, Header
 from pipelines.datasets.index_places import Unwritable, directories, homes, remove, try_to_write
 from pipelines.datasets.index_writing import VERSION, write_index, write_rows
@@ -186,8 +186,12 @@ def _load(directory: Path) -> Index | None:
         for _, beside in meta["beside"].values():
             passed_over.join(beside)
         starts = np.array(meta["starts"], np.int64)
-    except OSError as error:  # another user's, or storage failed: it is no loss
-        if error.errno != errno.ENOENT:
+    except OSError as error:
+        if error.errno not in FINAL:
+            raise DataError(
+                f"index {directory} cannot be read: {error.strerror}; start again when the storage works"
+            ) from None
+        if error.errno != errno.ENOENT:  # another user's, perhaps: another is made
             print(f"index {directory} cannot be read ({error.strerror}) and is not used", file=sys.stderr, flush=True)
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
