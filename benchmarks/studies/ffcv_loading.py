@@ -120,7 +120,7 @@ def _near(dataset: Dataset, options: Any) -> dict[str, list[float]]:
     boxes, flips, sizes = plan.boxes(0, indices, dataset.sizes(indices)), plan.flips(0, indices), dataset.sizes(indices)
     found: dict[str, list[float]] = {"ffcv": [], "ffcv stock": []}
     for index, box, flip, (wide, high), own in zip(indices.tolist(), boxes, flips.tolist(), sizes.tolist(), ours):
-        wanted = reference(dataset, index, box, flip, size)
+        wanted = reference(dataset, index, box, np.array([size, size, 0, 0]), False, flip, size)
         # What FFCV's random resized crop does, step by step, on the plan's box: its own are drawn without a seed.
         left, top, width, height = box.tolist()
         pixels, stock = np.empty((high, wide, 3), np.uint8), np.empty((size, size, 3), np.uint8)
