@@ -77,6 +77,7 @@ def test_four_ranks_hear_the_same_at_the_same_calls_over_few_connections(torchru
     assert second[-1] == [False, True]  # wished for at the last call alone
     assert third == [[False, False]] * 40
     assert last == [[True, True]]
-    # To the store, and in the ring of the votes to one rank on either side; each of two groups would have three otherwise.
-    assert all(rank["sockets"] <= 5 for rank in ranks)
+    # To the store, in the ring of the votes to one rank on either side, and to one more for sharing out cores; each of two groups
+    # would have three otherwise, beside the store's.
+    assert max(rank["sockets"] for rank in ranks) <= 6
     assert ranks[0]["phases"][0]["exchanges"] <= 3 + 200 * 0.002 * 1.75 + 200 // MOST_CALLS + 2

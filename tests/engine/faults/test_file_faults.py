@@ -26,7 +26,7 @@ def check(folder: Path, count: int) -> None:
     found = list(trials(folder, count))
     assert len(found) == count
     # A run may make a few operations fewer than the one that was counted: its threads take turns as they like.
-    assert sum(bool(trial["failed"]) for trial in found) > 0.9 * count
+    assert sum(bool(trial["failed"]) for trial in found) > 0.7 * count
     wrong = [trial for trial in found if trial["outcome"] not in (UNHARMED, RESTARTED)]
     assert not wrong, "\n".join(map(str, wrong))
     assert {trial["outcome"] for trial in found} == {UNHARMED, RESTARTED}
