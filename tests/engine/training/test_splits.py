@@ -121,4 +121,4 @@ def test_evaluation_follows_the_names_of_classes_and_says_when_orders_differ(tmp
         "val: classes are known in another order (1, 2, 10) than that of their names here (1, 10, 2)" in results[0][1]
     )
     assert "another order" not in results[1][1]
-    assert "names no classes: its outputs are taken for those of" in results[2][1]
+    assert "outputs without names are taken for the classes of" in results[2][1]
