@@ -120,7 +120,11 @@ def _chosen(counts: dict[str, int], trials: int) -> Iterator[tuple[str, int]]:
 def _make_dataset(data: Path) -> None:
     for split, count in _IMAGES.items():
         with tarfile.open(Path(sample_path()) / f"{split}-000.tar") as shard:
-            shard.extractall(data / split, shard.getmembers()[:count], filter="data")
+            for member in shard.getmembers()[:count]:
+                (data / split / member.name).parent.mkdir(parents=True, exist_ok=True)
+                content = shard.extractfile(member)
+                if content is not None:
+                    (data / split / member.name).write_bytes(content.read())
 
 
 def _quiet(folder: Path, start: str) -> tuple[dict[str, Any], int]:
