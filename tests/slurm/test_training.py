@@ -51,6 +51,6 @@ def test_the_signal_before_the_time_limit_requeues_and_ends_bit_identical(cluste
     job.cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
     assert job.wait() == "COMPLETED", job.log
     assert job.show("Restarts") == "1"
-    # The ranks, which SLURM wakes to hear its signal, wrote the checkpoint at their next vote.
+    # The ranks, which SLURM wakes to hear its signal, save at their next vote: in mid-epoch, or at the end of one (step 12).
     assert re.search(r"after a checkpoint; requeued, to go on from step-0000000(08|09|1\d)", job.log), job.log
     assert_same_run(quiet, run)
