@@ -118,8 +118,17 @@ class Result:
         return self.folder / self.pictures[-1]
 
     def finish(self, *columns: str) -> Path:
-        """Prints the table with these details, the notes and the circumstances, and writes the file, whole or not at all;
-        returns its path."""
+        """Prints the table with these details, the notes and the circumstances, and writes the file; returns its path."""
+        self._console.print(drawn(self.name, self.rows, columns or ("spread", "step_seconds_p95")))
+        others = f"CPU time used by others: {self._load.read()['others']:.0%}"
+        for line in (*self.notes, f"Machine: {machine_line(self.machine)}; {others}"):
+            self.say(line)
+        path = self.save()
+        self.say(f"Written: {path}")
+        return path
+
+    def save(self) -> Path:
+        """Writes the file, whole or not at all, with what is measured so far: what is cut off keeps it; returns its path."""
         content = {
             "benchmark": self.name,
             "time": self.stamp,
@@ -134,16 +143,11 @@ class Result:
             "notes": self.notes,
             "pictures": self.pictures,
         }
-        self._console.print(drawn(self.name, self.rows, columns or ("spread", "step_seconds_p95")))
-        others = f"CPU time used by others: {content['load']['others']:.0%}"
-        for line in (*self.notes, f"Machine: {machine_line(self.machine)}; {others}"):
-            self.say(line)
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.name}-{self.stamp}.json"
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         temporary.replace(path)
-        self.say(f"Written: {path}")
         return path
 
 

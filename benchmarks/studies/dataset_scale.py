@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import resource
 import shutil
 import sys
@@ -18,6 +17,7 @@ import tarfile
 import tempfile
 import time
 import tracemalloc
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -30,11 +30,12 @@ sys.path[0] = str(ROOT)
 import numpy as np
 from PIL import Image
 
-from benchmarks.measuring import Parser
+from benchmarks.measuring import Parser, paired_ratio
 from benchmarks.measuring.command_line import positive
 from benchmarks.reporting.results import Result
 from engine.faults.exit_status import DONE, run_entry_point
 from pipelines import TrainPlan, open_dataset
+from pipelines.datasets import indexing
 from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.folders import Folders
 from pipelines.datasets.index import _load
@@ -43,7 +44,6 @@ from pipelines.datasets.indexing import ENTRY
 from pipelines.datasets.source import Found
 from pipelines.preparing import catalogue
 from pipelines.preparing.catalogue import Inputs, build_catalogue
-from pipelines.support.cores import usable_cores
 from pipelines.support.work_sharing import Processes
 
 _NAME = b"n01440764_10026.JPEG\0"
@@ -57,48 +57,70 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--samples", type=positive, default=14_000_000, help="in the synthetic index")
     parser.add_argument("--classes", type=positive, default=70_000, help="in the synthetic index")
     parser.add_argument("--listed", type=positive, default=300_000, help="samples that a preparation lists")
-    parser.add_argument("--images", type=positive, default=200_000, help="small JPEGs that are indexed and read")
+    parser.add_argument("--images", type=positive, default=60_000, help="small JPEGs that are indexed and read")
+    parser.add_argument("--workers", type=positive, nargs="+", default=[1, 2, 4], help="processes that index")
     parser.add_argument("--rounds", type=positive, default=3, help="of what takes turns")
     options = parser.parse_args(arguments)
     result = Result("dataset_scale", options)
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        write_index(work / "index", options.samples, options.classes)
-        found = apart(open_index, work / "index")
-        case = {"what": f"index of {options.samples:,} samples, {options.classes:,} classes"}
-        for unit, value in found.items():
-            result.add(case, unit, value, higher_is_better=unit.endswith("/s"))
-        (work / "listed").mkdir()
-        case = {"what": f"preparing: listing {options.listed:,} samples"}
-        for unit, value in apart(list_samples, work / "listed", options.listed).items():
-            result.add(case, unit, value, higher_is_better=unit.endswith("/s"))
-        data = small_jpeg()
+        work, data = Path(folder), small_jpeg()
         for shards in (60, 600):
             write_shards(work / f"of {shards}", shards, options.images // shards, data)
-        write_folders(work / "folders", options.images, data)
-        cores = sorted({1, usable_cores()})
-        for form in ("of 60", "folders"):
-            rates: dict[int, list[float]] = {number: [] for number in cores}
-            for _ in range(options.rounds):
-                for number in cores:
-                    rates[number].append(apart(index_anew, work / form, number))
-            for number, values in rates.items():
-                what = (
-                    f"indexing {'60 shards' if form == 'of 60' else 'class folders'}, {number} core{'s' * (number > 1)}"
-                )
-                result.add({"what": what}, "images/s", values)
-        reading: dict[int, list[float]] = {60: [], 600: []}
-        for _ in range(options.rounds):
-            for shards, values in reading.items():
-                values.append(apart(read_all, work / f"of {shards}"))
-        for shards, values in reading.items():
-            result.add(
-                {"what": f"reading at random from {shards} shards, {_OPEN_FILES:,} files may be open"},
-                "images/s",
-                values,
-            )
+        for part in (measure_index, measure_listing, measure_reading, measure_indexing):
+            part(result, options, work)
+            result.save()
     result.finish()
     return DONE
+
+
+def measure_index(result: Result, options: Namespace, work: Path) -> None:
+    """An index of millions, opened as a rank does."""
+    write_index(work / "index", options.samples, options.classes)
+    case = {"what": f"index of {options.samples:,} samples, {options.classes:,} classes"}
+    for unit, value in apart(open_index, work / "index").items():
+        result.add(case, unit, value, higher_is_better=not unit.startswith(("s ", "bytes")))
+    shutil.rmtree(work / "index")
+
+
+def measure_listing(result: Result, options: Namespace, work: Path) -> None:
+    """What a preparation's root does before the first image is read."""
+    (work / "listed").mkdir()
+    case = {"what": f"preparing: listing {options.listed:,} samples"}
+    for unit, value in apart(list_samples, work / "listed", options.listed).items():
+        result.add(case, unit, value, higher_is_better=unit.endswith("/s"))
+
+
+def measure_reading(result: Result, options: Namespace, work: Path) -> None:
+    """The same samples from few shards and from many, in turns, where few files may be open."""
+    reading: dict[int, list[float]] = {60: [], 600: []}
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, hard), hard))  # the new processes begin with it
+    for _ in range(options.rounds):
+        for shards, values in reading.items():
+            values.append(apart(read_all, work / f"of {shards}"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for shards, values in reading.items():
+        case = {"what": f"reading at random from {shards} shards, {_OPEN_FILES:,} files may be open"}
+        result.add(case, "images/s", values)
+    result.add({"what": "reading from 600 shards over 60"}, "times as fast", paired_ratio(reading[600], reading[60]))
+
+
+def measure_indexing(result: Result, options: Namespace, work: Path) -> None:
+    """Every header of the same images, by one thread and by processes, in turns."""
+    write_folders(work / "folders", options.images, small_jpeg())
+    for form, called in (("of 60", "60 shards"), ("folders", "class folders")):
+        rates: dict[int, list[float]] = {number: [] for number in (0, *options.workers)}
+        for _ in range(options.rounds):
+            for workers, values in rates.items():
+                values.append(apart(index_anew, work / form, workers))
+        for workers, values in rates.items():
+            by = f"{workers} process{'es' * (workers > 1)}" if workers else "one thread"
+            result.add({"what": f"indexing {called}, {by}"}, "images/s", values)
+        most = max(options.workers)
+        result.add(
+            {"what": f"indexing {called}, {most} processes over one thread"},
+            "times as fast", paired_ratio(rates[most], rates[0]),
+        )  # fmt: skip
 
 
 def apart(function: Callable[..., Any], *arguments: object) -> Any:
@@ -152,11 +174,17 @@ def open_index(place: Path) -> dict[str, float]:
         plan.boxes(0, indices, dataset.sizes(indices))
         dataset.labels(indices)
     seconds = time.perf_counter() - started
+    memory = own_memory() - before
+    counts = np.zeros(len(dataset.classes), np.int64)
+    for start in range(0, len(dataset), _CHUNK):
+        labels = dataset.labels(np.arange(start, min(start + _CHUNK, len(dataset))))
+        counts += np.bincount(labels, minlength=len(counts))
     return {
         "s to open": opened,
         "planned samples/s": batches * _BATCH / seconds,
         "bytes a sample on disk": sum(file.stat().st_size for file in place.iterdir()) / len(dataset),
-        "bytes a sample in a rank's own memory": (own_memory() - before) / len(dataset),
+        "bytes a sample in a rank's own memory": memory / len(dataset),
+        "classes with samples": int(np.count_nonzero(counts)),
     }
 
 
@@ -211,9 +239,11 @@ def write_folders(place: Path, images: int, data: bytes) -> None:
             (place / "train" / f"{label:03}" / f"{number:06}.jpg").write_bytes(data)
 
 
-def index_anew(place: Path, cores: int) -> float:
-    """Images indexed in a second, on so many cores."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+def index_anew(place: Path, workers: int) -> float:
+    """Images indexed in a second by so many processes; 0: by one thread of this one."""
+    indexing.usable_cores = lambda: workers  # type: ignore[attr-defined]
+    indexing._FEW = 0 if workers > 1 else sys.maxsize  # when processes start
+    indexing._THREADS = indexing._THREADS if workers else 1
     shutil.rmtree(place / ".index", ignore_errors=True)
     started = time.perf_counter()
     dataset = open_dataset(place, "train", progress=False)
@@ -222,7 +252,6 @@ def index_anew(place: Path, cores: int) -> float:
 
 def read_all(place: Path) -> float:
     """Images read in a second, each once, in a random order."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
     dataset = open_dataset(place, "train", progress=False)
     order = np.random.default_rng(0).permutation(len(dataset)).tolist()
     for index in order[:: max(len(order) // 2000, 1)]:

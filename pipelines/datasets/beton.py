@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.datasets.files import check_regular
+from pipelines.datasets.files import check_regular, mode_of
 from pipelines.datasets.image_headers import Flag, Header
 from pipelines.datasets.source import Found, Piece, Source
 from pipelines.support.errors import DataError
@@ -144,11 +144,12 @@ class Beton(Source):
 
     def _read_classes(self) -> list[str]:
         file = classes_file(self.path)
-        if not file.is_file():
+        if not mode_of(file):
             return []
+        check_regular(file)
         try:
             classes = json.loads(file.read_text(encoding="utf-8"))["classes"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             classes = None
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise DataError(f'{file} is damaged; expected {{"classes": [names]}}. Remove it to use numbers as names')

@@ -55,6 +55,11 @@ def name_classes(labels: Sequence[str], where: str, expected: Sequence[str] | No
     else:
         names, remarks = [plain(label.partition("\t")[2] or label) for label in labels], []
         order = sorted(set(names))
+    for name in order:
+        try:
+            name.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:  # a .json can name half a character
+            raise DataError(f"{where} holds class {name!r}, which is no text; rename it") from None
     if expected is None:
         return Classes(tuple(names), tuple(order), tuple(remarks))
     return Classes(*_as_expected(names, order, where, expected), tuple(remarks + _reordered(order, expected)))

@@ -83,7 +83,7 @@ def class_folders(root: Path) -> tuple[list[str], PassedOver]:
             if what == "folder":
                 classes.append(entry.name)
             else:
-                passed_over.add("image in no class folder" if what == "image" else what, entry.name)
+                passed_over.add("image in no class folder" if what == "image" else what, _shown(entry))
     return classes, passed_over
 
 
@@ -109,10 +109,15 @@ def images_below(root: Path, place: str, aside: Aside, above: tuple[tuple[int, i
             elif what == "folder":
                 folders.append(entry.name)
             else:
-                aside.passed_over.add(what, start + entry.name)
+                aside.passed_over.add(what, start + _shown(entry))
     yield from (start + name for name in images)
     for name in folders:
         yield from images_below(root, start + name, aside, (*above, identity))
+
+
+def _shown(entry: os.DirEntry) -> str:
+    """Its name, of a folder with a slash: it is not searched through, and counts as one."""
+    return entry.name + "/" * entry.is_dir(follow_symlinks=False)
 
 
 def _what(entry: os.DirEntry) -> str:

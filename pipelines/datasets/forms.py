@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.datasets.beton import Beton
-from pipelines.datasets.files import is_there
+from pipelines.datasets.files import is_folder, is_there, mode_of
 from pipelines.datasets.folders import Folders, class_folders
 from pipelines.datasets.image_names import INDEX, is_image, kind_of, left_behind
 from pipelines.datasets.lists import ENDINGS as LIST_ENDINGS
@@ -44,7 +44,7 @@ def find_source(path: Path, split: str, held_out: float = HELD_OUT) -> Source:
         if not is_there(path):
             pattern = f"; a pattern of a split's files is --data.{split}" if is_pattern(path.name) else ""
             raise DataError(f"data directory {path} does not exist{pattern}")
-        if not path.is_dir():
+        if not is_folder(path):
             raise DataError(
                 f"{path} is no directory; give the one that holds '{split}' (class folders, tar shards, FFCV's files or a "
                 f"list), or the split itself by --data.{split}"
@@ -78,7 +78,7 @@ def source_at(where: str, split: str) -> Source:
             return _of_pattern(path, split)
         if not there:
             raise DataError(f"{path} does not exist")
-        if path.is_dir():
+        if is_folder(path):
             return _of_folder(path, split, path.name, path.parent)
         return _of_file(path, split)
     except OSError as error:
@@ -86,7 +86,7 @@ def source_at(where: str, split: str) -> Source:
 
 
 def _found(path: Path, split: str, held_out: float) -> Source:
-    top = next((path / below for below in _KAGGLE if (path / below).is_dir()), path)
+    top = next((path / below for below in _KAGGLE if is_folder(path / below)), path)
     names = sorted(os.listdir(top))  # noqa: PTH208  # names are all that is wanted
     for called in _CALLED[split]:
         forms = _forms(top, names, called, split)
@@ -98,26 +98,32 @@ def _found(path: Path, split: str, held_out: float) -> Source:
             source = make()
             if called != split:
                 source.remarks.append(f"the {split} split is what {top} calls '{called}'")
-            if split == "train":
+            if split == "train" or not _is_held(top, names, "train"):
                 source.passed_over.join(_beside(top, names))
             return source
-    if not any(_forms(top, names, called, split) for calls in _CALLED.values() for called in calls):
+    without = ""
+    if not any(_is_held(top, names, split) for split in SPLITS):
         classes, passed_over = class_folders(top)
         whole = Folders(top, split, classes, held_out)
         whole.passed_over = passed_over
-        if len(classes) > 1 and all(map(whole.holds_images, classes)):
+        empty = [name for name in classes if not whole.holds_images(name)]
+        if len(classes) > 1 and not empty:
             whole.remarks.append(
                 f"{top} has no splits: {100 * held_out:g}% of each class, chosen by the images' names, are the val split"
             )
             return whole
+        if len(classes) - len(empty) > 1:
+            without = f"; were its folders classes, each would hold images, and {empty[0]} holds none"
     visible = [name for name in names if not name.startswith(".")]
     packed = next((name for name in visible if name.lower().endswith(_COMPRESSED)), "")
-    dangling = next((name for name in visible if name.lower() in _CALLED[split] and not (top / name).exists()), "")
+    dangling = next((name for name in visible if name.lower() in _CALLED[split] and not mode_of(top / name)), "")
     expected = ", ".join(f"{split}{form}" for form in ("/<class>/*.jpg", "/*.tar", "-*.tar", ".beton"))
     raise NoSplit(
         f"no '{split}' split in {top}: expected {expected} or {split}.csv"
         + (
-            f"; {dangling} is a link that leads nowhere"
+            without
+            if without
+            else f"; {dangling} is a link that leads nowhere"
             if dangling
             else f"; {packed} is compressed: unpack it"
             if packed
@@ -128,19 +134,23 @@ def _found(path: Path, split: str, held_out: float) -> Source:
     )
 
 
+def _is_held(top: Path, names: list[str], split: str) -> bool:
+    """Whether a folder holds a split, in any form."""
+    return any(_forms(top, names, called, split) for called in _CALLED[split])
+
+
 def _forms(top: Path, names: list[str], called: str, split: str) -> dict[str, Callable[[], Source]]:
     """What makes a source of each form in which a folder holds the split of that name."""
     forms: dict[str, Callable[[], Source]] = {}
-    folder = next((name for name in names if name.lower() == called and (top / name).is_dir()), "")
+    folders = [name for name in names if name.lower() == called and is_folder(top / name)]
     shards = [name for name in names if _is_of(name, called, (".tar",))]
     for name in names:
         if _is_of(name, called, _BETONS):
             forms[name] = partial(Beton, top / name, split)
     if shards:
         forms[f"{called}-*.tar"] = partial(_of_shards, top, split, shards, f"--data.{split}")
-    if folder:
-        forms[f"{folder}/"] = partial(_of_folder, top / folder, split, called, top)
-    elif not forms:
+    forms |= {f"{name}/": partial(_of_folder, top / name, split, called, top) for name in folders}
+    if not forms:
         forms |= {name: partial(Listed, top / name, split) for name in names if name.lower() in list_names(called)}
     return forms
 
@@ -174,8 +184,12 @@ def _of_folder(folder: Path, split: str, called: str, top: Path) -> Source:
     if shards:
         if any(is_image(name) for name in names):
             raise DataError(f"{folder} holds tar shards and images; keep one of them")
+        if packed := list(filter(Folders(folder, split, classes).holds_images, classes)):
+            raise DataError(f"{folder} holds tar shards and class folders of images ({packed[0]}); keep one of them")
         source: Source = _of_shards(folder, split, shards, f"--data.{split}")
         source.passed_over.join(_but(passed_over, ".tar"))
+        for name in classes:
+            source.passed_over.add("folder beside the shards", name)
         return source
     flat = any(is_image(name) and not left_behind(name) for name in names)
     if (not classes or [name.lower() for name in classes] == ["images"] or flat) and (
@@ -242,8 +256,8 @@ def _called(path: Path) -> str:
     """What something beside the splits is."""
     if left_behind(path.name):
         return kind_of(path.name)
-    if path.is_dir():
+    if is_folder(path):
         return "folder beside the splits"
-    if not path.exists():
+    if not mode_of(path):
         return "link to nothing"
     return "image in no split" if is_image(path.name) else kind_of(path.name)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.datasets.files import check_regular, is_there
 from pipelines.datasets.image_names import is_image, kind_of, left_behind, suffix
 from pipelines.datasets.source import Found, Source
 from pipelines.datasets.tar_files import File, list_files
@@ -29,8 +30,9 @@ class Archive(Source):
     separator = ":"
 
     def __init__(self, file: Path, split: str) -> None:
-        if not file.is_file():
-            raise DataError(f"{file} does not exist" if not file.exists() else f"{file} is no file")
+        if not is_there(file):
+            raise DataError(f"{file} does not exist")
+        check_regular(file)
         super().__init__(file, split)
 
     def state(self) -> list[list]:

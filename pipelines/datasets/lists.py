@@ -2,15 +2,16 @@
 
 import codecs
 import csv
+import io
 import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.datasets.files import check_regular
+from pipelines.datasets.files import ABSENT, check_regular, is_folder, retried
 from pipelines.datasets.folders import images_below
-from pipelines.datasets.image_names import IMAGES
+from pipelines.datasets.image_names import IMAGES, is_image
 from pipelines.datasets.source import Aside, Found, Source
 from pipelines.support.errors import DataError
 
@@ -19,7 +20,7 @@ _PATHS = ("path", "file_path", "filepath", "image_path", "img_path", "file_name"
           "img", "image_id", "imageid", "name", "id")  # fmt: skip
 _LABELS = ("label", "labels", "class", "class_name", "classname", "class_id", "category", "target", "species", "breed",
            "wnid", "synset", "predictionstring", "y")  # fmt: skip
-_WORDNET_ID = re.compile(r"n\d{8}")
+_WORDNET_ID = re.compile(r"n\d{8}(?!\S)")
 _ADDED = ("", ".jpg", ".JPEG", ".jpeg", ".png", ".JPG")  # what lists that name images by number leave out
 _ABOVE = 3  # folders up in which Kaggle's labels lie
 
@@ -62,7 +63,7 @@ class Listed(Source):
         super().__init__(file.parent, split)
         self.groups = [file.name]
         usual = (file.parent / name for name in (file.stem, file.stem.partition("_")[0], split, "images"))
-        self.bases = [*bases, file.parent, *(base for base in usual if base.is_dir())]
+        self.bases = [*bases, file.parent, *filter(is_folder, usual)]
         self.list_file, self._folder = file, folder
         self.remarks.append(f"labels from {file}" + ("" if folder else "; only what it lists is used"))
 
@@ -75,13 +76,15 @@ class Listed(Source):
         """Nothing can be said before the list is read: `samples` does."""
 
     def samples(self, group: int) -> Iterator[Found]:
-        rows = read_rows(self.list_file)
         seen: dict[str, str] = {}
         guess = (self.bases[0], "")
-        for number, path, label in rows:
+        for number, path, label in read_rows(self.list_file):
             found = self._resolved(path, guess)
             if found is None:
+                if path.startswith("#"):  # a comment, since no file is called so
+                    continue
                 self._aside.passed_over.add("listed, but not there", path)
+                self._watch(path)
                 continue
             name, size, guess = found
             if size < 0:
@@ -114,19 +117,30 @@ class Listed(Source):
             if count > 1:
                 aside.passed_over[kind] = count - 1, names
         self._aside.passed_over.join(aside.passed_over)
+        self._aside.folders.update({str(folder / below): time for below, time in aside.folders.items()})
+
+    def _watch(self, path: str) -> None:
+        """Let the index be out of date as soon as something comes to where a listed file is missing."""
+        for base in dict.fromkeys(self.bases):
+            above = next(folder for folder in (base / path).parents if is_folder(folder))
+            self._aside.folders.setdefault(str(above), above.stat().st_mtime_ns)
 
     def _resolved(self, path: str, guess: tuple[Path, str]) -> tuple[str, int, tuple[Path, str]] | None:
-        """The name and size (-1: it is no file) of what is listed, and where it was found: the folder that the path is
-        relative to, and what the list leaves out at its end. What held for the line before is tried first."""
+        """The name and size (-1: it is no file; 0 for a link that leads nowhere now) of what is listed, and where it was found:
+        the folder that the path is relative to, and what the list leaves out at its end. What held for the line before is tried
+        first."""
         added = ("",) if path.rpartition(".")[2].lower() in IMAGES else _ADDED
         for base, end in (guess, *((base, end) for base in self.bases for end in added)):
             file = base / (path + end)
             try:
-                found = file.stat()
+                found = retried(file.stat)
                 size = found.st_size if stat.S_ISREG(found.st_mode) else -1
                 return self._named(file), size, (base, end)
-            except OSError:
-                continue
+            except OSError as error:
+                if error.errno not in ABSENT:
+                    raise
+                if file.is_symlink():
+                    return self._named(file), 0, (base, end)
         return None
 
     def _named(self, file: Path) -> str:
@@ -137,7 +151,8 @@ class Listed(Source):
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, str, str]]:
-    """(line, path, label) for each line; DataError when one has no label."""
+    """(line, path, label) for each line; DataError when one has no label. A line that begins with # may be a comment, or name a
+    file that does: whoever looks for it knows."""
     try:
         check_regular(file)
         data = file.read_bytes()
@@ -147,24 +162,31 @@ def read_rows(file: Path) -> Iterator[tuple[int, str, str]]:
     text = data.decode("utf-16", "replace") if wide else data.decode("utf-8-sig", "surrogateescape")
     if "\0" in text:
         raise DataError(f"list {file} is no text in UTF-8 or in UTF-16 with its mark; save it as UTF-8")
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#"]
+    # Python's own splitlines would end lines in the middle of names, at characters such as U+2028.
+    lines = [(number, line) for number, line in enumerate(io.StringIO(text, None), 1) if line.strip()]
     if not lines:
         raise DataError(f"list {file} is empty; expected `path,label` a line")
-    separator = next((mark for mark in ("\t", ",", ";") if mark in lines[0][1]), "")
-    heading = [cell.strip().lower() for cell in _cells(lines[0][1], separator)]
+    first = next((line for _, line in lines if line[0] != "#"), lines[0][1]).rstrip("\n")
+    separator = next((mark for mark in ("\t", ",", ";") if mark in first), "")
+    if not is_image(first.partition(separator or " ")[0]) and is_image(_cells(first, "")[0]):
+        separator = ""  # what it holds stands in a name
+    heading = [cell.strip().lower() for cell in _cells(first, separator)]
     label_at = next((heading.index(name) for name in _LABELS if name in heading), -1)
     has_heading = label_at >= 0
-    if not has_heading and heading[0] in _PATHS:
-        raise DataError(f"{file}: its heading ({lines[0][1]}) names no column of labels, such as label or class")
+    if not has_heading and heading and heading[0] in _PATHS:
+        raise DataError(f"{file}: its heading ({first}) names no column of labels, such as label or class")
     path_at, label_at = (_path_column(heading), label_at) if has_heading else (0, 1)
-    for number, line in lines[has_heading:]:
-        cells = _cells(line, separator)
-        if len(cells) <= max(path_at, label_at) or not cells[path_at].strip() or not cells[label_at].strip():
-            raise DataError(f"{file}, line {number}: expected a path and a label, got {line!r}")
-        label = cells[label_at].strip()
+    for number, line in lines:
+        if has_heading and line.rstrip("\n") == first:
+            continue
+        cells = _cells(line.rstrip("\n"), separator)
+        path, label = (cells[at].strip() if at < len(cells) else "" for at in (path_at, label_at))
         if id_ := _WORDNET_ID.match(label):  # Kaggle's solutions have a box behind it
             label = id_[0]
-        yield number, cells[path_at].strip().replace("\\", "/"), label.rstrip("/")
+        if path and label.rstrip("/"):
+            yield number, path.replace("\\", "/"), label.rstrip("/")
+        elif line[0] != "#":
+            raise DataError(f"{file}, line {number}: expected a path and a label, got {line.strip()!r}")
 
 
 def _path_column(heading: list[str]) -> int:
@@ -172,5 +194,11 @@ def _path_column(heading: list[str]) -> int:
 
 
 def _cells(line: str, separator: str) -> list[str]:
-    """A line's cells; separated by blanks, the label is the last word: paths may hold blanks."""
-    return next(csv.reader([line], delimiter=separator)) if separator else line.strip().rsplit(None, 1)
+    """A line's cells, none where a quote is not closed. Separated by blanks, the label is the last word: paths may hold
+    blanks."""
+    if not separator:
+        return line.strip().rsplit(None, 1)
+    try:
+        return next(csv.reader([line], delimiter=separator, strict=True))
+    except csv.Error:
+        return []

@@ -1,14 +1,17 @@
 """Names of many files in one: {0000..1023}, {a,b} and the wildcards of a shell; and which of a row of numbers are missing."""
 
-import glob
+import fnmatch
+import os
 import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+from pipelines.datasets.files import is_folder, mode_of
 from pipelines.support.errors import DataError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_WILDCARD = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 1_000_000  # files that one pattern may name
 
@@ -19,19 +22,36 @@ def is_pattern(text: str) -> bool:
 
 
 def expanded(pattern: Path) -> list[Path]:
-    """The files that a pattern names, in its order, those of a wildcard sorted; DataError when one is not there."""
+    """The files that an absolute pattern names, in its order, those of a wildcard sorted; DataError when one is not there,
+    OSError when a folder on the way cannot be listed."""
     names = _without_braces(str(pattern))
     files: list[Path] = []
     missing = []
     for name in names:
-        found = sorted(glob.glob(name)) if re.search(r"[*?\[]", name) else [name]  # noqa: PTH207  # absolute patterns
-        files += map(Path, found)
-        if not found or not Path(found[0]).exists():
+        found = _matching(Path(name)) if _WILDCARD.search(name) else [Path(name)]
+        files += found
+        if not found or not mode_of(found[0]):
             missing.append(name)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(f"no file {missing[0]}{more}, of the {len(names)} that the pattern {pattern} names")
     return list(dict.fromkeys(files))
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """What a pattern with wildcards names, sorted. Python's glob would pass over a folder that cannot be listed."""
+    found = [Path(pattern.anchor)]
+    for part in pattern.parts[1:]:
+        if not _WILDCARD.search(part):
+            found = [place for folder in found if mode_of(place := folder / part, links=True)]
+            continue
+        found = [
+            folder / name
+            for folder in filter(is_folder, found)
+            for name in fnmatch.filter(os.listdir(folder), part)  # noqa: PTH208
+            if part.startswith(".") or not name.startswith(".")
+        ]
+    return sorted(found)
 
 
 def _without_braces(text: str) -> list[str]:

@@ -16,7 +16,8 @@ def read_quarantine(file: Path, source: Source, index: Index, shared: bool) -> N
     """int64 (n,): the entries of a split's index that a list names, sorted; shared: names that do not tell their split are the
     training split's. DataError when the list cannot be read, or names what is not there."""
     try:
-        lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        # At line feeds alone: names may hold all else that Python's splitlines take for the end of a line.
+        lines = file.read_bytes().decode("utf-8-sig", "surrogateescape").split("\n")
     except OSError as error:
         raise DataError(f"quarantine file {file} cannot be read: {error.strerror}") from None
     wanted: dict[str, list[tuple[int, str, str]]] = {}

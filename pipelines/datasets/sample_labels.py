@@ -2,10 +2,11 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pipelines.datasets.image_names import IMAGES, suffix
+from pipelines.datasets.passed_over import PassedOver
 from pipelines.datasets.tar_files import File
 from pipelines.support.errors import DataError
 
@@ -48,18 +49,43 @@ def parts_of(files: Sequence[File]) -> Parts:
     return Parts(images, labels, [file for file in files if file.name not in kept])
 
 
-def label_of(parts: Parts, image: File, descriptor: int) -> str:
+def paired(parts: Parts) -> Iterator[tuple[File, list[File]]]:
+    """Each image with the files that may tell its class: of several images of a key those of its own name (`a.1.cls` beside
+    `a.1.jpg`), else those of no image's name."""
+    of: dict[str, list[File]] = {_stem(image.path): [] for image in parts.images}
+    shared: list[File] = []
+    for file in parts.labels:
+        of.get(_stem(file.path), shared).append(file)
+    for image in parts.images:
+        yield image, parts.labels if len(parts.images) == 1 else of[_stem(image.path)] or shared
+
+
+def _stem(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def label_of(image: File, labels: Sequence[File], descriptor: int, passed_over: PassedOver) -> str:
     """The image's label, as `class_names` takes them: from a file of its class, a .json, or the folders of its name.
 
-    DataError, without the archive's name, when there is none or it cannot be read; OSError when the archive cannot.
+    A .json that says another number than the file of its class is counted in `passed_over`. DataError, without the archive's
+    name, when there is no label, or more than one, or it cannot be read; OSError when the archive cannot.
     """
-    classes = [_text(file, descriptor) for file in parts.labels if suffix(file.path) in _CLASSES]
+    classes = {_text(file, descriptor): file for file in labels if suffix(file.path) in _CLASSES}
+    if len(classes) > 1:
+        (one, first), (other, second), *_ = classes.items()
+        raise DataError(
+            f"{image.name} has two classes: {first.name} says {one!r} and {second.name} {other!r}; keep one"
+        )
     number, name = "", ""
-    if not classes or classes[0].isdecimal():  # a name says all
-        for file in parts.labels:
+    text = next(iter(classes), "")
+    if not text or text.isdecimal():  # a name says all
+        for file in labels:
             if suffix(file.path) == "json":
                 number, name = _from_json(file, descriptor)
-    number = classes[0] if classes else number
+                if text and number and int(number) != int(text):
+                    passed_over.add(".json with another class", file.name)
+                    name = ""
+    number = text or number
     if number or name:
         return f"{number}\t{name}" if number and name and _is_number(number) else number or name
     path = os.path.normpath(os.path.dirname(image.path))  # noqa: PTH120
@@ -69,6 +95,11 @@ def label_of(parts: Parts, image: File, descriptor: int) -> str:
     raise DataError(
         f"{image.name} has no class: expected a .cls beside it, a .json with a label, or a class folder in its name"
     )
+
+
+def _single(value: object) -> object:
+    """What a list of one holds; all else as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _is_whole(value: object) -> bool:
@@ -94,12 +125,13 @@ def _text(file: File, descriptor: int) -> str:
 def _from_json(file: File, descriptor: int) -> tuple[str, str]:
     """A class's number and name in a .json; empty where it has none."""
     try:
-        fields = json.loads(os.pread(descriptor, file.size, file.place))
-    except ValueError as error:
+        found = json.loads(os.pread(descriptor, file.size, file.place))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file.name} is damaged: {error}") from None
-    if not isinstance(fields, dict):
-        return "", ""
+    found = _single(found)
+    named = found if isinstance(found, dict) else {"label": found}  # the class alone
+    fields = {name.lower(): _single(value) for name, value in named.items()}
     texts = (f"{fields[field]:.0f}" if _is_whole(fields.get(field)) else str(fields.get(field)) for field in _NUMBERS)
     numbers = (text for text in texts if _is_number(text))
-    names = (fields[field].strip() for field in _NAMES if isinstance(fields.get(field), str))
+    names = (value.strip() for value in map(fields.get, _NAMES) if isinstance(value, str))
     return next(numbers, ""), next((name for name in names if name and not _is_number(name)), "")

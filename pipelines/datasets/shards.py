@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines.datasets.files import open_regular
 from pipelines.datasets.image_names import kind_of, left_behind
 from pipelines.datasets.passed_over import PassedOver
-from pipelines.datasets.sample_labels import key_of, label_of, parts_of
+from pipelines.datasets.sample_labels import key_of, label_of, paired, parts_of
 from pipelines.datasets.source import Found, Source
 from pipelines.datasets.tar_files import File, list_files
 from pipelines.support.errors import DataError
@@ -43,9 +43,10 @@ class Shards(Source):
             for parts in map(parts_of, samples.values()):
                 for file in parts.others if parts.images else [*parts.others, *parts.labels]:
                     passed_over.add(_beside(file), file.name)
-                for image in parts.images:
+                for image, labels in paired(parts):
                     found = True
-                    yield Found(image.name, label_of(parts, image, descriptor), image.place, image.size)
+                    label = label_of(image, labels, descriptor, passed_over)
+                    yield Found(image.name, label, image.place, image.size)
         except DataError as error:
             raise DataError(f"{path}:{error}") from None
         finally:

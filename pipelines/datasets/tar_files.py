@@ -236,6 +236,8 @@ class _Extended(tarfile.TarFile):
             return f"a header cannot be read ({error})"
         if member.size < 0 or member.offset_data + (0 if member.issparse() else member.size) > end:
             return f"it is cut off in {member.name}"
+        if "\0" in member.name:
+            return f"a name holds a zero byte ({member.name.encode()!r})"
         kind = member.type
         if member.issparse():  # a file stored in one run from its beginning has no holes
             runs = [run for run in member.sparse or () if run[1]]  # type: ignore[attr-defined, index, union-attr]

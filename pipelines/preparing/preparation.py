@@ -7,7 +7,7 @@ finished piece, which is all that resuming needs. At the end OUTPUT/manifest.jso
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -112,7 +112,7 @@ class _Preparation:
         self.team, self.say = team, say
         self.work = output / WORK
         self.pieces_at = pieces_at(form, output)
-        self._members_at: dict[tuple[str, int], int] = {}  # by split and number, offset of a piece in the journal
+        self._places: dict[tuple[str, int], int] = {}  # by split and number, offset of a piece in the journal
 
     def run(self, job: dict) -> Prepared:
         self._sweep()
@@ -135,13 +135,13 @@ class _Preparation:
             self._index(done)
         counts = {split: self._counted(catalogue) for split, catalogue in catalogues.items()}
         unreadable = [f"{piece.split}/{name}" for piece in done for name in piece.unreadable]
-        files = [file for piece in done for file in piece.files]
+        files: Iterable[File] = self._files(done)
         if self.form.to == "beton":
             files = make_betons(self.pieces_at, self.splits, done, self.output, self.team)
             counts = {split: _class_counts(self.output, split) for split in self.splits}
-        self._describe(job, catalogues, counts, files, unreadable)
+        written = self._describe(job, catalogues, counts, files, unreadable)
         samples = {split: sum(counts[split].values()) for split in self.splits}
-        return Prepared(samples, sum(file.size for file in files), resumed, unreadable, already=False)
+        return Prepared(samples, written, resumed, unreadable, already=False)
 
     def _sweep(self) -> None:
         self.pieces_at.mkdir(exist_ok=True)
@@ -169,10 +169,10 @@ class _Preparation:
         ):
             advance(sum(piece.samples for piece in done.values()))
             for _, piece in self.team.run(write_piece, tasks):
-                self._members_at[piece.split, piece.number] = journal.tell()
+                self._places[piece.split, piece.number] = journal.tell()
                 journal.write(piece.to_json().encode() + b"\n")
                 journal.flush()
-                done[piece.split, piece.number] = replace(piece, members=[])
+                done[piece.split, piece.number] = self._kept(piece)
                 advance(piece.samples)
         if self.form.to == "folder":
             os.sync()  # shards were brought to the disk one by one; for small files that would take hours
@@ -191,9 +191,18 @@ class _Preparation:
                     return
                 piece = Piece.from_json(line.decode())
                 if all(size_of(self.pieces_at / file.name) == file.size for file in piece.files):
-                    self._members_at[piece.split, piece.number] = at
-                    yield replace(piece, members=[])
+                    self._places[piece.split, piece.number] = at
+                    yield self._kept(piece)
                 at += len(line)
+
+    def _kept(self, piece: Piece) -> Piece:
+        """What stays in memory of a piece; the rest waits in the journal."""
+        return replace(piece, members=[], files=[] if self.form.to == "folder" else piece.files)
+
+    def _files(self, done: list[Piece]) -> Iterator[File]:
+        """All that was written, in order."""
+        for piece in done:
+            yield from piece.files or self._whole(piece).files
 
     def _check_room(self, catalogues: dict[str, Catalogue]) -> None:
         if self.form.longest_side is not None or self.form.quality is not None:
@@ -211,8 +220,8 @@ class _Preparation:
             )
 
     def _check(self, done: list[Piece]) -> None:
-        files = [file for piece in done for file in piece.files]
-        wrong = differing_files(self.team, self.pieces_at, files)
+        count = sum(len(piece.files) or piece.samples for piece in done)
+        wrong = differing_files(self.team, self.pieces_at, self._files(done), count)
         if wrong:
             for name in wrong:
                 (self.pieces_at / name).unlink(missing_ok=True)
@@ -228,10 +237,10 @@ class _Preparation:
             ends = ((shard.number, rows) for shard in shards for rows in (self._whole(shard).index_rows(), None))
             record_index(find_source(self.pieces_at, split), self.pieces_at, ends)
 
-    def _whole(self, shard: Piece) -> Piece:
-        """A shard with its samples, which wait in the journal."""
+    def _whole(self, piece: Piece) -> Piece:
+        """A piece with its samples and files, which wait in the journal."""
         with (self.work / "journal.jsonl").open("rb") as journal:
-            journal.seek(self._members_at[shard.split, shard.number])
+            journal.seek(self._places[piece.split, piece.number])
             return Piece.from_json(journal.readline().decode())
 
     def _counted(self, catalogue: Catalogue) -> dict[str, int]:
@@ -255,11 +264,15 @@ class _Preparation:
         job: dict,
         catalogues: dict[str, Catalogue],
         counts: dict[str, dict[str, int]],
-        files: list[File],
+        files: Iterable[File],
         unreadable: list[str],
-    ) -> None:
-        with (self.output / CHECKSUMS).open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.writelines(f"{digest}  {name}\n" for name, _, digest in files)
+    ) -> int:
+        """Write the manifest and the checksums; returns how many bytes were written."""
+        count = written = 0
+        with (self.output / CHECKSUMS).open("w", encoding="utf-8", errors="surrogateescape") as checksums:
+            for name, size, digest in files:
+                checksums.write(f"{digest}  {name}\n")
+                count, written = count + 1, written + size
         manifest = {
             "job": job,
             "splits": {
@@ -268,12 +281,13 @@ class _Preparation:
             "held_out": max(open_source(self.inputs, split).held_out for split in self.splits),
             "passed_over": {split: catalogue.passed_over for split, catalogue in catalogues.items()},
             "remarks": {split: catalogue.remarks for split, catalogue in catalogues.items()},
-            "files": len(files),
-            "bytes": sum(file.size for file in files),
+            "files": count,
+            "bytes": written,
             "checksums": CHECKSUMS,
             "unreadable": unreadable,
         }
         write_whole(self.output / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        return written
 
 
 def _class_counts(path: Path, split: str, classes: list[str] | None = None) -> dict[str, int]:

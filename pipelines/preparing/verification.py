@@ -1,6 +1,7 @@
 """Compares the files of a prepared dataset with what was written."""
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipelines.preparing import writers
@@ -13,21 +14,26 @@ from pipelines.support.work_sharing import Team
 _CHECKED_TOGETHER = 256  # small files a task
 
 
-def differing_files(team: Team, output: Path, files: list[File]) -> list[str]:
-    """Which files are not what was written, read in parallel: large ones each by themselves."""
-    tasks, batch = [], []
-    for file in files:
-        batch.append(file)
-        if len(batch) == _CHECKED_TOGETHER or file.size > writers.LARGE:
-            tasks.append((output, batch))
-            batch = []
-    if batch:
-        tasks.append((output, batch))
-    with progress_bar("Checking", len(files)) as advance:
+def differing_files(team: Team, output: Path, files: Iterable[File], count: int) -> list[str]:
+    """Which files are not what was written, read in parallel: large ones each by themselves; count: how many there are."""
+    counts: list[int] = []
+
+    def tasks() -> Iterator[tuple[Path, list[File]]]:
+        batch: list[File] = []
+        for file in files:
+            batch.append(file)
+            if len(batch) == _CHECKED_TOGETHER or file.size > writers.LARGE:
+                counts.append(len(batch))
+                yield output, batch
+                batch = []
+        counts.append(len(batch))
+        yield output, batch
+
+    with progress_bar("Checking", count) as advance:
         wrong: list[str] = []
-        for position, names in team.run(writers.differing, tasks):
+        for position, names in team.run(writers.differing, tasks()):
             wrong += names
-            advance(len(tasks[position][1]))
+            advance(counts[position])
     return sorted(wrong)
 
 
@@ -35,8 +41,9 @@ def verified_manifest(output: Path, team: Team) -> dict:
     """The manifest of a finished output whose files have their checksums; DataError when one has not."""
     manifest = json.loads((output / MANIFEST).read_text())
     with (output / CHECKSUMS).open(encoding="utf-8", errors="surrogateescape") as file:
-        lines = [line.rstrip("\n").split("  ", 1) for line in file]
-    wrong = differing_files(team, output, [File(name, size_of(output / name), digest) for digest, name in lines])
+        lines = (line.rstrip("\n").split("  ", 1) for line in file)
+        files = (File(name, size_of(output / name), digest) for digest, name in lines)
+        wrong = differing_files(team, output, files, manifest["files"])
     if wrong:
         raise DataError(
             f"{output / wrong[0]}{and_more(wrong)} changed since it was prepared; remove {output} and prepare again"

@@ -11,7 +11,7 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -31,7 +31,7 @@ class Team(Protocol):
 
     workers: int
 
-    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
         """(position, function(task)) for every task, in the order in which they end; raises what a task raised.
 
         `function` is a module's function; tasks and results can be pickled.
@@ -54,7 +54,7 @@ class Processes:
             self._pool = ProcessPoolExecutor(workers, get_context("fork"), _become_worker, (os.getpid(),))
             self._pool.submit(os.getpid).result()
 
-    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
         if self._pool is None:
             for position, task in enumerate(tasks):
                 yield position, function(task)
@@ -117,7 +117,7 @@ class Ranks:
         self._mpi, self._comm = mpi, mpi.COMM_WORLD
         self.rank, self.workers = self._comm.rank, self._comm.size
 
-    def run(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
         following = iter(enumerate(tasks))
         idle = list(range(self.workers))
         own: tuple[int, Future] | None = None

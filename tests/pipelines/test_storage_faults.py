@@ -1,4 +1,5 @@
-"""Whatever call to the system fails: a dataset is opened, checked and prepared rightly, or one line says where and why."""
+"""Whatever call to the system fails: a dataset is opened, read by training, checked and prepared rightly, or one line says
+where and why."""
 
 import os
 import subprocess
@@ -7,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import messy
 from messy import EACH, folders, shards, with_class
 
 ROOT = Path(__file__).parents[2]
-FORMS = {"folders": folders, "shards": lambda root: shards(root, with_class)}
+FORMS = {"folders": folders, "shards": lambda root: shards(root, with_class), "lists": messy.FORMS["lists"]}
 
 
 @pytest.mark.parametrize("form", FORMS)

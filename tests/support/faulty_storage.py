@@ -1,5 +1,5 @@
-"""Opens, checks and prepares a dataset while system calls fail at one place after the other; prints a line for each end that is
-neither right nor one line with a path and a cause. To be run with faults.c preloaded: PLACE WORK COUNT FIRST STEP."""
+"""Opens, trains on, checks and prepares a dataset while system calls fail at one place after the other; prints a line for each
+end that is neither right nor one line with a path and a cause. To be run with faults.c preloaded: PLACE WORK COUNT FIRST STEP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from pathlib import Path
 import pipelines.datasets.files
 import pipelines.doctor
 import pipelines.prepare
-from pipelines import DataError, open_dataset
+from engine.config.options import DataConfig
+from engine.training.loaders import open_splits
+from pipelines import DataError, TrainPlan, build_loader, open_dataset
 
 NUMBERS = (errno.ENOSPC, errno.EACCES, errno.ESTALE, errno.ELOOP, errno.EROFS, errno.EIO)
 FOR_EVER = 1_000_000
@@ -26,6 +28,16 @@ pipelines.datasets.files._PAUSES = (0.0, 0.0, 0.0)
 
 def opened(place: Path, work: Path, count: int) -> str:
     found = len(open_dataset(place, "train", progress=True))
+    return "" if found == count else f"{found} images"
+
+
+def trained(place: Path, work: Path, count: int) -> str:
+    """As training reads an epoch, with every command's remarks on standard output."""
+    with redirect_stdout(StringIO()):
+        dataset, _ = open_splits(DataConfig(path=str(place)), progress=True)
+    plan = TrainPlan(len(dataset), 6)
+    with build_loader(dataset, plan, "native", "cpu", batch_size=6, resolution=16, workers=1) as loader:
+        found = sum(len(batch.labels) for batch in loader)
     return "" if found == count else f"{found} images"
 
 
@@ -64,7 +76,7 @@ def main() -> None:
     place, work = Path(sys.argv[1]), Path(sys.argv[2])
     count, first, step = map(int, sys.argv[3:])
     faults = ctypes.CDLL(None)
-    for tool in (opened, examined, prepared):
+    for tool in (opened, trained, examined, prepared):
         for number in NUMBERS:
             for times in (1, FOR_EVER):
                 after = first

@@ -237,6 +237,21 @@ def _listed_apart(root: Path, separator: str = ";", end: str = "\r\n") -> dict[s
     return {split: f"{root}/pictures/{split} list.csv" for split in EACH}
 
 
+def _listed_oddly(root: Path) -> None:
+    for split in EACH:
+        rows = ["# made by hand", "path,label"]
+        for label, stem, data in images(split):
+            name = f'{split}/#{stem}, "a"\u2028\x85.jpg'
+            write(root / name, data)
+            quoted = name.replace('"', '""')
+            rows += [f'"{quoted}","a {label}, perhaps"', f"# {name},owl"]
+        write(root / f"{split}.csv", "\ufeff" + "\r\n".join([*rows, f"{split}/gone.jpg,cat"]))
+
+
+def _with_dots(root: Path) -> None:
+    shards(root, lambda label, stem, data: [(f"img.{stem}.jpg", data), (f"img.{stem}.cls", label.encode())])
+
+
 def _held_out(root: Path) -> dict[str, str]:
     folders(root, ["train"], "{label}/{stem}.jpg")
     return {"held_out": "0.34"}
@@ -294,6 +309,7 @@ FORMS: dict[str, Callable[[Path], dict[str, str] | None]] = {
     "folders of all": lambda root: folders(root, ["train"], "{label}/{stem}.jpg"),
     "Kaggle's ImageNet": _kaggle,
     "lists": _listed,
+    "lists with all that a line may hold": _listed_oddly,
     "shards with .cls": lambda root: shards(root, with_class),
     "shards of folders": lambda root: shards(root, packed),
     "shards with a leading folder": lambda root: shards(
@@ -305,6 +321,10 @@ FORMS: dict[str, Callable[[Path], dict[str, str] | None]] = {
     "shards with names that come again": _repeated,
     "shards joined by cat": _joined,
     "shards with holes": _sparse,
+    "shards whose names hold dots": _with_dots,
+    "shards with classes alone in .json": lambda root: shards(
+        root, lambda label, stem, data: [(f"{stem}.jpg", data), (f"{stem}.json", json.dumps([label]).encode())]
+    ),
     "shards with .json": lambda root: shards(root, as_json),
     "shards with a gap in their numbers": lambda root: shards(root, with_class, "{split}-00{part}4.tar"),
     "splits apart": _apart,
@@ -374,6 +394,44 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a negative label": (
         lambda root: shards(root, lambda label, stem, data: [(f"{stem}.cls", b"-1"), (f"{stem}.jpg", data)]),
         r"has the label -1",
+    ),
+    "a quote that is not closed": (
+        lambda root: (_listed(root), _appended(root / "train.csv", '\n"train/dog_000.jpg,dog\ntrain/dog_001.jpg,dog\n')),
+        r"train.csv, line \d+: expected a path and a label, got '\"train/dog_000.jpg,dog'",
+    ),
+    "an image of two classes": (
+        lambda root: shards(root, lambda label, stem, data: [*with_class(label, stem, data), (f"{stem}.label", b"7")]),
+        r"cat_000.jpg has two classes: cat_000.cls says '0' and cat_000.label '7'; keep one",
+    ),
+    "an image without a class among others": (
+        lambda root: shards(root, lambda label, stem, data: [(f"a.{stem}.jpg", data)]
+                            + [(f"a.{stem}.cls", label.encode())] * (stem != "dog_001")),
+        r"a.dog_001.jpg has no class",
+    ),
+    "a .json nested too deep": (
+        lambda root: shards(root, lambda label, stem, data: [(f"{stem}.jpg", data), (f"{stem}.json", b"[" * 100_000)]),
+        r"train-000000.tar:cat_000.json is damaged",
+    ),
+    "a class that is no text": (
+        lambda root: shards(root, lambda label, stem, data: [
+            (f"{stem}.jpg", data), (f"{stem}.json", b'{"label": "%s\\ud800"}' % label.encode())]),
+        r"holds class .* which is no text; rename it",
+    ),
+    "a name with a zero byte": (
+        lambda root: shards(root, with_class, form="pax", pax_headers={"path": "cat/1\0.jpg"}),
+        r"train-000000.tar is damaged .* at byte 0: a name holds a zero byte",
+    ),
+    "a shard of no bytes": (
+        lambda root: (shards(root, with_class), write(root / "train-000002.tar", b"")),
+        r"train-000002.tar is damaged .* at byte 0: it is cut off",
+    ),
+    "a split twice": (
+        lambda root: (folders(root), write(root / "Train/owl/1.jpg", picture(1))),
+        r"holds the 'train' split more than once \(Train/ and train/\)",
+    ),
+    "shards among class folders": (
+        lambda root: (folders(root), write(root / "train/1.tar", archive({"1.jpg": picture(1), "1.cls": b"1"}))),
+        r"train holds tar shards and class folders of images \(cat\); keep one",
     ),
     "an empty class": (lambda root: (folders(root), (root / "train/owl").mkdir()), r"class folder .*owl holds no images"),
 }  # fmt: skip

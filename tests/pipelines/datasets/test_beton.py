@@ -1,6 +1,8 @@
 """FFCV's file format: what our writer makes of a dataset, read by us and by FFCV itself, and files that FFCV wrote."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -134,6 +136,37 @@ def test_a_damaged_file_is_one_clear_error(make_folder, odd_images, damage):
     data = (home / "train.beton").read_bytes()
     (home / "train.beton").write_bytes(change(data))
     with pytest.raises(DataError, match=message):
+        open_dataset(home, "train", progress=False)
+
+
+@pytest.mark.parametrize("value", [2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64 - 1000])
+def test_no_number_of_its_tables_is_too_large_to_be_refused(make_folder, odd_images, value):
+    home = write(make_folder({f"train/a/{number}.jpg": odd_images["plain"] for number in range(3)}))
+    data = (home / "train.beton").read_bytes()
+    header = np.frombuffer(data, HEADER, 1)[0]
+    row = HEADER.itemsize + int(header["num_fields"]) * FIELD.itemsize
+    table = int(header["alloc_table_ptr"])
+    places = {name: HEADER.fields[name][1] for name in ("num_samples", "alloc_table_ptr")}
+    sample = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
+    places |= {"place": row + IMAGE.fields["data_ptr"][1], "label": row + sample.fields["label"][1]}
+    places |= {f"table's {name}": table + ALLOCATION.fields[name][1] for name in ("ptr", "size")}
+    for place in places.values():
+        (home / "train.beton").write_bytes(data[:place] + value.to_bytes(8, "little") + data[place + 8 :])
+        with pytest.raises(DataError, match=r"train.beton (is cut off|does not hold all|holds label)"):
+            open_dataset(home, "train", progress=False)
+
+
+def test_class_names_that_storage_does_not_give_are_not_called_damaged(make_folder, odd_images, monkeypatch):
+    home = write(make_folder({f"train/{name}/1.jpg": odd_images["plain"] for name in "ab"}))
+    stat = os.stat
+
+    def failing(path, **options):
+        if str(path).endswith("train.beton.json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", failing)
+    with pytest.raises(DataError, match=r"train\.beton\.json cannot be read: Input/output error"):
         open_dataset(home, "train", progress=False)
 
 

@@ -73,6 +73,14 @@ def test_a_quarantine_file_names_samples_that_exist(make_folder, odd_images):
         open_dataset(path, "train", quarantine=path / "none.txt", progress=False)
 
 
+def test_a_quarantined_name_may_hold_all_but_a_line_feed(make_folder, odd_images):
+    odd = "a\u2028b\x85c\rd.jpg"
+    path = make_folder({f"train/a/{name}": odd_images["plain"] for name in (odd, "plain.jpg")})
+    (path / "bad.txt").write_bytes(f"# odd\r\na/{odd}\r\n".encode())
+    dataset = open_dataset(path, "train", quarantine=path / "bad.txt", progress=False)
+    assert [dataset.short_name(at) for at in range(len(dataset))] == ["a/plain.jpg"]
+
+
 def test_one_quarantine_file_serves_both_splits(make_folder, odd_images):
     files = {f"{split}/a/{number}.jpg": odd_images["plain"] for split in ("train", "val") for number in range(4)}
     lines = b"# train\na/1.jpg\ntrain/a/2.jpg\nval/a/3.jpg\n"

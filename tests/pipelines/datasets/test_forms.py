@@ -114,6 +114,34 @@ def test_a_pattern_that_names_more_than_there_is(root):
         open_dataset(f"{root}/b-*.tar", "train", alone=True, progress=False)
 
 
+def test_what_lies_beside_shards_or_the_only_split_is_counted(root):
+    shard(root / "val/0.tar")
+    write(root / "val/notes/readme.txt")
+    write(root / "more/1.jpg", picture(1))
+    dataset = open_dataset(root, "val", progress=False)
+    assert len(dataset) == 16
+    assert dataset.passed_over == {
+        "folder beside the shards": (1, ["notes"]),
+        "folder beside the splits": (1, ["more"]),
+    }
+
+
+def test_a_pattern_passes_over_no_folder_that_cannot_be_listed(root, monkeypatch):
+    for number in range(2):
+        shard(root / f"part{number}/train-0.tar", range(8 * number, 8 * number + 8))
+    assert labelled(root / "p*/train-*.tar", "train", alone=True) == WHOLE
+    listdir = os.listdir
+
+    def refused(place):
+        if str(place).endswith("part1"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return listdir(place)
+
+    monkeypatch.setattr(os, "listdir", refused)
+    with pytest.raises(DataError, match=r"part1 cannot be read: Permission denied"):
+        labelled(root / "p*/train-*.tar", "train", alone=True)
+
+
 def test_a_folder_of_a_split_alone(root):
     folders(root / "mine")
     assert labelled(root / "mine", "train", alone=True) == WHOLE
@@ -248,7 +276,10 @@ def test_links_that_lead_nowhere_are_named(root):
         ({"train.csv": "1.jpg,a", "train.txt": "1.jpg a"}, "train", "'train' split more than once"),
         ({"a-train-0.tar": b"", "b-train-0.tar": b""}, "train", r"several sets of shards .*--data.train '.*a-train-\*.tar'"),
         ({"train/x.tar": b"", "train/1.jpg": b""}, "train", "train holds tar shards and images"),
+        ({"train/x.tar": b"", "train/cat/1.jpg": b""}, "train", r"tar shards and class folders of images \(cat\)"),
+        ({"train/a/1.jpg": b"", "TRAIN/b/1.jpg": b""}, "train", r"'train' split more than once \(TRAIN/ and train/\)"),
         ({"cat/1.jpg": b""}, "train", "no 'train' split"),
+        ({"a/1.jpg": b"", "b/1.jpg": b"", "c/x.txt": b""}, "train", "its folders classes, .* and c holds none"),
         ({}, "val", "the directory is empty"),
     ],
 )  # fmt: skip
@@ -274,7 +305,7 @@ def test_what_systems_and_programs_leave_is_counted(root):
     assert {kind: count for kind, (count, _) in dataset.passed_over.items()} == {
         "hidden": 3, "left by a system": 4, ".txt": 1, "without an extension": 1, "image in no class folder": 1,
     }  # fmt: skip
-    assert sorted(dataset.passed_over["hidden"][1]) == [".DS_Store", "cat/.DS_Store", "cat/.hidden"]
+    assert sorted(dataset.passed_over["hidden"][1]) == [".DS_Store", "cat/.DS_Store", "cat/.hidden/"]
     assert dataset.passed_over.total == 10
 
 

@@ -77,6 +77,21 @@ def test_a_number_beside_the_image_is_its_class_in_any_usual_way(opened, members
     assert dataset.remarks == []
 
 
+def test_images_whose_names_hold_a_dot_have_the_classes_of_their_own_names(opened):
+    members = [(f"img.{n}.jpg", PICTURES[n]) for n in range(4)]
+    members += [(f"img.{n}.{'cls' if n % 2 else 'json'}", b"%d" % (n % 2)) for n in range(4)]
+    assert labelled(opened(members)) == EXPECTED
+
+
+def test_a_json_with_another_class_than_the_file_of_its_class_is_counted(opened):
+    members = [(f"{n}.jpg", PICTURES[n]) for n in range(4)] + [(f"{n}.cls", b"%d" % (n % 2)) for n in range(4)]
+    members += [(f"{n}.json", b'{"label": 1}') for n in range(4)]
+    dataset = opened(members)
+    assert labelled(dataset) == EXPECTED
+    names = [f"train-000000.tar:{n}.json" for n in (0, 2)]
+    assert dataset.passed_over == {".json with another class": (2, names)}
+
+
 def test_a_json_gives_names_to_numbers(opened):
     members = []
     for n in range(4):
@@ -169,8 +184,15 @@ def test_other_files_are_counted(opened):
     ("members", "says"),
     [
         ({"1.jpg": b"x"}, "train-000000.tar:1.jpg has no class: expected a .cls beside it, a .json with a label, or a class"),
-        ({"1.jpg": b"x", "1.json": b"[3]"}, "1.jpg has no class"),
+        ({"1.jpg": b"x", "1.json": b"[3, 4]"}, "1.jpg has no class"),
+        ({"1.jpg": b"x", "1.json": b'{"label": true}'}, "1.jpg has no class"),
+        ({"1.jpg": b"x", "1.json": b'{"label": 1.5}'}, "1.jpg has no class"),
+        ({"1.jpg": b"x", "1.json": b'{"label": "\\ud800"}'}, "which is no text; rename it"),
+        ({"1.jpg": b"x", "1.cls": b"1", "1.label": b"2"}, "1.jpg has two classes: 1.cls says '1' and 1.label '2'; keep one"),
+        ({"a.1.jpg": b"x", "a.1.cls": b"cat", "a.2.jpg": b"x"}, "train-000000.tar:a.2.jpg has no class"),
+        ({"a.1.jpg": b"x", "a.2.jpg": b"x", "a.x.cls": b"1", "a.y.cls": b"2"}, "a.1.jpg has two classes"),
         ({"1.jpg": b"x", "1.json": b"{3]"}, "train-000000.tar:1.json is damaged"),
+        ({"1.jpg": b"x", "1.json": b"[" * 100_000}, "train-000000.tar:1.json is damaged"),
         ({"1.jpg": b"x", "1.cls": b""}, "train-000000.tar:1.cls is no class: expected one line of text"),
         ({"1.jpg": b"x", "1.cls": b"cat\ndog"}, "1.cls is no class"),
         ({"1.jpg": b"x", "1.cls": b"cat/"}, "1.cls is no class"),

@@ -180,6 +180,12 @@ def test_no_cut_goes_unnoticed(listed):
     assert listed(WHOLE[:end])[0] == FILES
 
 
+def test_a_name_with_a_zero_byte_is_damage(listed):
+    data = archive({"x": b"1"}, "pax", pax_headers={"path": "cat/1\0.jpg"})
+    with pytest.raises(DataError, match=r"at byte 0: a name holds a zero byte"):
+        listed(data)
+
+
 @pytest.mark.parametrize("mode", ["gz", "bz2", "xz"])
 def test_a_compressed_archive_is_said_to_be_one(tmp_path, mode):
     with tarfile.open(tmp_path / "x.tar", f"w:{mode}"):

@@ -10,6 +10,7 @@ import signal
 import sys
 import tarfile
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,12 @@ from archives import (
     write_imagenet,
 )
 from pipelines import DataError, open_dataset
+from pipelines.datasets.location import Location
 from pipelines.prepare import main
+from pipelines.preparing import preparation
+from pipelines.preparing.catalogue import Inputs
+from pipelines.preparing.pieces import Form
+from pipelines.support.work_sharing import Processes
 from processes import alive
 from waiting import wait_until
 
@@ -569,3 +575,22 @@ def test_any_number_of_kills_at_any_time(tmp_path: Path, start_command, launcher
     done = start_command(command).wait()
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "out") == contents(tmp_path / "quiet")
+
+
+def test_memory_does_not_grow_with_the_names_of_files(tmp_path: Path, monkeypatch) -> None:
+    """Class folders of 50 files each; what indexes hold while they are written is bounded elsewhere, and left out."""
+    peaks, data = {}, picture(1, (16, 16))
+    for classes in (10, 50):
+        root = tmp_path / f"of {classes}"
+        counts = {f"{label:02}": 50 for label in range(classes)}
+        for label in counts:
+            (root / "train" / label).mkdir(parents=True)
+            for number in range(50):
+                (root / "train" / label / f"{number:02}{'x' * 200}.jpg").write_bytes(data)
+        monkeypatch.setattr(preparation, "_class_counts", lambda *_, found=counts: found)
+        inputs = Inputs(Location(str(root)))
+        tracemalloc.start()
+        preparation.prepare(inputs, Form("folder"), tmp_path / f"out {classes}", Processes(1), print)
+        peaks[classes] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert (peaks[50] - peaks[10]) / (40 * 50) < 150  # bytes a file; its name alone takes 250
