@@ -52,14 +52,19 @@ def open_dataset(
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}{nearest(split, SPLITS)}; choose from {', '.join(SPLITS)}")
     root = Path(os.path.realpath(Path(path).expanduser()))  # of links in a circle, pathlib raises an error
-    try:
+
+    def found() -> Source:
         source = source_at(os.fspath(path), split) if alone else find_source(root, split, held_out)
+        source.groups = [group for group in source.groups if group not in without]
+        return source
+
+    try:
+        source = found()
         if held_out not in (HELD_OUT, source.held_out):
             source.remarks.append(
                 f"nothing is held out, as {100 * held_out:g}% should be: {source.root} is a split itself"
             )
-        source.groups = [group for group in source.groups if group not in without]
-        index = open_index(source, source.root if alone else root, progress, renew)
+        index = open_index(found, source, source.root if alone else root, progress, renew)
     except OSError as error:
         raise DataError(f"{error.filename or root} cannot be read: {error.strerror or error}") from None
     return Dataset(source, index, classes, quarantine, shared, exif)

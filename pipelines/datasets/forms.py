@@ -86,8 +86,9 @@ def source_at(where: str, split: str) -> Source:
 
 
 def _found(path: Path, split: str, held_out: float) -> Source:
+    names = sorted(os.listdir(path))  # noqa: PTH208  # names are all that is wanted
     top = next((path / below for below in _KAGGLE if is_folder(path / below)), path)
-    names = sorted(os.listdir(top))  # noqa: PTH208  # names are all that is wanted
+    names = names if top == path else sorted(os.listdir(top))  # noqa: PTH208
     for called in _CALLED[split]:
         forms = _forms(top, names, called, split)
         if len(forms) > 1:

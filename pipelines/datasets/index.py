@@ -15,7 +15,7 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,30 +103,35 @@ class Index:
         )
 
 
-def open_index(source: Source, data: Path, progress: bool, renew: bool = False) -> Index:
+def open_index(
+    found_again: Callable[[], Source], source: Source, data: Path, progress: bool, renew: bool = False
+) -> Index:
     """The source's index, built first if there is none: by one process a machine, while others wait.
 
-    renew: read every header again, whatever an index says. Where one place cannot be written, or fills up, the next is tried.
+    found_again: gives the source as it is by then, of which groups may have come or gone. renew: read every header again,
+    whatever an index says. Where one place cannot be written, or fills up, the next is tried.
     """
-    stem, places = _stem(source), homes(data)
-    if not renew and (found := _find(places, stem, source)):
+    places = homes(data)
+    if not renew and (found := _find(places, _stem(source), source)):
         return found
     refused: list[str] = []
     for place in (*places, None):  # the last one is made when it is needed
         home = place or temporary_cache() / places[-1].name
         try:
-            return _built(source, home, [*places, home], stem, progress, renew, refused)
+            return _built(found_again, source, home, [*places, home], progress, renew, refused)
         except Unwritable as error:
             refused.append(f"{home} ({error.reason})")
     raise DataError(f"no place for the index of {source.root}: {', '.join(refused)}; make room, or set XDG_CACHE_HOME")
 
 
 def _built(
-    source: Source, home: Path, places: list[Path], stem: str, progress: bool, renew: bool, refused: list[str]
-) -> Index:
+    found_again: Callable[[], Source], source: Source, home: Path, places: list[Path], progress: bool, renew: bool,
+    refused: list[str],
+) -> Index:  # fmt: skip
     """The index, built in `home` unless another process has built it meanwhile; refused: the places that could not be written,
     which is said. Unwritable when this one cannot be."""
     try_to_write(home)
+    stem = _stem(source)  # making a place may change the folder that it lies in
     waiting_since = time.time()
     failure = home / f"{source.split}.failed"
     with machine_lock(home / f"{source.split}.lock", progress) as waited:
@@ -147,7 +152,7 @@ def _built(
             raise
         with suppress(OSError):
             failure.unlink(missing_ok=True)
-        found = _find(places, stem, source)
+        found = _find(places, stem, source) if _stem(found_again()) == stem else None
         if found:
             _remove_superseded(places, source, found)
     if not found:

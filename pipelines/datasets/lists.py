@@ -69,7 +69,7 @@ class Listed(Source):
 
     def state(self) -> list[list]:
         found = self.list_file.stat()
-        common = [[str(base), base.stat().st_mtime_ns] for base in dict.fromkeys(self.bases)]
+        common = [[str(self._folder), self._folder.stat().st_mtime_ns]] if self._folder else []
         return [[self.groups[0], found.st_size, found.st_mtime_ns], *common]
 
     def check(self) -> None:

@@ -121,7 +121,10 @@ def build_catalogue(
     another split settles them. What is listed waits on disk: in memory a sample takes a few tens of bytes. DataError when
     the split holds other classes, or no images."""
     source = open_source(inputs, split)
-    source.check()
+    try:
+        source.check()
+    except OSError as error:
+        raise unreadable(error, str(source.root)) from None
     pieces = source.pieces()
     passed_over = PassedOver(source.passed_over)
     found: set[str] = set()

@@ -130,6 +130,54 @@ def test_storage_that_goes_on_failing_ends_indexing_with_the_files_name(make_fol
     assert len(opened(path)) == 3
 
 
+COMES = {
+    "an image in a class folder": ("folders", "train/a/9.jpg", 5),
+    "a class folder": ("folders", "train/c/9.jpg", 5),
+    "images in a shard": ("shards", "train-0.tar", 4),
+    "a shard": ("shards", "train-1.tar", 8),
+    "an image of a flat folder": ("list", "train/9.jpg", 4),
+}
+
+
+@pytest.mark.parametrize("what", COMES)
+def test_what_comes_while_indexing_is_not_missed(tmp_path, photos, monkeypatch, what):
+    form, comes, count = COMES[what]
+    data = jpeg(photos[0])
+    names = [f"{label}/{n}.jpg" for label in "ab" for n in range(2)]
+
+    def write(name: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".tar"):
+            shard(tmp_path / name, dict.fromkeys(names, data))
+        else:
+            (tmp_path / name).write_bytes(data)
+
+    for name in {"folders": [f"train/{name}" for name in names], "shards": ["train-0.tar"]}.get(form, []):
+        write(name)
+    if form == "list":
+        for number in range(4):
+            write(f"train/{number}.jpg")
+        (tmp_path / "train.csv").write_text("".join(f"{number}.jpg,{number % 2}\n" for number in range(4)))
+    probe, coming = pipelines.datasets.indexing.probe, [comes]
+
+    def probing(*arguments):
+        if coming:
+            write(coming.pop())
+        return probe(*arguments)
+
+    monkeypatch.setattr(pipelines.datasets.indexing, "probe", probing)
+    with pytest.raises(DataError, match=r"changed while it was indexed; start again when it is at rest"):
+        opened(tmp_path)
+    assert len(opened(tmp_path)) == count
+
+
+def test_a_list_is_indexed_once(tmp_path, photos):
+    (tmp_path / "1.jpg").write_bytes(jpeg(photos[0]))
+    (tmp_path / "train.csv").write_text("1.jpg,0\n")
+    first = opened(tmp_path)  # which makes the folder of indexes
+    assert opened(tmp_path)._index.directory == first._index.directory
+
+
 def test_storage_that_fails_once_while_reading_costs_nothing(make_folder, photos, monkeypatch):
     path = make_folder({"train/a/0.jpg": jpeg(photos[0])})
     dataset, failing, stat = opened(path), [errno.ESTALE, errno.EIO], OpenFile.stat

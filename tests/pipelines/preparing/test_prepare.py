@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -360,6 +361,34 @@ def test_archives_that_are_missing_cut_off_or_mixed_up(imagenet, tmp_path: Path)
     assert "is damaged or no tar file" in refused("imagenet", "--val", tmp_path / "cut.tar", *ending)
     assert "is it ILSVRC2012_img_train.tar?" in refused("imagenet", "--train", val, *ending)
     assert "is it ILSVRC2012_img_val.tar?" in refused("imagenet", "--val", train, *ending)
+
+
+def test_a_flipped_bit_in_imagenets_archive_costs_no_image_in_silence(imagenet, tmp_path: Path) -> None:
+    train, _ = imagenet
+    with tarfile.open(train) as archive:
+        part = archive.getmembers()[1]
+    whole = train.read_bytes()
+    content = whole[part.offset_data : part.offset_data + part.size]
+    with tarfile.open(fileobj=io.BytesIO(content)) as images:
+        headers = [part.offset_data + image.offset for image in images]
+    for place in (part.offset, headers[0], headers[3]):
+        (tmp_path / "bad.tar").write_bytes(whole[: place + 3] + bytes([whole[place + 3] ^ 1]) + whole[place + 4 :])
+        said = refused("imagenet", "--train", tmp_path / "bad.tar", "--to", "shards", "--output", tmp_path / "out")
+        assert f"bad.tar is damaged or no tar file, at byte {place:,}" in said
+
+
+def test_a_folder_that_cannot_be_listed_is_bad_input(tmp_path: Path, monkeypatch) -> None:
+    root = write_folder(tmp_path / "data")
+    scandir = os.scandir
+
+    def failing(place):
+        if str(place).endswith("train/dog"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    said = refused("folder", root, "--to", "shards", "--output", tmp_path / "out")
+    assert said == f"{root}/train/dog cannot be read: Permission denied"
 
 
 def test_labels_that_are_missing_or_name_unknown_classes(imagenet, tmp_path: Path) -> None:
