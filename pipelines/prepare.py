@@ -23,6 +23,7 @@ from pipelines.preparing.catalogue import Inputs
 from pipelines.preparing.output_directory import MANIFEST
 from pipelines.preparing.pieces import Form
 from pipelines.preparing.preparation import Prepared, prepare
+from pipelines.preparing.stores import JPEG, STORES
 from pipelines.support.cores import usable_cores
 from pipelines.support.entry_point import DONE, Parser, run_entry_point
 from pipelines.support.errors import DataError
@@ -55,6 +56,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     default = Form("shards")
     parser.add_argument("--to", required=True, choices=["folder", "shards", "beton"], help="what to make")
     parser.add_argument("--output", required=True, type=_path, metavar="DIR", help="an empty or a new directory")
+    parser.add_argument("--store", choices=STORES, default=JPEG, help="how images are kept (default: as they come)")
     parser.add_argument("--longest-side", type=_positive, metavar="PIXELS", help="shrink larger images to this")
     parser.add_argument("--quality", type=_quality, metavar="1..100", help="encode all images again, as JPEGs of this")
     parser.add_argument("--shard-size", type=_bytes, default=default.shard_size, metavar="BYTES", help="default: 256M")
@@ -113,7 +115,9 @@ def _inputs(options: argparse.Namespace) -> Inputs:
 def main(arguments: Sequence[str], ranks: Ranks | None) -> int:
     """Prepare, and say what was made."""
     options = parse(arguments)
-    form = Form(options.to, options.longest_side, options.quality, options.shard_size, options.shuffle_seed)
+    form = Form(
+        options.to, options.longest_side, options.quality, options.shard_size, options.shuffle_seed, options.store
+    )
     if ranks is not None and options.workers:
         raise DataError("--workers is for one process; under mpirun there is one worker a rank")
     team = ranks or Processes(options.workers or usable_cores())
@@ -128,6 +132,9 @@ def _summary(prepared: Prepared, options: argparse.Namespace, seconds: float) ->
     size = f"{prepared.bytes / 1e9:.2f} GB" if prepared.bytes > 1e8 else f"{prepared.bytes / 1e6:.2f} MB"
     what = "was prepared already; its checksums are right" if prepared.already else "prepared and checked"
     lines = [f"{options.output}: {images} images, {size}, {what} in {seconds:.1f} s; see {MANIFEST}"]
+    if prepared.kept:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in prepared.kept.items())
+        lines.append(f"--store {options.store}: {sum(prepared.kept.values()):,} images stay as they are: {why}")
     if prepared.unreadable:
         more = f" and {len(prepared.unreadable) - 1} more" if len(prepared.unreadable) > 1 else ""
         doctor = f"copied as it is: python pipelines/doctor.py {options.output} --quarantine FILE"

@@ -8,19 +8,21 @@ from pipelines.preparing import writers
 from pipelines.preparing.catalogue import Catalogue, Inputs, open_source
 from pipelines.preparing.output_directory import WORK
 from pipelines.preparing.reencoding import Reencoding
+from pipelines.preparing.stores import JPEG, STORES
 from pipelines.preparing.writers import FOLDER_PIECE, Piece, Pieces
 
 
 @dataclass(frozen=True)
 class Form:
     """What to make. to: "shards", "folder" or "beton"; shard_size: bytes of input that go into a shard, about; shuffle_seed: of
-    the samples' order over the shards, None for the input's."""
+    the samples' order over the shards, None for the input's; store: a name in `stores.STORES`."""
 
     to: str
     longest_side: int | None = None
     quality: int | None = None
     shard_size: int = 256 << 20
     shuffle_seed: int | None = 0
+    store: str = JPEG
 
 
 def piece_count(form: Form, catalogue: Catalogue) -> int:
@@ -31,20 +33,21 @@ def piece_count(form: Form, catalogue: Catalogue) -> int:
 
 
 @cache
-def _opened(inputs: Inputs, form: Form, output: Path, split: str) -> Pieces:
+def pieces_of(inputs: Inputs, form: Form, output: Path, split: str) -> Pieces:
+    """How a split is cut whose catalogue is written; opened once a process."""
     catalogue = Catalogue(output / WORK, split)
     reencoding = Reencoding(form.longest_side, form.quality)
     count = piece_count(form, catalogue)
     # A folder's order is nobody's business but the reading's: as the input lies.
     seed = None if form.to == "folder" else form.shuffle_seed
-    return Pieces(catalogue, open_source(inputs, split), reencoding, count, seed)
+    return Pieces(catalogue, open_source(inputs, split), reencoding, STORES[form.store], count, seed)
 
 
 def write_piece(task: tuple[Inputs, Form, Path, str, int]) -> Piece:
     inputs, form, output, split, number = task
     write = writers.write_files if form.to == "folder" else writers.write_shard
     try:
-        return write(_opened(inputs, form, output, split), number, pieces_at(form, output))
+        return write(pieces_of(inputs, form, output, split), number, pieces_at(form, output))
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise

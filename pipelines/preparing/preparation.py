@@ -7,8 +7,9 @@ finished piece, which is all that resuming needs. At the end OUTPUT/manifest.jso
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ import xxhash
 from pipelines.datasets.dataset import open_dataset
 from pipelines.datasets.forms import find_source
 from pipelines.datasets.index import record_index
-from pipelines.preparing import writers
 from pipelines.preparing.beton_output import make_betons
 from pipelines.preparing.catalogue import Catalogue, Inputs, build_catalogue, open_source, unreadable
 from pipelines.preparing.output_directory import CHECKSUMS, JOB, MANIFEST, WORK, claim, write_whole
 from pipelines.preparing.pieces import Form, name_of_pieces, piece_count, pieces_at, write_piece
+from pipelines.preparing.room import check_room
+from pipelines.preparing.stores import STORES
 from pipelines.preparing.verification import and_more, differing_files, size_of, verified_manifest
 from pipelines.preparing.writers import File, Piece
 from pipelines.support.errors import DataError
@@ -30,20 +32,20 @@ from pipelines.support.progress import progress_bar
 from pipelines.support.work_sharing import Team
 
 FORMAT = 2
-_ROOM_TO_SPARE = 0.02  # of what is written, for headers and the file system itself
 
 
 @dataclass(frozen=True)
 class Prepared:
     """samples: by split; bytes: written; resumed: pieces that an earlier run had finished; unreadable: names of images
     that no decoder can read, which were copied as they are, or left out of a .beton; already: nothing was left to do
-    but check."""
+    but check; kept: how many images their store left as they are, by why."""
 
     samples: dict[str, int]
     bytes: int
     resumed: int
     unreadable: list[str]
     already: bool
+    kept: dict[str, int] = field(default_factory=dict)
 
 
 def prepare(inputs: Inputs, form: Form, output: Path, team: Team, say: Callable[[str], None]) -> Prepared:
@@ -52,6 +54,11 @@ def prepare(inputs: Inputs, form: Form, output: Path, team: Team, say: Callable[
     DataError for input, options or an output directory that cannot be right, with nothing written; OSError when the disk
     fails or fills up, after which the same call goes on.
     """
+    store = STORES[form.store]
+    if form.to not in store.forms:
+        raise DataError(f"--store {form.store} cannot be made --to {form.to}; choose --to {' or '.join(store.forms)}")
+    if missing := store.missing():
+        raise DataError(f"--store {form.store} cannot be made here: {missing}")
     try:
         splits = inputs.splits()
         _check_apart(inputs, output)
@@ -82,7 +89,8 @@ def prepare(inputs: Inputs, form: Form, output: Path, team: Team, say: Callable[
 
 def _as_before(manifest: dict) -> Prepared:
     samples = {split: values["samples"] for split, values in manifest["splits"].items()}
-    return Prepared(samples, manifest["bytes"], 0, manifest["unreadable"], already=True)
+    kept = manifest.get("kept", {})  # there was none before there were stores
+    return Prepared(samples, manifest["bytes"], 0, manifest["unreadable"], already=True, kept=kept)
 
 
 def _fingerprint(inputs: Inputs, split: str) -> str:
@@ -127,7 +135,7 @@ class _Preparation:
             for remark in catalogue.remarks:
                 self.say(f"{split}: {remark}")
         if not started:
-            self._check_room(catalogues)
+            check_room(self.inputs, self.form, self.output, catalogues, self.team.workers, self.say)
             write_whole(self.work / JOB, json.dumps(job))
         done, resumed = self._write(catalogues)
         self._check(done)
@@ -139,9 +147,10 @@ class _Preparation:
         if self.form.to == "beton":
             files = make_betons(self.pieces_at, self.splits, done, self.output, self.team)
             counts = {split: _class_counts(self.output, split) for split in self.splits}
-        written = self._describe(job, catalogues, counts, files, unreadable)
+        kept = dict(sorted(sum((piece.kept for piece in done), Counter()).items()))
+        written = self._describe(job, catalogues, counts, files, unreadable, kept)
         samples = {split: sum(counts[split].values()) for split in self.splits}
-        return Prepared(samples, written, resumed, unreadable, already=False)
+        return Prepared(samples, written, resumed, unreadable, already=False, kept=kept)
 
     def _sweep(self) -> None:
         self.pieces_at.mkdir(exist_ok=True)
@@ -204,21 +213,6 @@ class _Preparation:
         for piece in done:
             yield from piece.files or self._whole(piece).files
 
-    def _check_room(self, catalogues: dict[str, Catalogue]) -> None:
-        if self.form.longest_side is not None or self.form.quality is not None:
-            return  # nobody knows beforehand how small the images get
-        need = int(sum(catalogue.bytes for catalogue in catalogues.values()) * (1 + _ROOM_TO_SPARE))
-        if self.form.to != "folder":
-            need += sum(len(catalogue) for catalogue in catalogues.values()) * writers.BESIDE
-        if self.form.to == "beton":
-            need *= 2  # shards first
-        free = shutil.disk_usage(self.output).free
-        if need > free:
-            raise DataError(
-                f"too little room in {self.output}: {need / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; "
-                "make room and run the same command again, or use --longest-side or --quality"
-            )
-
     def _check(self, done: list[Piece]) -> None:
         count = sum(len(piece.files) or piece.samples for piece in done)
         wrong = differing_files(self.team, self.pieces_at, self._files(done), count)
@@ -266,6 +260,7 @@ class _Preparation:
         counts: dict[str, dict[str, int]],
         files: Iterable[File],
         unreadable: list[str],
+        kept: dict[str, int],
     ) -> int:
         """Write the manifest and the checksums; returns how many bytes were written."""
         count = written = 0
@@ -285,6 +280,7 @@ class _Preparation:
             "bytes": written,
             "checksums": CHECKSUMS,
             "unreadable": unreadable,
+            "kept": kept,
         }
         write_whole(self.output / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         return written

@@ -10,9 +10,11 @@ from PIL import Image
 
 from pipelines.datasets.image_headers import Flag, Header, probe_bytes
 from pipelines.decoding.colour import upright_rgb
+from pipelines.preparing.stores import Store
 from pipelines.support.errors import DataError
 
 DEFAULT_QUALITY = 90
+UNREADABLE = "unreadable"  # why a store leaves an image as it is
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,17 @@ class Reencoding:
 
 class Stored(NamedTuple):
     """A sample as it is to be stored: encoded bytes, name, and header, None when that cannot be read. damaged: no
-    decoder can read it."""
+    decoder can read it. kept: why its store left it as it is."""
 
     data: memoryview | bytes
     name: str
     header: Header | None
     damaged: bool
+    kept: str = ""
 
 
-def stored(reencoding: Reencoding, data: np.ndarray, name: str) -> Stored:
-    """The sample `data` (uint8, encoded) made smaller, or as it is where that cannot be done."""
+def stored(reencoding: Reencoding, store: Store, data: np.ndarray, name: str) -> Stored:
+    """The sample `data` (uint8, encoded) made smaller and as its store wants it, or as it is where that cannot be done."""
     header = None
     try:
         header = probe_bytes(data.data)
@@ -63,9 +66,19 @@ def stored(reencoding: Reencoding, data: np.ndarray, name: str) -> Stored:
             name += ".ppm" if header.flags & Flag.NOT_JPEG else ".jpg"
         smaller = reencoding.apply(data, header)
     except DataError:
-        return Stored(data.data, name, header, True)
-    if smaller is None:
+        return Stored(data.data, name, header, True, UNREADABLE if store.rewrite else "")
+    if smaller is not None:
+        is_jpeg = name.rpartition(".")[2].lower() in ("jpg", "jpeg", "jpe")
+        name = name if is_jpeg else _renamed(name, "jpg")
+        data, header = np.frombuffer(smaller, np.uint8), probe_bytes(smaller)
+    if store.rewrite is None:
         return Stored(data.data, name, header, False)
-    stem, _, extension = name.rpartition(".")
-    is_jpeg = extension.lower() in ("jpg", "jpeg", "jpe")
-    return Stored(smaller, name if is_jpeg else f"{stem}.jpg", probe_bytes(smaller), False)
+    rewritten = store.rewrite(data, header)
+    if rewritten.data is None:
+        return Stored(data.data, name, header, False, rewritten.why)
+    name = _renamed(name, rewritten.extension) if rewritten.extension else name
+    return Stored(rewritten.data, name, probe_bytes(rewritten.data), False)
+
+
+def _renamed(name: str, extension: str) -> str:
+    return f"{name.rpartition('.')[0]}.{extension}"

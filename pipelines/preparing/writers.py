@@ -9,6 +9,7 @@ import mmap
 import os
 import socket
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipelines.datasets.source import Found, Source
 from pipelines.plan.random_numbers import key, permute
 from pipelines.preparing.catalogue import Catalogue, Sample
 from pipelines.preparing.reencoding import Reencoding, Stored, stored
+from pipelines.preparing.stores import Store
 from pipelines.support.errors import DataError
 
 FOLDER_PIECE = 256  # files
@@ -56,7 +58,7 @@ class Member(NamedTuple):
 @dataclass
 class Piece:
     """What a worker wrote. samples: how many; unreadable: those that no decoder can read, by output name;
-    members: a shard's samples, in order."""
+    members: a shard's samples, in order; kept: how many the store left as they are, by why."""
 
     split: str
     number: int
@@ -64,6 +66,7 @@ class Piece:
     files: list[File] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     members: list[Member] = field(default_factory=list)
+    kept: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> str:
         return json.dumps(vars(self))
@@ -73,7 +76,7 @@ class Piece:
         values = json.loads(text)
         files = [File(*file) for file in values.pop("files")]
         members = [Member(*member) for member in values.pop("members")]
-        return cls(**values, files=files, members=members)
+        return cls(**values | {"kept": Counter(values.get("kept", {}))}, files=files, members=members)
 
     def index_rows(self) -> list[tuple[Found, Header | None]]:
         """The shard's samples for `index.record_index`."""
@@ -91,6 +94,7 @@ class Pieces:
     catalogue: Catalogue
     source: Source
     reencoding: Reencoding
+    store: Store
     count: int
     seed: int | None
 
@@ -100,6 +104,10 @@ class Pieces:
         positions = np.arange(number * total // self.count, (number + 1) * total // self.count)
         if self.seed is not None:
             positions = permute(positions, total, key(self.seed, self.catalogue.split == "train"))
+        yield from self.at(positions)
+
+    def at(self, positions: np.ndarray) -> Iterator[tuple[Sample, Stored]]:
+        """The samples at positions int64 (n,) of the catalogue, in that order, with what is to be stored of each."""
         if isinstance(self.source, Archive):
             self.source.will_read((sample.place, sample.size) for sample in self.catalogue.samples(positions))
         for sample in self.catalogue.samples(positions):
@@ -109,7 +117,7 @@ class Pieces:
                 raise DataError(f"{sample.output} cannot be read from {self.source.root}: {error.strerror}") from None
             except DataError as error:
                 raise DataError(f"{sample.output} in {self.source.root}: {error}") from None
-            yield sample, stored(self.reencoding, data, sample.output)
+            yield sample, stored(self.reencoding, self.store, data, sample.output)
 
 
 def write_shard(pieces: Pieces, number: int, output: Path) -> Piece:
@@ -122,7 +130,7 @@ def write_shard(pieces: Pieces, number: int, output: Path) -> Piece:
     digest = xxhash.xxh3_128()
     written = 0
     with temporary.open("wb", buffering=0) as file:
-        for sample, (data, name, header, damaged) in pieces.samples(number):
+        for sample, (data, name, header, damaged, kept) in pieces.samples(number):
             # The first folder of a member's name is its class, unless it is the split's name: then the second is.
             name = f"{split}/{name}" if sample.label == split else name
             stem = name.rpartition(".")[0] or name
@@ -139,6 +147,8 @@ def write_shard(pieces: Pieces, number: int, output: Path) -> Piece:
             written += sum(map(len, parts))
             if damaged:
                 piece.unreadable.append(name)
+            if kept:
+                piece.kept[kept] += 1
         end = bytes(2 * BLOCKSIZE)
         _write(file, digest, [end])
         os.fsync(file.fileno())  # what has its final name is complete, after a power failure too
@@ -189,7 +199,7 @@ def write_files(pieces: Pieces, number: int, output: Path) -> Piece:
     """Writes a run of images as OUTPUT/<split>/<class>/<file>."""
     split = pieces.catalogue.split
     piece = Piece(split, number)
-    for _, (data, name, _, damaged) in pieces.samples(number):
+    for _, (data, name, _, damaged, kept) in pieces.samples(number):
         path = output / split / name
         try:
             file = path.open("wb", buffering=0)
@@ -201,6 +211,8 @@ def write_files(pieces: Pieces, number: int, output: Path) -> Piece:
         piece.files.append(File(f"{split}/{name}", len(data), xxhash.xxh3_128_hexdigest(data)))
         if damaged:
             piece.unreadable.append(name)
+        if kept:
+            piece.kept[kept] += 1
     piece.samples = len(piece.files)
     return piece
 

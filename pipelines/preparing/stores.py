@@ -1,0 +1,38 @@
+"""The stores: how a prepared dataset keeps its images, as they come or rewritten so that loading costs less; a module each.
+
+Whatever the store, training gets the same pixels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.datasets.image_headers import Header
+
+JPEG = "jpeg"
+
+
+class Rewritten(NamedTuple):
+    """data: the bytes to store; nothing for an image that stays as it is, and then why, in a word or two that images of the
+    same kind share. extension: that its name gets, without the dot; nothing for the one it has."""
+
+    data: bytes | None
+    why: str = ""
+    extension: str = ""
+
+
+@dataclass(frozen=True)
+class Store:
+    """rewrite: from an encoded image, uint8 (n,), and its header, to what is stored of it; nothing for images as they are.
+    forms: what a preparation can make of it. missing: what rewriting needs and this machine lacks, a line; or nothing."""
+
+    forms: tuple[str, ...]
+    rewrite: Callable[[np.ndarray, Header], Rewritten] | None = None
+    missing: Callable[[], str] = str
+
+
+STORES = {
+    JPEG: Store(("folder", "shards", "beton")),
+}
