@@ -101,6 +101,7 @@ class ValArchive(Archive):
         self._labels = labels
 
     def samples(self, group: int) -> Iterator[Found]:
+        absent = set(self._labels)
         for file in self._files(0, self.root.stat().st_size):
             name = file.name.rpartition("/")[2]
             if suffix(name) == "tar":
@@ -111,7 +112,10 @@ class ValArchive(Archive):
             label = self._labels.get(name.rpartition(".")[0])
             if label is None:
                 raise DataError(f"{self.root}: the validation labels do not name {name!r}")
+            absent.discard(name.rpartition(".")[0])
             yield Found(name, label, file.place, file.size)
+        for stem in sorted(absent):
+            self._aside.passed_over.add("labelled, but not there", stem)
 
 
 def read_labels(file: Path) -> dict[str, str]:

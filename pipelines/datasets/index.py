@@ -191,6 +191,9 @@ def _load(directory: Path) -> Index | None:
         for _, beside in meta["beside"].values():
             passed_over.join(beside)
         starts = np.array(meta["starts"], np.int64)
+        if [*starts[[0, -1]]] != [0, len(entries)] or len(meta["state"]) < len(starts) - 1:
+            raise ValueError("its groups do not add up")
+        return Index(directory, entries, meta["classes"], starts, meta["unreadable"], passed_over, meta, names, in_use)
     except OSError as error:
         if error.errno not in FINAL:
             raise DataError(
@@ -199,9 +202,8 @@ def _load(directory: Path) -> Index | None:
         if error.errno != errno.ENOENT:  # another user's, perhaps: another is made
             print(f"index {directory} cannot be read ({error.strerror}) and is not used", file=sys.stderr, flush=True)
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"index {directory} is damaged ({error}); delete that directory") from None
-    return Index(directory, entries, meta["classes"], starts, meta["unreadable"], passed_over, meta, names, in_use)
 
 
 def _changed_below(index: Index, source: Source) -> set[str]:

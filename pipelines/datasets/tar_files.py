@@ -33,7 +33,8 @@ _MOST_LINKS = 40  # that one may follow to come to a file, as in Linux
 
 class File(NamedTuple):
     """A file in an archive. name: as the archive has it, with "N@" before it in the N-th of several archives in one file
-    when an earlier one holds the name; path: the name proper; place: offset of its bytes; size: bytes; archive: 1, 2, ..."""
+    when an earlier one holds the name; path: the name proper, without "./" and the like; place: offset of its bytes; size: bytes;
+    archive: 1, 2, ..."""
 
     name: str
     path: str
@@ -89,25 +90,27 @@ def _opened(path: Path) -> Iterator[int]:
 
 def _resolved(entries: list[_Entry], archive: int, taken: set[str], passed_over: PassedOver) -> Iterator[File]:
     """One archive's files, with links as the files that they lead to."""
-    last = {_normal(entry.name): number for number, entry in enumerate(entries)}
-    for number, entry in enumerate(entries):
+    paths = [_normal(entry.name) for entry in entries]
+    last = {path: number for number, path in enumerate(paths)}
+    for number, (entry, path) in enumerate(zip(entries, paths)):
         if entry.kind == tarfile.DIRTYPE:
             continue
-        if last[_normal(entry.name)] != number:
+        if last[path] != number:
             passed_over.add("replaced by a later file of the same name", entry.name)
             continue
-        found = _followed(entry, entries, last)
+        found = _followed(number, entries, paths, last)
         if isinstance(found, str):
             passed_over.add(found, entry.name)
             continue
         name = f"{archive}@{entry.name}" if entry.name in taken else entry.name
         taken.add(entry.name)
-        yield File(name, entry.name, found.place, found.size, archive)
+        yield File(name, path, found.place, found.size, archive)
 
 
-def _followed(entry: _Entry, entries: list[_Entry], last: dict[str, int]) -> _Entry | str:
-    """The file that an entry is or leads to, or why there is none."""
+def _followed(number: int, entries: list[_Entry], paths: list[str], last: dict[str, int]) -> _Entry | str:
+    """The file that entry `number` is or leads to, or why there is none."""
     for _ in range(_MOST_LINKS):
+        entry = entries[number]
         if entry.kind in _FILES:
             return entry
         if entry.kind not in (tarfile.LNKTYPE, tarfile.SYMTYPE):
@@ -116,11 +119,13 @@ def _followed(entry: _Entry, entries: list[_Entry], last: dict[str, int]) -> _En
             )
         target = entry.target
         if entry.kind == tarfile.SYMTYPE:
-            target = os.path.join(os.path.dirname(_normal(entry.name)), target)  # noqa: PTH118, PTH120
-        number = last.get(_normal(target))
-        if number is None:
+            target = os.path.join(os.path.dirname(paths[number]), target)  # noqa: PTH118, PTH120
+        found = last.get(_normal(target))
+        if found is None:
             return "link to nothing in its archive"
-        entry = entries[number]
+        if entry.kind == tarfile.LNKTYPE and found > number:  # a hard link keeps the file of that name as it was before
+            found = next((before for before in range(number - 1, -1, -1) if paths[before] == paths[found]), found)
+        number = found
     return "link to itself"
 
 

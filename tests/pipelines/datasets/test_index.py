@@ -210,6 +210,22 @@ def test_a_damaged_index_says_which_directory_to_delete(make_folder, odd_images)
         opened(path)
 
 
+@pytest.mark.parametrize(
+    "change", [{"starts": []}, {"starts": [0, 1]}, {"state": []}, {"beside": 3}, {"count": "2"}, "classes"]
+)
+def test_a_damaged_description_of_an_index_is_no_traceback(make_folder, odd_images, change):
+    path = make_folder({"train/a/1.jpg": odd_images["plain"], "train/a/2.jpg": odd_images["gray"]})
+    description = opened(path)._index.directory / "meta.json"
+    meta = json.loads(description.read_text())
+    if isinstance(change, dict):
+        meta |= change
+    else:
+        del meta[change]
+    description.write_text(json.dumps(meta))
+    with pytest.raises(DataError, match=r"is damaged \(.*\); delete that directory"):
+        opened(path)
+
+
 def test_shards_and_folders_of_the_same_files_are_the_same_dataset(sample_val, tmp_path):
     tars.unpack(sample_val.path + "/val-000.tar", tmp_path / "val")
     folders = opened(tmp_path, "val")

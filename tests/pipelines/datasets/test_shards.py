@@ -83,6 +83,15 @@ def test_images_whose_names_hold_a_dot_have_the_classes_of_their_own_names(opene
     assert labelled(opened(members)) == EXPECTED
 
 
+def test_files_of_a_sample_belong_together_however_their_names_begin(opened):
+    members = [(f"./x/{n}.jpg", PICTURES[n]) for n in range(4)] + [
+        (f"x/y/../{n}.cls", b"%d" % (n % 2)) for n in range(4)
+    ]
+    dataset = opened(members)
+    assert labelled(dataset) == EXPECTED
+    assert not dataset.passed_over
+
+
 def test_a_json_with_another_class_than_the_file_of_its_class_is_counted(opened):
     members = [(f"{n}.jpg", PICTURES[n]) for n in range(4)] + [(f"{n}.cls", b"%d" % (n % 2)) for n in range(4)]
     members += [(f"{n}.json", b'{"label": 1}') for n in range(4)]

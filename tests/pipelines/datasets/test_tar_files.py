@@ -78,6 +78,26 @@ def test_the_last_of_one_name_counts_as_when_unpacked(listed):
     assert passed_over == {"replaced by a later file of the same name": (1, ["cat/1.jpg"])}
 
 
+def test_a_hard_link_keeps_the_file_that_is_replaced_later(listed, tmp_path):
+    members = [
+        ("a", b"old"),
+        ("link", (tarfile.LNKTYPE, "a")),
+        ("late", (tarfile.LNKTYPE, "b")),
+        ("a", b"new"),
+        ("b", b"b"),
+    ]
+    found, passed_over = listed(archive(members))
+    assert found == {"link": b"old", "a": b"new", "late": b"b", "b": b"b"}
+    assert passed_over == {"replaced by a later file of the same name": (1, ["a"])}
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    subprocess.run(
+        ["tar", "-xf", tmp_path / "x.tar", "-C", unpacked], check=False
+    )  # it refuses the link that comes too early
+    assert (unpacked / "link").read_bytes() == b"old"
+    assert (unpacked / "a").read_bytes() == b"new"
+
+
 def test_archives_one_behind_the_other_are_all_read(listed):
     second = {"cat/1.jpg": b"of the second", "cat/new.jpg": b"new"}
     for between in (b"", bytes(3 * BLOCK)):

@@ -377,6 +377,20 @@ def test_a_flipped_bit_in_imagenets_archive_costs_no_image_in_silence(imagenet, 
         assert f"bad.tar is damaged or no tar file, at byte {place:,}" in said
 
 
+def test_labels_without_images_are_counted(imagenet, tmp_path: Path) -> None:
+    images = dict(val_images()[i][1:] for i in range(6))
+    missing = sorted(images)[2]
+    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(
+        tar((name, data) for name, data in images.items() if name != missing)
+    )
+    shutil.copy(imagenet[1].with_name("ILSVRC2012_devkit_t12.tar.gz"), tmp_path)
+    val = tmp_path / "ILSVRC2012_img_val.tar"
+    prepare("imagenet", "--val", val, "--to", "shards", "--output", tmp_path / "out")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["splits"]["val"]["samples"] == 5
+    assert manifest["passed_over"]["val"] == {"labelled, but not there": [1, [missing.removesuffix(".JPEG")]]}
+
+
 def test_a_folder_that_cannot_be_listed_is_bad_input(tmp_path: Path, monkeypatch) -> None:
     root = write_folder(tmp_path / "data")
     scandir = os.scandir
