@@ -119,6 +119,11 @@ class Dataset:
         return [*self.source.remarks, *self._assumed, *filter(None, [str(self.passed_over)])]
 
     @property
+    def holds_planes(self) -> bool:
+        """Whether any sample is planes of luma and chroma, and no encoded image."""
+        return bool((self._index.entries["flags"] & int(Flag.PLANES)).any())
+
+    @property
     def held_out(self) -> float:
         """The share of each class that is the val split, where both lie together; else 0."""
         return self.source.held_out

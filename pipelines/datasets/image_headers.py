@@ -1,8 +1,8 @@
 """Reads what the index needs from an image's first bytes: size as displayed, orientation, and how it can be decoded.
 
 A JPEG is a chain of marker segments (ITU-T T.81, annex B). The parser follows the chain to the frame header, which lies
-behind EXIF blocks, colour profiles and quantisation tables, and reads nothing else; any other format goes through
-Pillow, which reads headers only.
+behind EXIF blocks, colour profiles and quantisation tables, and reads nothing else; planes (y4m.py) begin with a line; any
+other format goes through Pillow, which reads headers only.
 """
 
 import io
@@ -11,8 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntFlag
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.datasets import y4m
 from pipelines.support.errors import DataError
 
 ReadAt = Callable[[int, int], bytes]  # (offset, count) -> up to count bytes
@@ -34,11 +37,17 @@ class Flag(IntFlag):
     UNCOMMON = 16  # a JPEG that only a general decoder may know: 12-bit, lossless, arithmetic-coded
     UNREADABLE = 32  # empty, cut off in its header, or no image at all
     ENDLESS = 64  # a JPEG that does not end with the end-of-image marker: cut off, or with something behind its end
+    PLANES = 128  # luma and chroma with nothing to decode (y4m.py); NOT_JPEG as well
 
 
 SLOW = Flag.CMYK | Flag.NOT_JPEG | Flag.UNCOMMON  # decoded by Pillow; everything else by the fast JPEG decoder
 # Decoded whole on every backend: one that decodes a part would not see whether the rest is there.
 WHOLE = SLOW | Flag.ENDLESS
+
+
+def cut_by_c(flags: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of n samples, by their flags, the compiled decoder cuts boxes out of: planes, and what is not decoded `WHOLE`."""
+    return (flags & int(WHOLE | Flag.UNREADABLE) == 0) | (flags & int(Flag.PLANES) != 0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ def probe(read_at: ReadAt, size: int) -> Header:
     if size == 0:
         raise DataError("the file is empty")
     window = _Window(read_at, size)
+    if window.bytes(0, len(y4m.MAGIC)) == y4m.MAGIC:
+        return _probe_planes(window)
     if window.bytes(0, 2) == b"\xff\xd8":
         header = _probe_jpeg(window)
         ends = window.bytes(size - 2, 2) == b"\xff\xd9"
@@ -128,6 +139,12 @@ def _frame(body: bytes, marker: int, orientation: int) -> Header:
     if marker == 0xC2:
         flags |= Flag.PROGRESSIVE
     return _displayed(width, height, orientation, flags)
+
+
+def _probe_planes(window: _Window) -> Header:
+    picture = y4m.read_header(window.bytes(0, y4m.LONGEST_HEADER), window.size)
+    gray = Flag(0) if picture.across else Flag.GRAY
+    return _displayed(picture.width, picture.height, 1, Flag.NOT_JPEG | Flag.PLANES | gray)
 
 
 def _displayed(width: int, height: int, orientation: int, flags: Flag) -> Header:

@@ -1,11 +1,11 @@
 """What a name says of a file: an image, something else, or what systems leave behind; the one place that decides it for
 folders, shards, lists and single images."""
 
-# What Pillow, libjpeg-turbo and their like decode, under the names that people give it.
+# What Pillow, libjpeg-turbo and their like decode, and planes, under the names that people give it.
 IMAGES = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "jif", "pjpeg", "pjp", "mpo", "png", "apng", "webp", "avif", "avifs",
      "jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "bmp", "dib", "gif", "tif", "tiff", "tga", "ico", "qoi",
-     "ppm", "pgm", "pbm", "pnm", "pfm")
+     "ppm", "pgm", "pbm", "pnm", "pfm", "y4m")
 )  # fmt: skip
 # Files and folders of systems and programs, by their lower-case names; names that begin with a dot are hidden anyway.
 _LEFT_BEHIND = frozenset(

@@ -2,20 +2,12 @@
  * needs no interpreter. Compiled on first use by fast_decode.py, for the machine it runs on.
  *
  * Decoding is libjpeg-turbo's accurate integer transform. Rows above the box are skipped, columns beside it are not
- * transformed, rows below it are not read. What it gives are planes of luma and chroma, which fast_resize.h makes RGB.
+ * transformed, rows below it are not read. What it gives are planes of luma and chroma, which fast_resize.h makes RGB. Of
+ * planes that are stored as such (y4m.h) the rows that the box shows are read, and nothing is decoded.
  */
-#include <setjmp.h>
-#include <stdio.h>
-
-#include <jpeglib.h>
-#include <jerror.h>
-
-#include "fast_item.h"
-#include "fast_resize.h"
-
-#ifndef LIBJPEG_TURBO_VERSION
-#error "libjpeg-turbo is needed: this libjpeg cannot decode a part of an image"
-#endif
+#include "fast_box.h"
+#include "jpeg_errors.h"
+#include "y4m.h"
 
 #if JPEG_LIB_VERSION >= 70
 #define SCALED_WIDTH(component) (component)->DCT_h_scaled_size
@@ -27,28 +19,13 @@
 #define LEAST(jpeg) (jpeg)->min_DCT_scaled_size
 #endif
 
-enum { MARGIN = 2 }; /* pixels around the box that smooth chroma upsampling looks at */
 /* The state of a decompressor that hands out planes, libjpeg's DSTATE_RAW_OK (jpegint.h; the same since 1994). Only one that
  * hands out RGB can be told to leave out rows and columns, and it turns into the other by this number alone. */
 enum { HANDS_OUT_PLANES = 206 };
 
 typedef struct {
-    struct jpeg_error_mgr errors; /* first, so that a pointer to one is a pointer to the other */
-    jmp_buf failed;
-} error_state;
-
-typedef struct {
     buffer file, pixels, tables, square;
 } scratch;
-
-static void fail(j_common_ptr info) { longjmp(((error_state *)info->err)->failed, 1); }
-
-static void on_message(j_common_ptr info, int level) {
-    if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF)
-        fail(info); /* cut off: what is missing would come out gray */
-}
-
-static void no_output(j_common_ptr info) { (void)info; }
 
 /* The largest reduction by the decoder itself that leaves the antialiased resize at least `keep` pixels for each. */
 static int reduction(const item *it, int keep) {
@@ -57,8 +34,6 @@ static int reduction(const item *it, int keep) {
         by *= 2;
     return by;
 }
-
-static int quotient(int number, int by) { return (number + by - 1) / by; }
 
 /* What a plane covers of the image; whether `resize` can do with it. */
 static int shape(struct jpeg_decompress_struct *jpeg, int c, plane *p) {
@@ -70,48 +45,6 @@ static int shape(struct jpeg_decompress_struct *jpeg, int c, plane *p) {
     p->across = across / width;
     p->down = down / height;
     return 1;
-}
-
-/* Whether displayed columns, or rows, run against the stored ones (for orientations from 5 on, rows and columns). */
-static int mirrored(int orientation) { return orientation == 2 || orientation == 3 || orientation == 6 || orientation == 7; }
-static int upside_down(int orientation) { return orientation == 3 || orientation == 4 || orientation == 7 || orientation == 8; }
-
-/* Gives an item's box and square in the pixels as they are stored, of an image of that size; whether they lie in it. */
-static int as_stored(const item *it, int64_t width, int64_t height, int side, item *stored) {
-    int o = it->orientation, on_its_side = o >= 5;
-    int64_t right = (on_its_side ? height : width) - it->left - it->width;
-    int64_t below = (on_its_side ? width : height) - it->top - it->height;
-    int64_t right_of_square = (int64_t)it->across - it->x - side, below_square = (int64_t)it->down - it->y - side;
-    if (it->left < 0 || it->top < 0 || it->width < 1 || it->height < 1 || right < 0 || below < 0)
-        return 0;
-    if (it->x < 0 || it->y < 0 || right_of_square < 0 || below_square < 0)
-        return 0;
-    int32_t left = mirrored(o) ? right : it->left, top = upside_down(o) ? below : it->top;
-    int32_t x = mirrored(o) ? right_of_square : it->x, y = upside_down(o) ? below_square : it->y;
-    *stored = *it;
-    if (on_its_side) {
-        stored->left = top, stored->top = left, stored->width = it->height, stored->height = it->width;
-        stored->x = y, stored->y = x, stored->across = it->down, stored->down = it->across;
-    } else
-        stored->left = left, stored->top = top, stored->x = x, stored->y = y;
-    return 1;
-}
-
-/* A side of the box, in pixels of an image that the decoder makes smaller `by` times, as far as the square of it is told. */
-static axis side_of(int start, int length, int whole, int offset, int bicubic, int by) {
-    axis a = {.start = (float)start / by, .length = (float)length / by, .whole = whole, .offset = offset};
-    a.reach = bicubic ? BICUBIC : BILINEAR;
-    return a;
-}
-
-/* Where what the square sees of a side of `size` pixels, and of a box in it, begins; and where it ends. */
-static int first_seen(const axis *a) {
-    float low = a->offset * (a->length / a->whole) - a->reach * reduced(a);
-    return (int)(a->start + (low > 0 ? low : 0)) - MARGIN;
-}
-static int last_seen(const axis *a, int side) {
-    float high = (a->offset + side) * (a->length / a->whole) + a->reach * reduced(a);
-    return (int)(a->start + (high < a->length ? high : a->length) + 0.999f) + MARGIN;
 }
 
 /* Turns a square as displayed out of the stored one (EXIF 2.3, 4.6.4, tag 0x0112), mirrored left to right when `flip`. */
@@ -179,8 +112,8 @@ static int decode(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, con
     if (y0 > 0)
         jpeg_skip_scanlines(jpeg, y0);
     out->x.start -= x0, out->y.start -= y0;
-    out->x.end = (int)(out->x.start + out->x.length + 0.999f);
-    out->y.end = (int)(out->y.start + out->y.length + 0.999f);
+    out->x.end = rounded_up(out->x.start + out->x.length);
+    out->y.end = rounded_up(out->y.start + out->y.length);
     if (out->x.end > (int)jpeg->output_width)
         out->x.end = jpeg->output_width;
     if (out->y.end > y1 - y0)
@@ -228,12 +161,16 @@ static int decode_or_fail(struct jpeg_decompress_struct *jpeg, const uint8_t *by
 static int carry_out(struct jpeg_decompress_struct *jpeg, const item *it, int side, int keep, scratch *s, uint8_t *out) {
     const uint8_t *bytes = it->bytes;
     region part;
-    int status = bytes ? DONE : read_item(it, &s->file);
-    if (status != DONE)
-        return status;
-    if (!bytes)
-        bytes = s->file.data;
-    status = decode_or_fail(jpeg, bytes, it, reduction(it, keep), side, &s->pixels, &part);
+    int file = bytes ? -1 : opened(it), status = bytes || file >= 0 ? DONE : UNREADABLE;
+    if (status == DONE && (it->planes || (bytes && is_y4m(bytes, it->size))))
+        status = read_planes(it, file, side, &s->pixels, &part);
+    else if (status == DONE) {
+        if (!bytes && (status = read_item(it, file, &s->file)) == DONE)
+            bytes = s->file.data;
+        if (status == DONE)
+            status = decode_or_fail(jpeg, bytes, it, reduction(it, keep), side, &s->pixels, &part);
+    }
+    done_with(it, file);
     if (status == DONE && !grow(&s->tables, resize_needs(&part, side)))
         status = NO_MEMORY;
     if (status == DONE && it->orientation > 1 && !grow(&s->square, 3 * (size_t)side * side))
@@ -255,10 +192,7 @@ int carry_out_items(item *items, int count, int side, int keep, uint8_t *out) {
     scratch s;
     volatile int done = 0;
     memset(&s, 0, sizeof s);
-    jpeg.err = jpeg_std_error(&state.errors);
-    state.errors.error_exit = fail;
-    state.errors.emit_message = on_message;
-    state.errors.output_message = no_output;
+    jpeg.err = leaving_by(&state);
     if (setjmp(state.failed))
         return 0; /* this libjpeg is not the one this was compiled for */
     jpeg_create_decompress(&jpeg);

@@ -19,7 +19,8 @@ from pipelines.decoding import build
 from pipelines.decoding.decode import empty_images
 
 _SOURCE = Path(__file__).with_suffix(".c")
-_INCLUDED = [_SOURCE.with_name(name) for name in ("fast_item.h", "fast_resize.h", "fast_filter.h")]
+_HEADERS = ("fast_box.h", "fast_item.h", "fast_resize.h", "fast_filter.h", "jpeg_errors.h", "y4m.h")
+_INCLUDED = [_SOURCE.with_name(name) for name in _HEADERS]
 _COMMAND = ("cc", "-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _SIDE = 48, 40, 8, 9, 24  # of the test picture, and of the box in it
 # Reductions inside the decoder leave at least this many source pixels for each output pixel, so that the antialiased
@@ -30,12 +31,12 @@ _KEEP = 3
 
 # The C's `item`: address of the path, or of the bytes; place in an open file, size in bytes; when the file was modified (ns;
 # below 0: whenever); the file, or -1; the box, the size that it is resized to and the place of the square in that; bicubic or
-# not, mirrored or not; the EXIF orientation.
+# not, mirrored or not; the EXIF orientation; whether the file holds planes (y4m.h).
 ITEM = np.dtype(
     [(name, "<u8") for name in ("path", "bytes", "place", "size")]
     + [("modified", "<i8")]
     + [(name, "<i4") for name in ("file", "left", "top", "width", "height", "across", "down", "x", "y")]
-    + [(name, "<i4") for name in ("bicubic", "flip", "orientation", "status")],
+    + [(name, "<i4") for name in ("bicubic", "flip", "orientation", "planes", "status")],
     align=True,
 )
 _DONE = 1  # the C's status of an item that it has carried out; 0 stands in one that it never saw

@@ -12,6 +12,9 @@ typedef struct {
     int end, whole, offset, reach;
 } axis;
 
+static inline int rounded_up(float number) { return (int)number + (number > (int)number); }
+static inline int rounded_down(float number) { return (int)number - (number < (int)number); }
+
 typedef struct {
     int *first;     /* for each output pixel, the first pixel of the plane that it sees */
     float *weights; /* and the weights of `taps` pixels from there on */
@@ -47,18 +50,20 @@ static inline float kernel(float d, int reach) {
 }
 
 /* The kernel around each output pixel, cut off at the box and normalised, as sums of the pixels of a plane of `size`. Output
- * pixel i sees `taps` of them from first[i] on; those of no weight at its end make all equally many. */
+ * pixel i sees `taps` of them from first[i] on; those of no weight at its end make all equally many. Places are counted from
+ * the pixel in which the box begins, so that the weights are the same however much of the image was decoded before it. */
 static void make_filter(filter *f, const axis *a, int side, int by, int size) {
-    int begin = a->start > 0 ? (int)a->start : 0, room = room_for(a), most = 1;
-    float scale = a->length / a->whole, wide = reduced(a), support = a->reach * wide, values[room];
+    int begin = rounded_down(a->start), least = begin < 0 ? -begin : 0, length = a->end - begin, room = room_for(a), most = 1;
+    float within = a->start - begin, scale = a->length / a->whole, wide = reduced(a), support = a->reach * wide, values[room];
     for (int i = 0; i < side; i++) {
-        float centre = a->start + (a->offset + i + 0.5f) * scale, sum = 0, *weights = f->weights + (size_t)i * room;
+        float centre = within + (a->offset + i + 0.5f) * scale, sum = 0, *weights = f->weights + (size_t)i * room;
         int low = (int)(centre - support + 0.5f), high = (int)(centre + support + 0.5f);
-        low = low < begin ? begin : low;
-        high = high > a->end ? a->end : high;
+        low = low < least ? least : low;
+        high = high > length ? length : high;
         high = high > low + room ? low + room : high;
         for (int k = 0; k < high - low; k++)
             sum += values[k] = kernel((low + k + 0.5f - centre) / wide, a->reach);
+        low += begin, high += begin;
         int first = by == 2 && low ? (low - 1) / 2 : low / by;
         f->first[i] = first;
         memset(weights, 0, room * sizeof *weights);

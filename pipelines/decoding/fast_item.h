@@ -7,7 +7,7 @@
 
 enum { DONE = 1, UNREADABLE = 2, UNDECODABLE = 3, NO_MEMORY = 4 }; /* 0: never seen */
 
-/* One sample: the JPEG of `size` bytes at `bytes`, or else at `place` of an open `file`, or else (file below 0) in the file
+/* One sample: the JPEG, or the `planes` of one (y4m.h), of `size` bytes at `bytes`, or else at `place` of an open `file`, or else (file below 0) in the file
  * `path`; a sample to leave out where that is NULL. The file was `modified` at that time (ns since 1970; below 0: whenever), or
  * is not the one that was indexed. The box is in pixels as displayed, that is once the stored ones are turned by the EXIF
  * `orientation` (1 to 8); it is resized to `across` x `down`, of which the square at (x, y) is wanted. */
@@ -19,7 +19,7 @@ typedef struct {
     int32_t file;
     int32_t left, top, width, height;
     int32_t across, down, x, y;
-    int32_t bicubic, flip, orientation;
+    int32_t bicubic, flip, orientation, planes;
     int32_t status;
 } item;
 
@@ -55,15 +55,23 @@ static int is_as_indexed(const item *it, const struct stat *now) {
     return it->file >= 0 ? it->place <= size && it->size <= size - it->place : it->size == size;
 }
 
-/* Reads an item's bytes from the file that was indexed. */
-static int read_item(const item *it, buffer *to) {
+/* The file that an item's bytes lie in, if it is the one that was indexed; else -1. */
+static int opened(const item *it) {
     struct stat now;
-    int file = it->file >= 0 ? it->file : it->path ? open(it->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1, status = UNREADABLE;
-    if (file < 0)
-        return UNREADABLE;
-    if (fstat(file, &now) == 0 && is_as_indexed(it, &now))
-        status = !grow(to, it->size) ? NO_MEMORY : read_all(file, it->place, it->size, to->data) ? DONE : UNREADABLE;
+    int file = it->file >= 0 ? it->file : it->path ? open(it->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+    if (file < 0 || (fstat(file, &now) == 0 && is_as_indexed(it, &now)))
+        return file;
     if (it->file < 0)
         close(file);
-    return status;
+    return -1;
+}
+
+static void done_with(const item *it, int file) {
+    if (it->file < 0 && file >= 0)
+        close(file);
+}
+
+/* Reads an item's bytes. */
+static int read_item(const item *it, int file, buffer *to) {
+    return !grow(to, it->size) ? NO_MEMORY : read_all(file, it->place, it->size, to->data) ? DONE : UNREADABLE;
 }

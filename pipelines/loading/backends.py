@@ -18,6 +18,7 @@ from pipelines.support.errors import DataError, nearest
 
 _ADVICE = "install it again, or choose another with --data.backend"
 _ON_ERROR = ("raise", "skip")
+_OF_ENCODED_IMAGES = ("dali", "ffcv")  # which read no planes
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,11 @@ def build_loader(
     )
     if backend == "auto":
         return _fastest(dataset, plan, options)
+    if backend in _OF_ENCODED_IMAGES and dataset.holds_planes:
+        raise DataError(
+            f"backend {backend!r} decodes images, and {dataset.path} holds planes (.y4m), with nothing to decode: "
+            "choose --data.backend native"
+        )
     try:
         loader = load_backend(backend)(dataset, plan, options)
     except DataError:
@@ -120,7 +126,7 @@ def _numbered(device: torch.device) -> torch.device:
 
 def _fastest(dataset: Dataset, plan: Plan, options: Options) -> Loader:
     """The loader of the fastest backend; where one turns out to be broken, of the next, which `reason` says."""
-    makers, broken = _candidates()
+    makers, broken = _candidates(dataset)
     while True:
         name, reason = choose(makers, dataset, plan, options)
         try:
@@ -134,16 +140,18 @@ def _fastest(dataset: Dataset, plan: Plan, options: Options) -> Loader:
             del makers[name]
             continue
         failed = "".join(f"; {name} cannot be used ({why})" for name, why in broken.items())
-        loader.reason = reason + failed + loader.remark
+        alone = "native alone reads planes" if dataset.holds_planes else reason
+        loader.reason = alone + failed + loader.remark
         return loader
 
 
-def _candidates() -> tuple[dict[str, Make], dict[str, str]]:
+def _candidates(dataset: Dataset) -> tuple[dict[str, Make], dict[str, str]]:
     """What "auto" chooses among, the installed backends that read data; and those that are installed but broken, with why."""
     makers: dict[str, Make] = {}
     broken: dict[str, str] = {}
+    left_out = ("synthetic", *(_OF_ENCODED_IMAGES if dataset.holds_planes else ()))
     for name, backend in BACKENDS.items():
-        if name != "synthetic" and backend.installed():
+        if name not in left_out and backend.installed():
             try:
                 makers[name] = load_backend(name)
             except Exception as error:  # importing somebody else's package may fail in any way

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.files import Located
-from pipelines.datasets.image_headers import WHOLE, Flag
+from pipelines.datasets.image_headers import Flag, cut_by_c
 from pipelines.decoding import fast_decode, whole_jpeg
 from pipelines.decoding.decode import empty_images
 from pipelines.loading.batch import Batch, decoding_threads
@@ -130,7 +130,8 @@ class NativeLoader(Loader):
         if located.starts is not None:
             items["path"] = np.frombuffer(located.paths, np.uint8).ctypes.data + located.starts
         items["orientation"] = orientations
-        odd = flags & int(WHOLE | Flag.UNREADABLE) != 0
+        items["planes"] = flags & int(Flag.PLANES) != 0
+        odd = ~cut_by_c(flags)
         items["file"][odd], items["path"][odd] = -1, 0
         return items, located
 

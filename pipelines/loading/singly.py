@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.datasets.dataset import Dataset
-from pipelines.datasets.image_headers import WHOLE, Flag
+from pipelines.datasets.image_headers import cut_by_c
 from pipelines.decoding import fast_decode
 from pipelines.decoding.decode import crop_resize_into, decode_known
 from pipelines.loading.task import Failure, Task
@@ -66,13 +66,14 @@ class Singly:
             if (self._dataset.sizes(at) != size).any():  # the file changed since the box was cut for it
                 box = self._plan.boxes(epoch, at, self._dataset.sizes(at))[0]
             flags, orientation = self._dataset.flags(at)
-            if self.compiled is not None and not flags[0] & int(WHOLE | Flag.UNREADABLE):
+            views, bicubic = self._plan.views(box[None], out.shape[-1]), bool(self._plan.bicubic(epoch, at)[0])
+            if self.compiled is not None and cut_by_c(flags)[0]:
                 what = [data], np.array([len(data)]), box[np.newaxis], np.array([flip]), out
-                if fast_decode.carry_out(self.compiled, *what, orientation=int(orientation[0]))[0]:
+                turn = int(orientation[0])
+                if fast_decode.carry_out(self.compiled, *what, orientation=turn, views=views, bicubic=bicubic)[0]:
                     return None
             image = decode_known(data, int(flags[0]), int(orientation[0]))
-            view = self._plan.views(box[None], out.shape[-1])[0].tolist()
-            crop_resize_into(out, image, box.tolist(), flip, view, bool(self._plan.bicubic(epoch, at)[0]))
+            crop_resize_into(out, image, box.tolist(), flip, views[0].tolist(), bicubic)
         except DataError as error:
             name = self._dataset.name(index)
             return Failure(name, str(error).removeprefix(f"{name}: "))

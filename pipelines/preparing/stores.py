@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.datasets import y4m
 from pipelines.datasets.image_headers import Header
+from pipelines.decoding import jpeg_planes
 
 JPEG = "jpeg"
 
@@ -18,7 +20,7 @@ class Rewritten(NamedTuple):
     """data: the bytes to store; nothing for an image that stays as it is, and then why, in a word or two that images of the
     same kind share. extension: that its name gets, without the dot; nothing for the one it has."""
 
-    data: bytes | None
+    data: bytes | memoryview | None
     why: str = ""
     extension: str = ""
 
@@ -33,6 +35,12 @@ class Store:
     missing: Callable[[], str] = str
 
 
+def _as_planes(data: np.ndarray, header: Header) -> Rewritten:
+    made, why = jpeg_planes.planes(data, header)
+    return Rewritten(made, why, y4m.EXTENSION if made else "")
+
+
 STORES = {
     JPEG: Store(("folder", "shards", "beton")),
+    "planes": Store(("folder", "shards"), _as_planes, jpeg_planes.missing),
 }
