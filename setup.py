@@ -16,6 +16,9 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.17"],
     "mpi": ["mpi4py>=4.1", "openmpi>=5.0"],
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.2"],
+    "wandb": ["wandb>=0.19"],
+    "mlflow": ["mlflow>=3.1"],
+    "trackio": ["trackio>=0.10"],
     "dev": [
         "pytest>=8.3",
         "pytest-timeout>=2.3",
@@ -26,6 +29,7 @@ EXTRAS = {
         "pytorchcv>=0.0.73",  # reference networks for the tests of inception/
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
+        "selenium>=4.20",  # drives a browser over the live page
         "torchcodec>=0.16",  # what decodes where torchvision no longer does: the tests hold both to equal pixels
         "webdataset>=0.2.100",
         "uv>=0.5",  # the tests install with it and with pip
@@ -44,7 +48,7 @@ setup(
     # Naming the root makes an editable install one path entry: modules added later are found without a new install.
     package_dir={"": "."},
     package_data={
-        "": ["*.c", "*.h", "*.html", "*.sh", "constraints.txt"],
+        "": ["*.c", "*.h", "*.html", "*.css", "*.js", "*.sh", "constraints.txt"],
         "pipelines": ["sample/*.tar", "sample/*.md"],
         "engine": ["recipes/*.yaml"],
     },
@@ -52,7 +56,7 @@ setup(
         "console_scripts": [
             f"inception-{program} = {room}.{program}:command"
             for room, programs in (
-                ("engine", ["train", "evaluate", "predict", "export"]),
+                ("engine", ["train", "evaluate", "predict", "export", "watch"]),
                 ("pipelines", ["prepare", "doctor"]),
             )
             for program in programs
@@ -70,6 +74,7 @@ setup(
         "tensorboard>=2.17",
         "matplotlib>=3.9",
         "jinja2>=3.1",
+        "werkzeug>=3.0",
         "psutil>=6.0",
         "nvidia-ml-py>=12.560",
         "safetensors>=0.4.5",

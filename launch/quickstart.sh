@@ -27,6 +27,7 @@ main() {
     unless_done "$run/predictions.json" predict
     say "" "== result =="
     "$python" "$root/launch/summary.py" "$run" --command "bash launch/quickstart.sh${*:+ $*}" --seconds "$SECONDS"
+    say "  its curves in a browser: ${python#"$root/"} engine/watch.py $(dirname "${run#"$root/"}")"
     say "  from the first line to this one: $SECONDS s"
 }
 

@@ -29,6 +29,7 @@ def load_config(arguments: Sequence[str]) -> Config:
     be read, or one that leaves open on which data. `--help` prints every option and exits.
     """
     parser = _parser()
+    arguments = _lists_joined(arguments)
     known = ["recipe", "dry-run", "help", *(key for key, _ in leaves(Config()))]
     _check_names((a[2:].split("=")[0] for a in arguments if a.startswith("--")), known, "option --")
     try:
@@ -56,6 +57,20 @@ def load_config(arguments: Sequence[str]) -> Config:
     if config.run.resume not in ("auto", "never"):
         config.run.resume = str(Path(config.run.resume).absolute())
     return config
+
+
+def _lists_joined(arguments: Sequence[str]) -> list[str]:
+    """`--monitor.trackers csv wandb` as `--monitor.trackers=[csv,wandb]`, for every option that is a list."""
+    lists = {f"--{name}" for name, value in leaves(Config()) if isinstance(value, list)}
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in lists:
+            joined[-1] += f"={argument}" if argument.startswith("[") else f"=[{argument}]"
+        elif joined and not argument.startswith("-") and joined[-1].split("=")[0] in lists and "=[" in joined[-1]:
+            joined[-1] = f"{joined[-1][:-1]},{argument}]"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _names_data(options: Any) -> bool:

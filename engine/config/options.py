@@ -108,7 +108,13 @@ class MonitorConfig:
     """What is recorded while training."""
 
     every_steps: int = bounded(20, least=1, most=1_000_000)
-    """Steps in a row of metrics.jsonl and TensorBoard [steps]."""
+    """Steps in a row of metrics.jsonl and of the trackers [steps]."""
+    trackers: list[Literal["tensorboard", "csv", "wandb", "mlflow", "trackio"]] = field(
+        default_factory=lambda: ["tensorboard"]  # type: ignore[list-item]
+    )
+    """Where curves go beside metrics.jsonl, each through its own library [names, one after the other; []: nowhere]."""
+    offline: bool = False
+    """Keep what trackers are told on this machine."""
 
 
 @dataclass

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from engine.evaluation.findings import Findings
-from engine.monitoring.curves import POSITION
 from engine.monitoring.progress_bar import StepBar, figures
 from engine.monitoring.report.writer import ReportWriter
+from engine.monitoring.trackers.curves import POSITION
 from engine.runs.metrics_file import MetricsFile
 from pipelines import Dataset
 from pipelines.support.entry_point import discard_output

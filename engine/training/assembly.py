@@ -27,7 +27,7 @@ from engine.monitoring.hooks import Hook, Hooks, load_hooks
 from engine.monitoring.monitor import Monitor
 from engine.monitoring.recorder import Recorder
 from engine.monitoring.step_trace import Trace
-from engine.monitoring.tensorboard import TensorBoard
+from engine.monitoring.trackers import create_trackers, require_trackers
 from engine.runs.checkpoint_writer import CheckpointWriter
 from engine.runs.identity import identify
 from engine.runs.lock import RunLock
@@ -92,9 +92,9 @@ class Run(Step):
     def closing(self) -> Iterator[None]:
         """Ends threads and files in any case; leaves the process group only after success, when every rank does."""
         parts = (
-            self.lock, self.monitor, self.evaluator.loader, self.loader, self.writer, self.watchdog, self.hardware, self.hooks,
+            self.lock, self.hooks, self.monitor, self.evaluator.loader, self.loader, self.writer, self.watchdog, self.hardware,
         )  # fmt: skip
-        with contextlib.ExitStack() as closing:  # the last first; one that fails does not keep the others open
+        with contextlib.ExitStack() as closing:  # the last first, hooks after what they may hand on
             for part in parts:
                 closing.callback(part.close)
             yield
@@ -139,6 +139,7 @@ def _joined(
     communicator = join(environment, config.strategy, config.device, watched=True)
     require_agreement(communicator, {**versions(), **identity.statements(), "configuration": shared_options(config)})
     require_shared(communicator, directory.path)
+    communicator.from_first(lambda: require_trackers(config.monitor))
     watchdog = Watchdog(directory.stacks, config.strategy.timeout, environment)
     undone.callback(watchdog.close)
     config.data.global_batch_size = communicator.from_first(lambda: global_batch_size(config, directory))
@@ -196,7 +197,7 @@ def _joined(
         recorder=recorder,
         hooks=Hooks(
             [
-                TensorBoard(directory.path / "tensorboard"),
+                *(create_trackers(config.monitor, directory.path) if communicator.is_main else ()),
                 Trace(config.profile, directory.path / "profile", communicator, monitor.say),
                 *hooks,
             ]

@@ -44,11 +44,13 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def render(run: RunRecord) -> str:
-    """The page as HTML."""
+def render(run: RunRecord, live: bool = False, stamp: str = "") -> str:
+    """The page as HTML; `live`: one that a server shows, which follows the run from the state that `stamp` names."""
     state, explanation = state_of(run)
     spans = time_spent(run)
     return _template().render(
+        live=live,
+        stamp=stamp,
         run=run,
         name=run.path.name,
         state=state,

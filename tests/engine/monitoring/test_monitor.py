@@ -20,7 +20,7 @@ from engine.distributed.communicator import Communicator
 from engine.monitoring.hardware import Gpus, Hardware, open_gpus
 from engine.monitoring.monitor import Monitor
 from engine.monitoring.progress_bar import StepBar
-from engine.monitoring.tensorboard import TensorBoard
+from engine.monitoring.trackers.tensorboard import TensorBoard
 from engine.runs.metrics_file import MetricsFile
 from launch.environment import Environment
 from runs import rows

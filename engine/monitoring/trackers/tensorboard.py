@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from engine.monitoring.curves import KINDS, Curves
 from engine.monitoring.hooks import Hook
+from engine.monitoring.trackers.curves import KINDS, Curves
 from engine.runs.checkpoint_file import naming
 
 
