@@ -1,6 +1,6 @@
-/* Feeds damaged JPEGs to the decoder of pipelines/decoding, with boxes, sizes and orientations that make sense or none.
+/* Feeds damaged images to the decoder of pipelines/decoding, with boxes, sizes and orientations that make sense or none.
  *
- *     decoder_fuzzing MUTANTS SEED NAME-WIDTHxHEIGHT.jpg...
+ *     decoder_fuzzing MUTANTS SEED NAME-WIDTHxHEIGHT.jpg|y4m...
  *
  * Compiled by decoder_fuzzing.py, with sanitizers that end it at the first fault. Every buffer is as long as it is said to be
  * and no longer. Prints how many mutants were decoded, refused as no JPEG that this decodes, and not read.
@@ -21,11 +21,12 @@ static int32_t perhaps_odd(int32_t usual) {
 
 /* Damages `size` bytes in a buffer that has room for twice as many; returns how many are left. */
 static size_t damaged(uint8_t *bytes, size_t size, size_t original) {
-    size_t reach = drawn(2) ? size : size < 700 ? size : 700; /* half of the damage to headers and tables */
+    size_t head = is_y4m(bytes, size) ? 80 : 700, reach = drawn(2) ? size : size < head ? size : head; /* half of it to headers */
     for (uint32_t changes = drawn(6); changes && size > 4; changes--) {
         size_t at = drawn(reach < size ? reach : size), length = 1 + drawn(64);
         length = at + length > size ? size - at : length;
-        switch (drawn(7)) {
+        switch (drawn(8)) {
+        case 7: bytes[at] = "0123456789WHCXFAIp \nFRAMEjpegmono"[drawn(33)]; break; /* what headers of planes are made of */
         case 0: bytes[at] ^= 1 << drawn(8); break;
         case 1: bytes[at] = drawn(256); break;
         case 2: bytes[at] = drawn(2) ? 0xFF : 0; break;
@@ -43,6 +44,21 @@ static size_t damaged(uint8_t *bytes, size_t size, size_t original) {
     return size;
 }
 
+/* Half of the planes' headers that can be read get as many bytes as they ask for, where that is not too many. */
+static size_t as_long_as_said(uint8_t **bytes, size_t size) {
+    picture p;
+    if (!read_header(*bytes, size, &p) || drawn(2))
+        return size;
+    uint64_t chroma = p.colours == GRAY ? 0 : 2 * (uint64_t)quotient(p.width, p.across) * quotient(p.height, p.down);
+    uint64_t wanted = p.start + (uint64_t)p.width * p.height + chroma;
+    if (wanted > 1 << 20)
+        return size;
+    *bytes = realloc(*bytes, wanted);
+    if (wanted > size)
+        memset(*bytes + size, 77, wanted - size);
+    return wanted;
+}
+
 int main(int count, char **words) {
     long mutants = atol(words[1]), seen[5] = {0};
     state = UINT64_C(88172645463325252) ^ (uint64_t)atol(words[2]) << 20;
@@ -58,6 +74,7 @@ int main(int count, char **words) {
         size = fread(room, 1, original, file);
         fclose(file);
         size = damaged(room, size, original);
+        size = as_long_as_said(&room, size);
         uint8_t *bytes = malloc(size ? size : 1);
         memcpy(bytes, room, size);
         free(room);

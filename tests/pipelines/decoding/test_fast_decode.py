@@ -264,10 +264,11 @@ def test_a_kept_library_that_does_not_work_is_made_again(tmp_path, built):
         assert fast_decode._wrong(found) == ""
 
 
+@pytest.mark.parametrize("of", ["jpeg", "planes"])
 @pytest.mark.parametrize("mutants", [500, pytest.param(200_000, marks=pytest.mark.soak)])
-def test_the_sanitizers_find_nothing(tmp_path, mutants):
-    """Damaged JPEGs and boxes at every edge, under the address and undefined-behaviour sanitizers."""
-    command = [sys.executable, f"{ROOT}/benchmarks/studies/decoder_fuzzing.py", "--mutants", str(mutants)]
+def test_the_sanitizers_find_nothing(tmp_path, mutants, of):
+    """Damaged images and boxes at every edge, under the address and undefined-behaviour sanitizers."""
+    command = [sys.executable, f"{ROOT}/benchmarks/studies/decoder_fuzzing.py", "--mutants", str(mutants), "--of", of]
     done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(next(tmp_path.glob("*.json")).read_text())["rows"]
