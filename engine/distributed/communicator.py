@@ -17,6 +17,10 @@ T = TypeVar("T")
 class Communicator:
     """One process, and the interface of all communicators."""
 
+    rank, world_size = 0, 1
+    # What a step takes this rank without waiting for others [seconds], as it tells them with its next vote.
+    own_step_seconds = 0.0
+
     def __init__(self, environment: Environment, device: torch.device):
         self.environment = environment
         self.rank, self.world_size = environment.rank, environment.world_size
@@ -40,6 +44,11 @@ class Communicator:
         and several steps share one. With `conclude`, at the end of a phase, all ranks wait and every wish counts. A wish must
         be made again to be granted again."""
         return wishes
+
+    @property
+    def step_seconds(self) -> list[float]:
+        """Every rank's `own_step_seconds` as of the last vote, in order of rank; 0 for one that has told none yet."""
+        return [self.own_step_seconds]
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's `value`, in order of rank, on every rank."""

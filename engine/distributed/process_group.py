@@ -47,6 +47,7 @@ class ProcessGroup(Communicator):
             backend="gloo", timeout=patience
         )
         self._pending: tuple[dist.Work, Tensor] | None = None
+        self._step_seconds = [0.0] * self.world_size
         # Calls of `vote` from one exchange to the next, as agreed; calls since the last one; when that was.
         self._interval, self._calls, self._exchanged = 1, 0, time.monotonic()
 
@@ -71,7 +72,9 @@ class ProcessGroup(Communicator):
         now = time.monotonic()
         microseconds = min(round(1e6 * (now - self._exchanged) / self._calls), 2**31 - 1)
         self._calls, self._exchanged = 0, now
-        votes = torch.tensor([*wishes, microseconds], dtype=torch.int32)
+        votes = torch.tensor([*wishes, microseconds, *[0] * self.world_size], dtype=torch.int32)
+        # Each rank fills a place of its own: the highest of all is what it says.
+        votes[len(wishes) + 1 + self.rank] = min(round(1e6 * self.own_step_seconds), 2**31 - 1)
         work = dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._host_group, async_op=True)
         assert work is not None
         self._pending = (work, votes)
@@ -82,10 +85,15 @@ class ProcessGroup(Communicator):
             return (False,) * count
         (work, votes), self._pending = self._pending, None
         work.wait()
-        *granted, slowest = votes.tolist()
+        granted, slowest, told = votes[:count].tolist(), int(votes[count]), votes[count + 1 :].tolist()
+        self._step_seconds = [microseconds / 1e6 for microseconds in told]
         # From the slowest rank's time on every rank, so that all exchange at the same call.
         self._interval = min(max(1, round(1e6 * VOTE_SECONDS) // max(1, slowest)), MOST_CALLS)
         return tuple(map(bool, granted))
+
+    @property
+    def step_seconds(self) -> list[float]:
+        return self._step_seconds
 
     def gather(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.world_size

@@ -1,8 +1,9 @@
 """The rows of a run's metrics: what was learned, how fast, and where the time went."""
 
 import contextlib
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -33,7 +34,7 @@ class Recorder:
     ):
         self._monitor, self._hardware, self._parallelism, self._clock = monitor, hardware, parallelism, clock
         self._position, self._global_batch = position, global_batch
-        self._timed_step = steps_a_row // 2 if parallelism.communicator.is_main else -1
+        self._timed_step = steps_a_row // 2
 
     def begin_epoch(self) -> None:
         """An epoch, or the rest of one, begins."""
@@ -57,13 +58,16 @@ class Recorder:
             self._clock.begin()
             self._parallelism.time_exchange()
 
-    def train_row(self, means: list[list[float]], lr: float, norm: Tensor | None) -> None:
-        """Writes the row of the steps since the last one; `means` holds (loss, share of right answers) of each."""
+    def train_row(self, means: list[list[float]], lr: float, norm: Tensor | None, agreeing: float = 0.0) -> None:
+        """Writes the row of the steps since the last one; `means` holds (loss, share of right answers) of each, on which the
+        ranks agreed while this one waited `agreeing` seconds."""
         now = time.monotonic()
         elapsed = max(now - self._row_began, 1e-9)
         images, waiting = self._steps * self._global_batch, self._waited / elapsed
         phases = self._clock.read()
         exchange, scale = self._parallelism.exchange_seconds() if phases else {}, self._parallelism.loss_scale
+        communicator = self._parallelism.communicator
+        communicator.own_step_seconds = max((elapsed - agreeing) / self._steps - sum(exchange.values()), 0.0)
         self._monitor.record(
             "train",
             **self._position(),
@@ -77,6 +81,7 @@ class Recorder:
             seconds=round(elapsed, 4),
             data_wait_fraction=round(waiting, 4),
             **phase_fractions(phases, exchange, elapsed / self._steps, waiting),
+            **stragglers(communicator.step_seconds),
             **self._hardware.row(images),
         )
         self._row_began, self._waited, self._steps = now, 0.0, 0
@@ -114,3 +119,16 @@ class Recorder:
         """Writes and says what went wrong without ending the run."""
         self.event(event, reason=text)
         self._monitor.say(text)
+
+
+def stragglers(seconds: Sequence[float]) -> dict[str, Any]:
+    """What a row says of the ranks' own seconds a step: least, median, most, and which rank has most. Nothing about one rank
+    alone, or while one has not told its time."""
+    if len(seconds) == 1 or min(seconds) == 0:
+        return {}
+    return {
+        "step_seconds_min": round(min(seconds), 6),
+        "step_seconds_median": round(statistics.median(seconds), 6),
+        "step_seconds_max": round(max(seconds), 6),
+        "slowest_rank": max(range(len(seconds)), key=seconds.__getitem__),
+    }

@@ -68,7 +68,7 @@ class RecentSteps:
 
     def __init__(self, communicator: Communicator):
         self._communicator = communicator
-        self.count = 0
+        self.count, self.waited = 0, 0.0  # steps; seconds that `means` waited last for the other ranks
         self._steps: list[Tensor] = []
         self._resumed = torch.zeros(0, 2, dtype=torch.float64, device=communicator.device)
 
@@ -82,7 +82,12 @@ class RecentSteps:
         values = self._resumed.clone()
         if self._steps:
             values = torch.cat([values, torch.stack(self._steps).double()])
-        return (self._communicator.sum(values) / self._communicator.world_size).tolist()
+        if values.is_cuda:  # else the wait for the device's own work would count as one for the other ranks
+            torch.cuda.synchronize(values.device)
+        asked = time.monotonic()
+        means = (self._communicator.sum(values) / self._communicator.world_size).tolist()
+        self.waited = time.monotonic() - asked
+        return means
 
     def clear(self) -> None:
         """Starts the next row."""

@@ -104,7 +104,8 @@ class Trainer:
             run.hooks.step(run)
             if row_is_due:
                 run.lock.require_held()
-                run.recorder.train_row(require_finite(run, run.recent.means(), gradient_norm), lr, gradient_norm)
+                means = require_finite(run, run.recent.means(), gradient_norm)
+                run.recorder.train_row(means, lr, gradient_norm, run.recent.waited)
                 run.recent.clear()
             stop = self._vote(conclude=progress.at_epoch_end)
             if not progress.at_epoch_end and (stop or self.saver.is_due()):
