@@ -31,7 +31,7 @@ class DataParallelism(Parallelism):
         self, objective: Objective, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
     ) -> Callable[..., Any]:
         if self._options.sync_batchnorm:
-            synchronise_batchnorm(objective, self.device, config.compile.enabled)
+            synchronise_batchnorm(objective, self.device, config.compile.enabled, bool(batching.uneven_ranks))
         self._remember(objective, optimizer)
         self._wrapped = DistributedDataParallel(
             objective,

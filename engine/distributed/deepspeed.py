@@ -45,7 +45,7 @@ class DeepSpeedParallelism(Parallelism):
                 "use --strategy.zero_stage 0 or --strategy.name ddp"
             )
         if self._options.sync_batchnorm:
-            synchronise_batchnorm(objective, self.device, config.compile.enabled)
+            synchronise_batchnorm(objective, self.device, config.compile.enabled, bool(batching.uneven_ranks))
         self._remember(objective, optimizer)
         self._clips = config.optimizer.clip_norm is not None
         # DeepSpeed sends and flattens parameters as rows of bytes, which the channels-last layout is not.

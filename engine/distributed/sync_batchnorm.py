@@ -11,23 +11,28 @@ from torch import Tensor, nn
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of all ranks together, over any backend that can all-reduce.
 
-    Every rank must hold the same number of images. Same parameters, buffers and state keys as nn.BatchNorm2d.
+    Every rank must hold the same number of images, unless `uneven` says that they may not. Same parameters, buffers and state
+    keys as nn.BatchNorm2d.
     """
+
+    uneven = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W), normalised per channel over N, H, W of all ranks."""
         if not self.training:
             return super().forward(x)
         ranks = dist.get_world_size()
+        # Of the images of all ranks, how many times its equal part this one has.
+        part = len(x) * ranks / sum_over_ranks(x.new_full((), len(x), dtype=torch.float32)) if self.uneven else 1.0
         # The mean first, then squares of what is left of it: their difference from one exchange would lose digits.
-        mean = sum_over_ranks(x.float().mean(dim=(0, 2, 3))) / ranks
-        variance = sum_over_ranks((x.float() - mean[:, None, None]).square().mean(dim=(0, 2, 3))) / ranks
-        self._track(mean.detach(), variance.detach(), ranks * x.numel() // x.shape[1])
+        mean = sum_over_ranks(part * x.float().mean(dim=(0, 2, 3))) / ranks
+        variance = sum_over_ranks(part * (x.float() - mean[:, None, None]).square().mean(dim=(0, 2, 3))) / ranks
+        self._track(mean.detach(), variance.detach(), ranks / part * (x.numel() // x.shape[1]))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
         return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
-    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def _track(self, mean: Tensor, variance: Tensor, count: float | Tensor) -> None:
         """Moves the running statistics, the variance without bias, as nn.BatchNorm2d does."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
@@ -59,15 +64,17 @@ def _sum_of_gradients(context: Any, gradient: Tensor) -> Tensor:
 sum_over_ranks.register_autograd(_sum_of_gradients)
 
 
-def synchronise_batchnorm(module: nn.Module, device: torch.device, compiled: bool) -> None:
-    """Makes every BatchNorm2d in `module` a synchronised one, in place; parameters and state keys stay as they are."""
+def synchronise_batchnorm(module: nn.Module, device: torch.device, compiled: bool, uneven: bool = False) -> None:
+    """Makes every BatchNorm2d in `module` a synchronised one, in place; parameters and state keys stay as they are. `uneven`:
+    ranks may hold different numbers of images."""
     if device.type == "cuda" and not compiled:  # torch's own has kernels that a compiled graph need not have
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
                 setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
             else:
-                synchronise_batchnorm(child, device, compiled)
+                synchronise_batchnorm(child, device, compiled, uneven)
         return
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.__class__ = SyncBatchNorm2d
+            layer.uneven = uneven  # type: ignore[assignment]

@@ -39,6 +39,11 @@ def global_batch_size(config: Config, directory: RunDirectory) -> int | None:
     return saved.data.global_batch_size if saved is not None else None
 
 
+def goes_on(config: Config, directory: RunDirectory) -> bool:
+    """Whether the run of `config` is begun already, in its directory or at a checkpoint that is named."""
+    return directory.holds_run or config.run.resume not in ("auto", "never")
+
+
 def find_start(config: Config, identity: Identity, directory: RunDirectory, plan: Plan) -> Start:
     """Where the run of `config` starts, as `run.resume` and `run.branch` say; what a return to an earlier checkpoint
     supersedes is set aside.

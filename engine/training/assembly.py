@@ -31,7 +31,7 @@ from engine.monitoring.trackers import create_trackers, require_trackers
 from engine.runs.checkpoint_writer import CheckpointWriter
 from engine.runs.identity import identify
 from engine.runs.lock import RunLock
-from engine.runs.resuming import global_batch_size
+from engine.runs.resuming import global_batch_size, goes_on
 from engine.runs.retention import Retention
 from engine.runs.run_directory import RunDirectory
 from engine.runs.state import Part, RunState
@@ -145,7 +145,8 @@ def _joined(
     config.data.global_batch_size = communicator.from_first(lambda: global_batch_size(config, directory))
     if config.run.deterministic:
         make_deterministic()
-    step = assemble_step(config, communicator, len(train.classes))
+    begun = communicator.from_first(lambda: goes_on(config, directory))
+    step = assemble_step(config, communicator, len(train.classes), begun)
     network, batching, parallelism = step.network, step.batching, step.parallelism
     loader = training_loader(config, train, network, batching, communicator)
     scorer = Scorer(network, step.dtype, config.evaluation.flip).to(communicator.device)
@@ -215,10 +216,11 @@ def _joined(
     return run
 
 
-def assemble_step(config: Config, communicator: Communicator, num_classes: int) -> Step:
+def assemble_step(config: Config, communicator: Communicator, num_classes: int, begun: bool = False) -> Step:
     """The training step that `config` describes, on the device of `communicator`, with fresh or given weights.
 
-    Every rank must call it. What was settled on, batch and fusion, is written into `config`.
+    Every rank must call it. What was settled on, batch and fusion, is written into `config`; a run that is `begun` may be on any
+    number of ranks.
     """
     device = communicator.device
     settle_fusion(config, device)
@@ -226,12 +228,16 @@ def assemble_step(config: Config, communicator: Communicator, num_classes: int) 
     network.to(device).to(memory_format=torch.channels_last)
     dtype = compute_dtype(config.precision, device)
     objective = build_objective(network, config.loss, dtype).to(device)
-    batching = settle_batching(config, objective, communicator)
+    batching = settle_batching(config, objective, communicator, begun)
     full = config.data.resolution or network.input_size
     sizes = {resolution_at(epoch, full, config.progressive) for epoch in range(config.schedule.epochs)}
-    prepare_compiler(config.compile, len(sizes | {config.evaluation.resolution or full}), network)
+    shapes = len(sizes | {config.evaluation.resolution or full}) * max(1, len(batching.sizes))
+    prepare_compiler(config.compile, shapes, network)
     check_accumulation(config.compile, batching.micro_batches, device)
     parallelism = create_parallelism(communicator, config.strategy)
     prepared = parallelism.prepare(objective, create_optimizer(network, config.optimizer), config, batching)
-    train_step = TrainStep(prepared, parallelism, batching.micro_batches, config.optimizer.clip_norm)
+    train_step = TrainStep(
+        prepared, parallelism, batching.micro_batches, config.optimizer.clip_norm,
+        batching.weight if batching.uneven_ranks else None,
+    )  # fmt: skip
     return Step(network, objective, batching, parallelism, train_step, dtype)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from engine.config.batching import Batching, share_batch
+from engine.config.batching import Batching, share_batch, share_unevenly
 from engine.config.options import Config, ConfigError
 from engine.distributed.communicator import Communicator
 from engine.faults.out_of_memory import is_out_of_memory
@@ -37,8 +37,11 @@ def shares(total: int, most: int | None = None) -> list[int]:
     return [size for size in range(1, min(total, most or total) + 1) if total % size == 0]
 
 
-def find_batch_size(objective: Objective, total: int, resolution: int, communicator: Communicator) -> int | None:
-    """The largest equal part of `total` images that trains within the memory of every rank's device; None: not even one.
+def find_batch_size(
+    objective: Objective, sizes: Sequence[int], resolution: int, communicator: Communicator
+) -> int | None:
+    """The largest of `sizes`, in rising order, of a micro-batch that trains within the memory of every rank's device; None: not
+    even the smallest.
 
     Runs `objective`, not yet wrapped for gradient exchange, forward and backward on gray images
     and leaves it as it was. Every rank must call it.
@@ -58,32 +61,44 @@ def find_batch_size(objective: Objective, total: int, resolution: int, communica
             parameter.grad = None
         return all(communicator.gather(possible))
 
-    found = largest_fitting(shares(total), fits)
+    found = largest_fitting(sizes, fits)
     with torch.no_grad():
         for name, buffer in objective.named_buffers():
             buffer.copy_(buffers[name])
     return found
 
 
-def settle_batching(config: Config, objective: Objective, communicator: Communicator) -> Batching:
+def settle_batching(config: Config, objective: Objective, communicator: Communicator, begun: bool = False) -> Batching:
     """How the global batch is shared out, with "auto" found by trying; both numbers are written into `config.data`.
 
-    Every rank must call it. Raises ConfigError when the ranks cannot have equal shares, nothing fits, or batch
-    normalisation would see one image at a time.
+    Every rank must call it. A run that is `begun` takes any number of ranks, with shares that differ by an image (a pair where
+    images are mixed) where they must. Raises ConfigError when the ranks of a new run cannot have equal shares, nothing fits, or
+    batch normalisation would see one image at a time.
     """
-    data = config.data
+    data, ranks, total = config.data, communicator.world_size, config.data.global_batch_size or 0
+    unit = 2 if config.augmentation.mixup or config.augmentation.cutmix else 1
     if data.batch_size == "auto":
-        share = share_batch(replace(data, batch_size=1), communicator.world_size).micro_batches
+        if begun and total % (unit * ranks):
+            largest = -(-total // unit // ranks)
+            sizes = sorted({unit * -(-largest // parts) for parts in range(1, largest + 1)})
+        else:
+            share = unit * share_batch(replace(data, batch_size=unit), ranks, unit).micro_batches
+            sizes = [size for size in shares(share) if size % unit == 0]
         resolution = data.resolution or objective.network.input_size
-        found = find_batch_size(objective, share, resolution, communicator)
+        found = find_batch_size(objective, sizes, resolution, communicator)
         if found is None:
             raise ConfigError(f"not even one image of {resolution} pixels fits into the memory: use a smaller network")
         data.batch_size = found
-    batching = share_batch(data, communicator.world_size)
+    try:
+        batching = share_batch(data, ranks, unit)
+    except ConfigError:
+        if not begun:
+            raise
+        batching = share_unevenly(data, ranks, communicator.rank, unit)
     data.global_batch_size = batching.global_batch
     synchronised = config.strategy.sync_batchnorm and communicator.world_size > 1
     if (
-        batching.batch_size == 1
+        (batching.least or batching.batch_size) == 1
         and not synchronised
         and any(isinstance(m, nn.BatchNorm2d) for m in objective.modules())
     ):

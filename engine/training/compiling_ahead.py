@@ -16,8 +16,13 @@ def compile_for_run(run: Run) -> RecompileWatch:
     sizes = sorted(set(run.sizes[run.progress.epoch :])) if run.parallelism.can_discard else []
     run.monitor.say(f"compiling for images of {', '.join(map(str, sizes)) or 'each size as it comes'} pixels")
     run.network.train()
-    count, evaluator = run.batching.batch_size, run.evaluator
-    compile_ahead(lambda size: run.train_step.compile_for(_black(count, size, run.loader, run)), run.network, sizes)
+    counts, evaluator = run.batching.sizes or (run.batching.batch_size,), run.evaluator
+
+    def compile_size(size: int) -> None:
+        for count in counts:
+            run.train_step.compile_for(_black(count, size, run.loader, run))
+
+    compile_ahead(compile_size, run.network, sizes)
     run.network.eval()
     batch = _black(evaluator.batch_size, evaluator.loader.resolution, evaluator.loader, run)
     with torch.no_grad():

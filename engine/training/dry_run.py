@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from engine.config.options import Config, OptimizerConfig
 from engine.distributed.strategies import join
 from engine.graphs.objective import Objective
-from engine.runs.resuming import global_batch_size
+from engine.runs.resuming import global_batch_size, goes_on
 from engine.runs.run_directory import RunDirectory
 from engine.training.assembly import assemble_step
 from engine.training.introduction import a_step
@@ -28,10 +28,11 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
     Raises what `assemble` does for the same options.
     """
     environment = environment or detect()
-    config.data.global_batch_size = global_batch_size(config, RunDirectory(config.run.dir))
+    directory = RunDirectory(config.run.dir)
+    config.data.global_batch_size = global_batch_size(config, directory)
     train, val = open_splits(config.data, progress=environment.local_rank == 0)
     communicator = join(environment, config.strategy, config.device)
-    step = assemble_step(config, communicator, len(train.classes))
+    step = assemble_step(config, communicator, len(train.classes), goes_on(config, directory))
     with training_loader(config, train, step.network, step.batching, communicator) as loader:
         steps, size, backend = loader.plan.batches, loader.resolution, f"{loader.backend} decoding ({loader.reason})"
     sizes = sorted({resolution_at(epoch, size, config.progressive) for epoch in range(config.schedule.epochs)})

@@ -49,12 +49,20 @@ def saves_before_the_end(config: Config, steps: int) -> bool:
 def a_step(config: Config, batching: Batching, world_size: int, steps: int) -> str:
     """How a step and the whole run are computed, in words; `steps` are those of an epoch."""
     peak = peak_learning_rate(batching.global_batch, config.optimizer)
-    parts = f"{batching.micro_batches} micro-batch{'es' if batching.micro_batches > 1 else ''}"
+    if batching.uneven_ranks:
+        micro = f"{batching.micro_batches} micro-batch{'es' if batching.micro_batches > 1 else ''}"
+        each = f"on {world_size} ranks {micro} of {batching.least} to {batching.batch_size} each, weighted by what they hold"
+    else:
+        each = _equal_parts(batching, world_size)
     return (
-        f"a step: {batching.global_batch} images, on each of {world_size} rank{'s' if world_size > 1 else ''} {parts} of "
-        f"{batching.batch_size}; {steps:,} steps an epoch, {steps * config.schedule.epochs:,} in all; "
+        f"a step: {batching.global_batch} images, {each}; {steps:,} steps an epoch, {steps * config.schedule.epochs:,} in all; "
         f"{config.optimizer.name} with a peak learning rate of {peak:.4g}"
     )
+
+
+def _equal_parts(batching: Batching, world_size: int) -> str:
+    parts = f"{batching.micro_batches} micro-batch{'es' if batching.micro_batches > 1 else ''} of {batching.batch_size}"
+    return f"on each of {world_size} rank{'s' if world_size > 1 else ''} {parts}"
 
 
 def take_leave(run: Run, outcome: Outcome) -> None:

@@ -15,14 +15,16 @@ from pipelines import Batch
 class TrainStep:
     """One optimizer step: forward and backward over the micro-batches of a global batch, then clipping and update.
 
-    begin(...); accumulate(...) for every micro-batch; update().
+    begin(...); accumulate(...) for every micro-batch; update(). `weight` of a number of images is what a micro-batch of so many
+    counts; all are equal unless given.
     """
 
     def __init__(
-        self, objective: Callable[..., Any], parallelism: Parallelism, micro_batches: int, clip_norm: float | None
-    ):
+        self, objective: Callable[..., Any], parallelism: Parallelism, micro_batches: int, clip_norm: float | None,
+        weight: Callable[[int], float] | None = None,
+    ):  # fmt: skip
         self._objective, self._parallelism = objective, parallelism
-        self._micro_batches, self._clip_norm = micro_batches, clip_norm
+        self._micro_batches, self._clip_norm, self._weight = micro_batches, clip_norm, weight
         self.clock = PhaseClock(parallelism.device)
         self._totals: list[Tensor] = []
 
@@ -41,17 +43,27 @@ class TrainStep:
             self.clock.phase("forward")
             loss, right = self._objective(images, labels, augmentation)
             self.clock.phase("backward")
-            self._parallelism.backward(loss / self._micro_batches if self._micro_batches > 1 else loss)
+            self._parallelism.backward(self._weighted(loss, len(labels)))
             self.clock.stop()
-        self._totals.append(torch.stack([loss.detach(), right / len(labels)]))
+        totals = torch.stack([loss.detach(), right / len(labels)])
+        self._totals.append(totals if self._weight is None else totals * self._weight(len(labels)))
+
+    def _weighted(self, loss: Tensor, images: int) -> Tensor:
+        """The loss of a micro-batch as it counts in the step's."""
+        if self._weight is not None:
+            return loss * self._weight(images)
+        return loss / self._micro_batches if self._micro_batches > 1 else loss
 
     def update(self, measure: bool = False) -> tuple[Tensor, Tensor | None]:
         """Moves the weights. Returns float32 (2,), mean loss and share of right answers of this rank's images, and the
-        norm of the gradient before clipping if it was needed or asked for; both stay on the device."""
+        norm of the gradient before clipping if it was needed or asked for; both stay on the device. Of uneven shares, the means
+        are weighted, so that their mean over the ranks is that of the global batch."""
         self.clock.phase("optimizer")
         norm = self._parallelism.update(self._clip_norm, measure)
         self.clock.stop()
         totals = self._totals
+        if self._weight is not None:
+            return torch.stack(totals).sum(dim=0), norm
         return (totals[0] if len(totals) == 1 else torch.stack(totals).mean(dim=0)), norm
 
     def compile_for(self, batch: Batch) -> None:

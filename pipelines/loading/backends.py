@@ -67,8 +67,9 @@ def build_loader(
 ) -> Loader:
     """The loader that carries out `plan` over `dataset` on `device` for one rank of `world_size`.
 
-    Of each global batch of n samples rank r gets those at r*n//world_size to (r+1)*n//world_size, in micro-batches of
-    at most `batch_size` images of resolution x resolution pixels. workers: decoding threads (0: every core this process
+    Of each global batch of n samples rank r gets those at r*n//world_size to (r+1)*n//world_size, cut evenly into micro-batches
+    of at most `batch_size` images of resolution x resolution pixels, as many as the largest share needs; where the plan mixes
+    pairs, both cuts are between pairs. workers: decoding threads (0: every core this process
     may use); prefetch: batches prepared ahead. on_error: "raise" DataError on an image that cannot be read, or "skip":
     training takes the next readable one of the plan in its place, evaluation marks it with label -1.
     backend: "auto" takes the fastest on this machine, measured once and told by loader.reason. settings: what only the

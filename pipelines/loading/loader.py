@@ -3,11 +3,11 @@
 A backend is a subclass that starts work on a task (`_submit`) and later waits for its batch (`_collect`).
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,13 @@ class Loader(ABC):
                 f"the global batch of {plan.global_batch} is smaller than the {options.world_size} ranks; raise it"
             )
         plan.views(np.ones((1, 4), np.int32), options.resolution)  # says now what would be wrong with each batch
-        if not isinstance(plan, EvalPlan) and plan.augmentation.mixes:
-            self._check_pairs()
+        # Mixed samples must lie in one micro-batch: pairs are dealt whole.
+        self._unit = 2 if not isinstance(plan, EvalPlan) and plan.augmentation.mixes else 1
+        if options.batch_size % self._unit or plan.global_batch % self._unit:
+            raise DataError(
+                f"mixup and cutmix mix pairs: a batch of {options.batch_size} and a global batch of {plan.global_batch} must "
+                "both be even"
+            )
         self._unreadable = dataset.unreadable()
         self._singly = Singly(dataset, plan, options.skip)
         if len(self._unreadable) == len(dataset):
@@ -70,17 +75,18 @@ class Loader(ABC):
     def __len__(self) -> int:
         """Micro-batches of a whole epoch on this rank."""
         full = self.plan.batches - 1
-        return full * self._parts(0) + self._parts(full)
+        return full * len(self._parts(0)) + len(self._parts(full))
 
-    def _parts(self, batch: int) -> int:
-        start, stop = self._share(batch)
-        return -(-(stop - start) // self._options.batch_size)
-
-    def _share(self, batch: int) -> tuple[int, int]:
-        """This rank's positions of a global batch: the first, and the one after the last."""
+    def _parts(self, batch: int) -> list[tuple[int, int]]:
+        """This rank's micro-batches of a global batch, as first positions and those after the last: its share cut into as many
+        parts as the largest share needs, which differ by a sample at most (a pair where samples are mixed)."""
         start, stop = self.plan.span(batch)
-        count, rank, ranks = stop - start, self._options.rank, self._options.world_size
-        return start + rank * count // ranks, start + (rank + 1) * count // ranks
+        count, rank, ranks = (stop - start) // self._unit, self._options.rank, self._options.world_size
+        first, last = rank * count // ranks, (rank + 1) * count // ranks
+        parts = -(-count // ranks) * self._unit
+        parts = -(-parts // self._options.batch_size)
+        cuts = [start + self._unit * (first + part * (last - first) // parts) for part in range(parts + 1)]
+        return [(begin, end) for begin, end in itertools.pairwise(cuts) if begin < end]
 
     @property
     def device(self) -> torch.device:
@@ -154,7 +160,7 @@ class Loader(ABC):
     def _tasks(self) -> Iterator[Task]:
         """The rest of the epoch that the current position lies in."""
         epoch, cuts = self._seen // self.plan.samples, self._cuts()
-        while group := list(islice(cuts, max(1, _AHEAD // self._options.batch_size))):
+        while group := list(itertools.islice(cuts, max(1, _AHEAD // self._options.batch_size))):
             indices = self.plan.order(epoch, np.concatenate([positions for positions, _ in group]))
             labels, begin = self.dataset.labels(indices), 0
             for positions, seen in group:
@@ -167,11 +173,10 @@ class Loader(ABC):
         epoch, offset = divmod(self._seen, self.plan.samples)
         before = epoch * self.plan.samples
         for batch in range(offset // self.plan.global_batch, self.plan.batches):
-            start, stop = self._share(batch)
             begin, end = self.plan.span(batch)
-            for first in range(start, stop, self._options.batch_size):
-                last = min(first + self._options.batch_size, stop)
-                yield np.arange(first, last), before + (end if last == stop else begin)
+            parts = self._parts(batch)
+            for first, last in parts:
+                yield np.arange(first, last), before + (end if last == parts[-1][1] else begin)
 
     def _task(
         self,
@@ -202,17 +207,6 @@ class Loader(ABC):
         pieces = flat.split([array.size for array in arrays.values()])
         parts = {name: piece.view(arrays[name].shape) for name, piece in zip(arrays, pieces)}
         return replace(batch, augmentation=parts)
-
-    def _check_pairs(self) -> None:
-        """Mixed samples must lie in one micro-batch: every share and every cut starts at an even position."""
-        shares = [
-            rank * self.plan.global_batch // self._options.world_size for rank in range(self._options.world_size + 1)
-        ]
-        if self._options.batch_size % 2 or any(share % 2 for share in shares):
-            raise DataError(
-                f"mixup and cutmix mix pairs: a batch of {self._options.batch_size} and a rank's share of the global batch "
-                f"of {self.plan.global_batch} must be even"
-            )
 
     def _apply_resolution(self) -> None:
         """Start again what was begun at another resolution than is now wanted."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tars
+from engine.faults.stop_request import STOP_SIGNALS
 from pipelines import sample_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,3 +65,12 @@ def real_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
             stdout=stdout, stderr=subprocess.STDOUT, env=environment, cwd=folder, check=True,
         )  # fmt: skip
     return folder / "run"
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """What a run that was asked to stop leaves ignored is heard again afterwards."""
+    kept = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)

@@ -142,18 +142,18 @@ def test_two_nodes_of_torchrun_sh_meet_and_train_the_same(start_command, data, r
 
 
 def test_a_node_that_is_lost_and_returns_takes_part_again(start_command, data, tmp_path):
-    """torchrun's elastic agents, `--nodes 1:2`: one goes on alone, then both do."""
+    """torchrun's elastic agents, `--nodes 2:3`: two go on with shares of 7 and 8 of 15 images, then three with 5 each."""
     address = subprocess.run(
         ["hostname", "--all-ip-addresses"], capture_output=True, text=True, check=True
     ).stdout.split()[0]
     hosts, run = tmp_path / "hosts", tmp_path / "run"
-    hosts.write_text(f"{address} slots=1\n{platform.node()} slots=1\n")
-    training = tiny_options(data, run, schedule__epochs=3000, checkpoint__every_seconds=1)
+    hosts.write_text(f"{address} slots=1\n{platform.node()} slots=1\nanother slots=1\n")
+    training = tiny_options(data, run, schedule__epochs=3000, checkpoint__every_seconds=1, data__global_batch_size=15)
     options = [
         "--hostfile",
         hosts,
         "--nodes",
-        "1:2",
+        "2:3",
         "--port",
         str(free_port()),
         "--max-restarts",
@@ -170,13 +170,17 @@ def test_a_node_that_is_lost_and_returns_takes_part_again(start_command, data, t
         seen = len(rows(run))
         first.wait_until(lambda: len(rows(run)) > seen + 2 and str(ranks) in world_sizes(first.pid))
 
-    first, second = node(0), node(1)
+    first, second, third = node(0), node(1), node(2)
+    trains_with(3)
+    third.kill()
     trains_with(2)
-    second.kill()
-    trains_with(1)
-    second = node(1)
-    trains_with(2)
-    for agent in (first, second):
+    assert (
+        "15 images, on 2 ranks 1 micro-batch of 7 to 8 each, weighted by what they hold" in first.stdout + second.stdout
+    )
+    third = node(2)
+    trains_with(3)
+    assert [row["samples"] for row in rows(run)[:9]] == list(range(15, 136, 15))
+    for agent in (first, second, third):
         agent.kill()
 
 

@@ -55,11 +55,11 @@ def test_shares_are_equal_parts():
 def test_trying_leaves_no_trace_in_the_network(objective):
     objective.limit = 9
     before = copy.deepcopy(objective.state_dict())
-    assert find_batch_size(objective, 24, 32, strategy()) == 8
+    assert find_batch_size(objective, shares(24), 32, strategy()) == 8
     assert all(torch.equal(tensor, before[name]) for name, tensor in objective.state_dict().items())
     assert all(parameter.grad is None for parameter in objective.parameters())
     objective.limit = 0
-    assert find_batch_size(objective, 24, 32, strategy()) is None
+    assert find_batch_size(objective, shares(24), 32, strategy()) is None
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_trying_leaves_no_trace_in_the_network(objective):
 )
 def test_a_library_that_finds_no_memory_for_itself_counts_as_out_of_memory(objective, words):
     objective.limit, objective.error = 9, RuntimeError(words)
-    assert find_batch_size(objective, 24, 32, strategy()) == 8
+    assert find_batch_size(objective, shares(24), 32, strategy()) == 8
     objective.error = RuntimeError("Expected all tensors to be on the same device")
     with pytest.raises(RuntimeError, match="same device"):
-        find_batch_size(objective, 24, 32, strategy())
+        find_batch_size(objective, shares(24), 32, strategy())
 
 
 def test_auto_keeps_the_global_batch_and_accumulates(objective):
@@ -123,7 +123,7 @@ def test_a_real_gpus_limit_is_found():
     objective = build_objective(create_model("inception_v3", 1000), LossConfig(), dtype=torch.bfloat16).cuda()
     torch.cuda.set_per_process_memory_fraction(6 / (torch.cuda.get_device_properties(0).total_memory / 2**30))
     try:
-        found = find_batch_size(objective, 4096, 299, strategy(device="cuda"))
+        found = find_batch_size(objective, shares(4096), 299, strategy(device="cuda"))
         assert found is not None
         assert 8 <= found < 1024
         assert "would: --data.batch_size" in advise(objective, 4096, 4096, 299, torch.device("cuda"))

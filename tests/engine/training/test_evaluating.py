@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,11 @@ import torch
 import engine.evaluate
 import engine.export
 from engine import Trainer, assemble, load_config
-from engine.faults.stop_request import STOP_SIGNALS
 from engine.inference.models import open_model
 from inception.weights.files import read_weights
 from runs import computed, newest_state, rows
 
-
-@pytest.fixture(autouse=True)
-def signals():
-    """What a run that was asked to stop leaves ignored is heard again afterwards."""
-    kept = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
+pytestmark = pytest.mark.usefixtures("signals")
 SHOWN = {"evaluation.resolution": 48, "evaluation.flip": "true", "evaluation.batch_size": 5, "ema.recalibrate": 2}
 
 

@@ -141,8 +141,18 @@ def test_settings_that_make_no_sense_are_one_clear_line(make, message):
         make()
 
 
-@pytest.mark.parametrize(("ranks", "batch_size"), [(1, 15), (4, 10)])
-def test_mixing_needs_pairs(sample_val, ranks, batch_size):
-    plan = TrainPlan(1000, 30, augmentation=EVERYTHING)
+@pytest.mark.parametrize(("global_batch", "batch_size"), [(30, 15), (25, 10)])
+def test_mixing_needs_pairs(sample_val, global_batch, batch_size):
+    plan = TrainPlan(1000, global_batch, augmentation=EVERYTHING)
     with pytest.raises(DataError, match="mixup and cutmix mix pairs"):
-        build_loader(sample_val, plan, "synthetic", batch_size=batch_size, resolution=8, world_size=ranks)
+        build_loader(sample_val, plan, "synthetic", batch_size=batch_size, resolution=8)
+
+
+def test_pairs_are_dealt_and_cut_whole(sample_val):
+    plan = TrainPlan(1000, 30, augmentation=EVERYTHING)
+    parts = []
+    for rank in range(4):
+        with build_loader(sample_val, plan, "synthetic", batch_size=4, resolution=8, rank=rank, world_size=4) as loader:
+            parts.append([batch.indices.tolist() for batch in itertools.islice(loader, 2)])
+    assert [[len(part) for part in share] for share in parts] == [[2, 4], [4, 4], [4, 4], [4, 4]]
+    assert list(itertools.chain(*itertools.chain(*parts))) == plan.indices(0, 0).tolist()
