@@ -160,6 +160,26 @@ def test_a_crash_that_left_no_newer_checkpoint_is_not_requeued(cluster, options,
     assert "a fault of the program" in job.log
 
 
+def test_a_job_that_fails_is_requeued_so_many_times_at_most(run_command, tmp_path):
+    """Its own failures alone count, not those of other jobs that went on in the same run directory."""
+    (tmp_path / "failures").write_text("6 n1 1\n6 n1 1\n")
+    script = f"""
+        say() {{ echo "$*"; }}
+        source {ROOT}/slurm/ending.sh
+        newest_checkpoint() {{ echo "step-$RANDOM"; }}
+        requeue() {{ say "$1, without '$exclude'"; }}
+        job=7 requeues_on_failure=2 checkpoint_before="" run_directory={tmp_path}
+        for node in n1 n2 n3; do requeue_failure 1 "$node"; done
+        """
+    done = run_command(["bash", "-c", script])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "failed with status 1 on node n1 (failure 1 of at most 2), without ''",
+        "failed with status 1 on node n2 (failure 2 of at most 2), without ''",
+        "not requeued: failed 3 times, --requeue-on-failure 2",
+    ]
+
+
 def test_staging_without_a_dataset_is_one_line(cluster):
     arguments = ["--recipe", "sample"]
     (line,) = fails_at_once(cluster.sbatch(IMAGENET, *arguments, STAGE_DIR="/nowhere"))

@@ -107,8 +107,12 @@ def unequal(tmp_path):
         found.script("stop")
 
 
-def test_each_node_has_as_many_ranks_as_gpus_of_its_own(unequal, options, tmp_path):
-    run = tmp_path / "run"
+def test_each_node_has_as_many_ranks_as_gpus_or_cores_of_its_own(unequal, options, tmp_path):
+    run, data = tmp_path / "run", make_tiny_dataset(tmp_path / "data")
+    prepare = [ROOT / "slurm" / "prepare.sbatch", "folder", data, "--to", "shards", "--output", tmp_path / "shards"]
+    prepared = unequal.sbatch("--nodes=2", *prepare)
+    assert prepared.wait() == "COMPLETED", prepared.log
+    assert "6 ranks, n1:2,n2:4" in prepared.log
     arguments = options(run, schedule__epochs=1, device="cpu", data__global_batch_size=15, data__batch_size=3)
     job = unequal.sbatch("--nodes=2", "--gpus=5", ROOT / "slurm" / "imagenet.sbatch", *arguments)
     assert job.wait() == "COMPLETED", job.log
