@@ -122,6 +122,9 @@ cluster_lose() {
 cluster_restore() {
     is_node "$1"
     if running "slurmd-$1"; then fail 2 "node $1 is not lost"; fi
+    # SLURM tells by the time of its boot that a node has lost its jobs; this machine has not booted, and a job that was there
+    # would count as running for good where its node is back before anybody missed it.
+    scontrol update NodeName="$1" State=DOWN Reason="power cut"
     start_node "$1"
     say "node $1 is back"
 }

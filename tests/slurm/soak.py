@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1] / "support")]
 
-from disturbances import Disturbances
+from disturbances import NOTICE, Disturbances
 from pipelines import TrainPlan
 from runs import assert_same_run, rows
 from slurm_cluster import ENDED, ROOT, Cluster
@@ -88,7 +88,7 @@ class Soak:
             del arguments[place : place + 2]
         script = ROOT / "slurm" / "imagenet.sbatch"
         job = self.cluster.sbatch(
-            *KINDS[kind], "--signal=USR1@50", script, *arguments, PYTHONPATH=f"{ROOT}/tests/support",
+            *KINDS[kind], f"--signal=USR1@{NOTICE}", script, *arguments, PYTHONPATH=f"{ROOT}/tests/support",
             SECONDS_A_STEP=str(STEP_SECONDS), **sweep,
         )  # fmt: skip
         for seed in seeds:

@@ -109,9 +109,13 @@ def children(pid: int) -> list[str]:
     return [comm.read_text().strip() for number in numbers if (comm := Path(f"/proc/{number}/comm")).exists()]
 
 
-def test_a_lost_node_comes_back(second):
+def test_a_lost_node_comes_back_without_its_job_which_is_requeued(second):
+    job = second.sbatch("--nodelist=n3", "--requeue", "--wrap", "sleep 100000")
+    job.wait_until(lambda: job.state == "RUNNING")
     second.script("lose", "n3")
     second.script("restore", "n3")
+    job.wait_until(lambda: job.show("Restarts") == "1")
+    second.run("scancel", str(job.number))
     assert second.run("srun", "-w", "n3", "bash", "-c", "echo $SLURMD_NODENAME").split() == ["n3"]
 
 

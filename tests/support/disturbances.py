@@ -11,6 +11,7 @@ from typing import Any
 
 from slurm_cluster import LOCAL_CLUSTER, Cluster, Job
 
+NOTICE = 110  # seconds before a job's limit that it is told
 # How often each comes beside the others.
 WEIGHTS = {"lose": 4, "drain": 2, "requeue": 2, "limit": 3, "signal": 2, "suspend": 1}
 
@@ -118,8 +119,8 @@ class Disturbances:
             self._later(self._chance.uniform(2, 15), lambda: self._command("", "scontrol", "resume", number))
         elif kind == "limit":
             with contextlib.suppress(ValueError):  # it has just ended
-                # Its signal, 50 s before, comes in 10 to 70 s.
-                limit = (Job(self._cluster, number).seconds + 60) // 60 + 1
+                # Its signal comes in 10 to 70 s.
+                limit = (Job(self._cluster, number).seconds + NOTICE + 10) // 60 + 1
                 self._limited.add(number)
                 self._command("", "scontrol", "update", f"JobId={number}", f"TimeLimit={limit}")
 
