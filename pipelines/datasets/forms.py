@@ -1,5 +1,6 @@
 """The forms that a dataset may have, and how they are recognised: class folders, tar shards, FFCV's files, lists."""
 
+import errno
 import os
 import re
 from collections.abc import Callable
@@ -257,8 +258,13 @@ def _called(path: Path) -> str:
     """What something beside the splits is."""
     if left_behind(path.name):
         return kind_of(path.name)
-    if is_folder(path):
-        return "folder beside the splits"
-    if not mode_of(path):
-        return "link to nothing"
+    try:
+        if is_folder(path):
+            return "folder beside the splits"
+        if not mode_of(path):
+            return "link to nothing"
+    except OSError as error:
+        if error.errno != errno.ELOOP or not path.is_symlink():
+            raise
+        return "link to itself"
     return "image in no split" if is_image(path.name) else kind_of(path.name)

@@ -155,9 +155,21 @@ def _built(
         found = _find(places, stem, source) if _stem(found_again()) == stem else None
         if found:
             _remove_superseded(places, source, found)
+        else:
+            _read_back(home, stem)
     if not found:
         raise DataError(f"{source.root} changed while it was indexed; start again when it is at rest")
     return found
+
+
+def _read_back(home: Path, stem: str) -> None:
+    """Unwritable when what was just written cannot be read."""
+    try:
+        for name in os.listdir(home):  # noqa: PTH208
+            if name.startswith(stem):
+                (home / name / "meta.json").read_bytes()
+    except OSError as error:
+        raise Unwritable(home, error) from None
 
 
 def _stem(source: Source) -> str:
@@ -213,7 +225,7 @@ def _changed_below(index: Index, source: Source) -> set[str]:
         for folder, modified in folders.items():
             try:
                 same = (source.root / folder).stat().st_mtime_ns == modified
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 same = False
             if not same:
                 changed.add(group)

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import errno
 import io
 import os
 import re
@@ -63,7 +64,7 @@ class Listed(Source):
         super().__init__(file.parent, split)
         self.groups = [file.name]
         usual = (file.parent / name for name in (file.stem, file.stem.partition("_")[0], split, "images"))
-        self.bases = [*bases, file.parent, *filter(is_folder, usual)]
+        self.bases = [*bases, file.parent, *filter(is_folder, usual), file.parent.parent]
         self.list_file, self._folder = file, folder
         self.remarks.append(f"labels from {file}" + ("" if folder else "; only what it lists is used"))
 
@@ -137,10 +138,10 @@ class Listed(Source):
                 size = found.st_size if stat.S_ISREG(found.st_mode) else -1
                 return self._named(file), size, (base, end)
             except OSError as error:
+                if file.is_symlink() and error.errno in (*ABSENT, errno.ELOOP):
+                    return self._named(file), 0, (base, end)
                 if error.errno not in ABSENT:
                     raise
-                if file.is_symlink():
-                    return self._named(file), 0, (base, end)
         return None
 
     def _named(self, file: Path) -> str:

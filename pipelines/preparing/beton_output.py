@@ -9,13 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from pipelines.datasets.beton import classes_file
 from pipelines.datasets.dataset import Dataset, open_dataset
 from pipelines.datasets.image_headers import SLOW
 from pipelines.preparing.beton_writer import write_beton
-from pipelines.preparing.writers import File, Piece
+from pipelines.preparing.writers import File, Piece, digested
 from pipelines.support.progress import progress_bar
 from pipelines.support.work_sharing import Team
 
@@ -88,10 +87,4 @@ def _differing(task: tuple[Opener, Opener, int, int]) -> str | None:
 
 
 def _digested(path: Path) -> File:
-    digest, size = xxhash.xxh3_128(), 0
-    buffer = memoryview(bytearray(_BUFFER))
-    with path.open("rb", buffering=0) as stream:
-        while count := stream.readinto(buffer):
-            digest.update(buffer[:count])
-            size += count
-    return File(path.name, size, digest.hexdigest())
+    return digested(path, memoryview(bytearray(_BUFFER)))

@@ -5,7 +5,6 @@ A piece depends on nothing but the job's description and its number, so that any
 
 import io
 import json
-import mmap
 import os
 import socket
 import tarfile
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
+from pipelines.datasets.files import retried
 from pipelines.datasets.image_headers import Flag, Header
 from pipelines.datasets.imagenet import Archive
 from pipelines.datasets.source import Found, Source
@@ -29,6 +29,7 @@ from pipelines.preparing.stores import Store
 from pipelines.support.errors import DataError
 
 FOLDER_PIECE = 256  # files
+_BUFFER = 1 << 22
 LARGE = 8 << 20  # bytes: a file that is worth a task of its own
 BESIDE = 4 * BLOCKSIZE  # bytes that a sample's .cls and .json take in a shard
 # Mode 0644, no owner, no time: the same input gives the same bytes. The eight blanks stand for the checksum, which is
@@ -218,18 +219,29 @@ def write_files(pieces: Pieces, number: int, output: Path) -> Piece:
 
 
 def differing(task: tuple[Path, list[File]]) -> list[str]:
-    """Reads files again from beginning to end and names those that are not what was written."""
+    """Reads files again from beginning to end and names those that are not there, or not what was written; OSError for one that
+    storage goes on not giving."""
     output, files = task
-    return [file.name for file in files if not _is_as_written(output / file.name, file)]
+    buffer = memoryview(bytearray(_BUFFER))
+    return [file.name for file in files if not _is_as_written(output, file, buffer)]
 
 
-def _is_as_written(path: Path, file: File) -> bool:
+def _is_as_written(output: Path, file: File, buffer: memoryview) -> bool:
     try:
-        with path.open("rb") as stream:
-            if file.size == 0:
-                return not stream.read(1)
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                content.madvise(mmap.MADV_SEQUENTIAL)
-                return xxhash.xxh3_128_hexdigest(content) == file.digest
-    except (OSError, ValueError):  # gone, unreadable, or empty
+        return retried(lambda: digested(output / file.name, buffer)).digest == file.digest
+    except FileNotFoundError:
         return False
+
+
+def digested(path: Path, buffer: memoryview) -> File:
+    """A file as it is now, by its name alone; read by parts into the buffer, since a failing disk would end a process that maps
+    the file."""
+    digest, size = xxhash.xxh3_128(), 0
+    try:
+        with path.open("rb", buffering=0) as stream:
+            while count := stream.readinto(buffer):
+                digest.update(buffer[:count])
+                size += count
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # reading names no file
+    return File(path.name, size, digest.hexdigest())

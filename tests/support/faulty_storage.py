@@ -64,7 +64,7 @@ def end_of(tool: Callable[[Path, Path, int], str], place: Path, work: Path, coun
     except DataError as error:
         said = str(error)
     except OSError as error:  # the entry point makes it one line
-        said = f"{error.strerror}: {error.filename}"
+        said = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
     except BaseException:
         return traceback.format_exc()
     named = str(place.parent) in said

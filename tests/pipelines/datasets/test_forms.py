@@ -208,6 +208,7 @@ LISTS = {
     "quoted": ("train.csv", '"train/{n}.jpg","{label}"\r\n'),
     "marked": ("train.csv", "\ufefffile_name,label\ntrain/{n}.jpg,{label}\n"),
     "within": ("train/metadata.csv", "file_name,label\n{n}.jpg,{label}\n"),
+    "within, from above": ("train/labels.csv", "path,label\ntrain/{n}.jpg,{label}\n"),
 }
 
 
@@ -257,6 +258,10 @@ def test_a_list_beside_class_folders_is_counted(root):
 def test_links_that_lead_nowhere_are_named(root):
     (root / "train").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"no 'train' split .*; train is a link that leads nowhere"):
+        open_dataset(root, "train", progress=False)
+    (root / "train").unlink()
+    (root / "train").symlink_to("train")
+    with pytest.raises(DataError, match=r"train cannot be read: Too many levels of symbolic links"):
         open_dataset(root, "train", progress=False)
     (root / "round").symlink_to("round")
     with pytest.raises(DataError, match=r"round cannot be read: Too many levels of symbolic links"):
@@ -316,13 +321,14 @@ def test_links_are_followed_and_loops_are_not(root):
     (root / "train/dog/more").symlink_to(root / "elsewhere")
     (root / "train/dog/up").symlink_to(root / "train/dog")
     (root / "train/dog/self.jpg").symlink_to("self.jpg")
+    (root / "round").symlink_to("round")
     os.mkfifo(root / "train/dog/pipe.jpg")
     dataset = open_dataset(root, "train", progress=False)
     assert len(dataset) == 18
     assert {kind: names for kind, (_, names) in dataset.passed_over.items()} == {
         "folder beside the splits": ["elsewhere"],
         "link to a folder above itself": ["dog/up"],
-        "link to itself": ["dog/self.jpg"],
+        "link to itself": ["round", "dog/self.jpg"],
         "pipe, socket or device": ["dog/pipe.jpg"],
     }
 

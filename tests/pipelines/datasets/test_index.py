@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,6 +201,30 @@ def test_an_index_that_storage_does_not_give_is_not_called_damaged(make_folder, 
     monkeypatch.setattr(np, "memmap", failing)
     with pytest.raises(DataError, match=r"index .* cannot be read: Input/output error; start again when the storage"):
         opened(path)
+
+
+def test_an_index_that_cannot_be_read_back_goes_to_the_next_place(
+    make_folder, odd_images, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = make_folder({"train/a/1.jpg": odd_images["plain"]})
+    opener = pipelines.datasets.index.OpenFile
+
+    def refused(file: str):
+        if file.startswith(str(path / ".index")):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
+        return opener(file)
+
+    monkeypatch.setattr(pipelines.datasets.index, "OpenFile", refused)
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(
+        Path,
+        "read_bytes",
+        lambda file: refused(str(file)) if file.is_relative_to(path / ".index") else read_bytes(file),
+    )
+    dataset = open_dataset(path, "train", progress=True)
+    assert not dataset._index.directory.is_relative_to(path)
+    assert f"{path}/.index (Permission denied) cannot be written; it is kept in" in capsys.readouterr().err
 
 
 def test_a_damaged_index_says_which_directory_to_delete(make_folder, odd_images):
