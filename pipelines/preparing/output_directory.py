@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from pipelines.datasets.files import is_folder, is_there
 from pipelines.support.errors import DataError
 
 MANIFEST, CHECKSUMS, WORK, JOB = "manifest.json", "checksums.xxh128", ".prepare", "job.json"
@@ -11,16 +12,16 @@ MANIFEST, CHECKSUMS, WORK, JOB = "manifest.json", "checksums.xxh128", ".prepare"
 
 def claim(output: Path, job: dict) -> bool:
     """Whether the output holds this job's finished result; DataError when it holds anything that is not this job's."""
-    if not output.exists():
+    if not is_there(output):
         return False
-    if not output.is_dir():
+    if not is_folder(output):
         raise DataError(f"output {output} is a file; choose a directory")
     for file, finished in ((output / MANIFEST, True), (output / WORK / JOB, False)):
-        if file.is_file():
+        if is_there(file):
             try:
                 found = json.loads(file.read_text())
                 found = found["job"] if finished else found
-            except (OSError, ValueError, KeyError, TypeError):
+            except (IsADirectoryError, ValueError, KeyError, TypeError):
                 raise DataError(
                     f"output {output} holds something else ({file.name}); choose an empty directory"
                 ) from None

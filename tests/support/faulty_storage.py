@@ -68,7 +68,8 @@ def end_of(tool: Callable[[Path, Path, int], str], place: Path, work: Path, coun
     except BaseException:
         return traceback.format_exc()
     named = str(place.parent) in said
-    why = os.strerror(number) in said or "it changed while in use" in said
+    # What fails to be made is asked for by pathlib whether it is a folder, and that may fail instead.
+    why = any(words in said for words in (os.strerror(number), "it changed while in use", "File exists"))
     return "" if named and why and "\n" not in said else f"it said: {said}"
 
 
