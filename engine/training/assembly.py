@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from engine.distributed.device import compute_dtype, make_deterministic
 from engine.distributed.parallelism import Parallelism
 from engine.distributed.strategies import create_parallelism, join
 from engine.evaluation.evaluator import Evaluator
-from engine.evaluation.settings import KEY
+from engine.evaluation.settings import KEY, Settings
 from engine.faults.exit_status import PREEMPTED
 from engine.faults.stop_request import StopRequest
 from engine.faults.watchdog import Watchdog, record_collectives
@@ -29,7 +30,7 @@ from engine.monitoring.recorder import Recorder
 from engine.monitoring.step_trace import Trace
 from engine.monitoring.trackers import create_trackers, require_trackers
 from engine.runs.checkpoint_writer import CheckpointWriter
-from engine.runs.identity import identify
+from engine.runs.identity import Identity, identify
 from engine.runs.lock import RunLock
 from engine.runs.resuming import global_batch_size, goes_on
 from engine.runs.retention import Retention
@@ -45,7 +46,7 @@ from engine.training.train_step import TrainStep
 from engine.training.weight_averaging import Ema
 from inception.vocabulary.network import Network
 from launch.environment import Environment, detect
-from pipelines import Loader
+from pipelines import Dataset, Loader
 
 
 @dataclass
@@ -124,22 +125,14 @@ def assemble(config: Config, environment: Environment | None = None, hooks: Sequ
 
 
 def _joined(
-    config: Config,
-    environment: Environment,
-    hooks: Sequence[Hook],
-    directory: RunDirectory,
-    lock: RunLock,
+    config: Config, environment: Environment, hooks: Sequence[Hook], directory: RunDirectory, lock: RunLock,
     undone: contextlib.ExitStack,
-) -> Run:
+) -> Run:  # fmt: skip
     """The run in `directory`, which is this run's alone from here on. What is to be closed when that fails goes to `undone`."""
     stop = StopRequest(PREEMPTED)
     train, val = open_splits(config.data, progress=environment.local_rank == 0)
     identity = identify(config, train, val)
-    record_collectives(directory.stacks)
-    communicator = join(environment, config.strategy, config.device, watched=True)
-    require_agreement(communicator, {**versions(), **identity.statements(), "configuration": shared_options(config)})
-    require_shared(communicator, directory.path)
-    communicator.from_first(lambda: require_trackers(config.monitor))
+    communicator = _met(config, environment, identity, directory)
     watchdog = Watchdog(directory.stacks, config.strategy.timeout, environment)
     undone.callback(watchdog.close)
     config.data.global_batch_size = communicator.from_first(lambda: global_batch_size(config, directory))
@@ -147,73 +140,66 @@ def _joined(
         make_deterministic()
     begun = communicator.from_first(lambda: goes_on(config, directory))
     step = assemble_step(config, communicator, len(train.classes), begun)
-    network, batching, parallelism = step.network, step.batching, step.parallelism
-    loader = training_loader(config, train, network, batching, communicator)
-    scorer = Scorer(network, step.dtype, config.evaluation.flip).to(communicator.device)
-    in_blocks = config.compile.enabled and config.compile.scope == "block"  # then the network is compiled already
-    average = Ema(network, config.ema.decay) if config.ema.decay else None
-    settings = evaluation_settings(config, network, average is not None)
-    evaluation_batch = config.evaluation.batch_size or batching.batch_size
-    evaluator = Evaluator(
-        scorer,
-        scorer if in_blocks else compiled(scorer, config.compile),
-        evaluation_loader(config.data, val, settings, evaluation_batch, communicator),
-        evaluation_batch,
-        communicator,
-    )
-    metadata = {**network.metadata(), "classes": list(train.classes), KEY: settings.to_dict()}
-    if train.held_out:  # whoever evaluates on the same folder has to hold out the same images
-        metadata["held_out"] = train.held_out
+    loader = training_loader(config, train, step.network, step.batching, communicator)
+    average = Ema(step.network, config.ema.decay) if config.ema.decay else None
+    settings = evaluation_settings(config, step.network, average is not None)
+    evaluator = _evaluator(config, step, val, settings, communicator)
     progress, recent = Progress(loader.plan.samples), RecentSteps(communicator)
     parts: dict[str, Part | None] = {
-        "network": network, "ema": average, "optimizer": parallelism, "progress": progress, "recent": recent,
-        "evaluator": evaluator, "loss_scale": parallelism.loss_scale,
+        "network": step.network, "ema": average, "optimizer": step.parallelism, "progress": progress, "recent": recent,
+        "evaluator": evaluator, "loss_scale": step.parallelism.loss_scale,
     }  # fmt: skip
     monitor = Monitor(directory.path, communicator.is_main, on_row=lambda row: run.hooks.row(run, row))
     hardware = Hardware(communicator)
-    recorder = Recorder(
-        progress.position,
-        monitor,
-        hardware,
-        parallelism,
-        step.train_step.clock,
-        min(config.monitor.every_steps, loader.plan.batches),
-        batching.global_batch,
-    )
-    policy = config.checkpoint
+    every = min(config.monitor.every_steps, loader.plan.batches)
+    clock, images = step.train_step.clock, step.batching.global_batch
+    recorder = Recorder(progress.position, monitor, hardware, step.parallelism, clock, every, images)
+    own = [
+        *(create_trackers(config.monitor, directory.path) if communicator.is_main else ()),
+        Trace(config.profile, directory.path / "profile", communicator, monitor.say),
+    ]
     run = Run(
-        **vars(step),
-        config=config,
-        directory=directory,
-        lock=lock,
-        communicator=communicator,
-        loader=loader,
-        evaluator=evaluator,
-        average=average,
-        progress=progress,
-        recent=recent,
-        state=RunState(config, metadata, identity, parts),
+        **vars(step), config=config, directory=directory, lock=lock, communicator=communicator, loader=loader,
+        evaluator=evaluator, average=average, progress=progress, recent=recent,
+        state=RunState(config, _metadata(step.network, train, settings), identity, parts),
         sizes=[resolution_at(epoch, loader.resolution, config.progressive) for epoch in range(config.schedule.epochs)],
-        monitor=monitor,
-        recorder=recorder,
-        hooks=Hooks(
-            [
-                *(create_trackers(config.monitor, directory.path) if communicator.is_main else ()),
-                Trace(config.profile, directory.path / "profile", communicator, monitor.say),
-                *hooks,
-            ]
-        ),
-        writer=CheckpointWriter(
-            directory.checkpoints,
-            Retention(policy.keep, policy.keep_best, policy.keep_every_epochs * loader.plan.batches),
-            recorder.trouble,
-            directory.metrics.top1_by_step,
-        ),
-        watchdog=watchdog,
-        stop=stop,
-        hardware=hardware,
-    )
+        monitor=monitor, recorder=recorder, hooks=Hooks([*own, *hooks]),
+        writer=_writer(config, directory, loader.plan.batches, recorder), watchdog=watchdog, stop=stop, hardware=hardware,
+    )  # fmt: skip
     return run
+
+
+def _met(config: Config, environment: Environment, identity: Identity, directory: RunDirectory) -> Communicator:
+    """The other ranks, which have the same versions, data, options and run directory; the first one has what trackers need."""
+    record_collectives(directory.stacks)
+    communicator = join(environment, config.strategy, config.device, watched=True)
+    require_agreement(communicator, {**versions(), **identity.statements(), "configuration": shared_options(config)})
+    require_shared(communicator, directory.path)
+    communicator.from_first(lambda: require_trackers(config.monitor))
+    return communicator
+
+
+def _evaluator(config: Config, step: Step, val: Dataset, settings: Settings, communicator: Communicator) -> Evaluator:
+    """What evaluates `val` as `settings` say, compiled where that is wanted."""
+    scorer = Scorer(step.network, step.dtype, config.evaluation.flip).to(communicator.device)
+    in_blocks = config.compile.enabled and config.compile.scope == "block"  # then the network is compiled already
+    batch = config.evaluation.batch_size or step.batching.batch_size
+    loader = evaluation_loader(config.data, val, settings, batch, communicator)
+    return Evaluator(scorer, scorer if in_blocks else compiled(scorer, config.compile), loader, batch, communicator)
+
+
+def _metadata(network: Network, train: Dataset, settings: Settings) -> dict[str, Any]:
+    """What weights say of themselves."""
+    metadata = {**network.metadata(), "classes": list(train.classes), KEY: settings.to_dict()}
+    # Whoever evaluates on the same folder has to hold out the same images.
+    return metadata | ({"held_out": train.held_out} if train.held_out else {})
+
+
+def _writer(config: Config, directory: RunDirectory, batches: int, recorder: Recorder) -> CheckpointWriter:
+    """What writes checkpoints and keeps as many as wanted; an epoch has so many `batches`."""
+    policy = config.checkpoint
+    retention = Retention(policy.keep, policy.keep_best, policy.keep_every_epochs * batches)
+    return CheckpointWriter(directory.checkpoints, retention, recorder.trouble, directory.metrics.top1_by_step)
 
 
 def assemble_step(config: Config, communicator: Communicator, num_classes: int, begun: bool = False) -> Step:

@@ -121,6 +121,15 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def discard_hung_up() -> None:
+    """The same for each of the standard streams whose terminal is gone: writing to it would fail (EIO)."""
+    for descriptor in (1, 2):
+        stream = select.poll()
+        stream.register(descriptor, 0)
+        if any(event & select.POLLHUP for _, event in stream.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
 def _os_error(error: OSError) -> str:
     what = error.strerror or str(error)
     where = f": {error.filename}" if error.filename else ""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
+import pty
 import random
 import re
+import select
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -276,7 +281,50 @@ def test_the_first_request_waits_for_the_step_and_the_second_does_not():
     assert asked("begin", "SIGTERM", "SIGTERM") == 1  # the launcher's echo of the first
     assert asked("begin", "SIGTERM", "later", "SIGTERM") == 128 + signal.SIGTERM
     assert asked("begin", "SIGUSR1", "later", "SIGINT") == 128 + signal.SIGINT
-    assert asked("SIGTERM") == 75  # nothing to save yet
+    assert asked("begin", "SIGHUP", "later", "SIGHUP") == 1  # the shell tells of the terminal's end as the system does
+    assert asked("begin", "SIGHUP", "later", "SIGTERM") == 128 + signal.SIGTERM
+    assert asked("SIGTERM") == asked("SIGHUP") == 75  # nothing to save yet
+
+
+def test_nohup_is_heeded():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert asked("begin", "SIGHUP") == 0
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_a_closed_terminal_stops_a_run_as_a_signal_does(tiny_run, tmp_path):
+    script, *arguments = tiny_run("closed", **{"schedule.epochs": 200})
+    keyboard, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))  # as wide as a bar wants it
+
+    def own_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TERM": "xterm", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / script), *map(str, arguments)], env=environment, cwd=tmp_path, start_new_session=True,
+        preexec_fn=own_terminal, stdin=terminal, stdout=terminal, stderr=terminal,
+    ) as run:  # fmt: skip
+        os.close(terminal)
+        said = b""
+
+        def trains() -> bool:
+            nonlocal said
+            while select.select([keyboard], [], [], 0)[0]:  # a terminal that is not read holds up who writes
+                said += os.read(keyboard, 4096)
+            return len(rows(tmp_path / "closed")) > 3
+
+        try:
+            wait_until(trains, lambda: said.decode(errors="replace")[-2000:], lambda: run.poll() is None)
+            os.close(keyboard)
+            assert run.wait() == 75
+        finally:
+            run.kill()
+    assert b"left" in said  # the bar was drawn
+    assert rows(tmp_path / "closed", "event")[-1]["event"] == "preempted"
+    assert newest_state(tmp_path / "closed")["step"] > 3
 
 
 # ---- out of disk ----------------------------------------------------------------------------------------------------
