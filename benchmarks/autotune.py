@@ -20,14 +20,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch
 import yaml
 
-from benchmarks.measuring import Measurement, Parser, Ratio, alternate, as_arguments, machine_line, one_line
+from benchmarks.measuring import Measurement, Ratio, alternate, as_arguments, machine_line, one_line
 from benchmarks.measuring.photos import shared_photos
 from benchmarks.measuring.workload import Workload
-from benchmarks.reporting.results import Result, number
+from benchmarks.reporting import Result, Study, number
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
 from engine.distributed.strategies import join
-from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import Environment
 from pipelines import list_backends, open_dataset
 from pipelines.support.cores import usable_cores
@@ -108,18 +107,18 @@ class Search:
                 workload.close()
 
 
-def main(arguments: Sequence[str]) -> int:
-    on_gpu = torch.cuda.is_available()
-    parser = Parser(
-        "Settings for this machine: threads, prefetch, backend, decoding, batch, compilation, fusion.",
-        network="inception_v3" if on_gpu else "debug", data=None, batch_size=128 if on_gpu else 32, windows=5, seconds=1.0,
-        set=[]
-    )  # fmt: skip
-    parser.add_argument("--minutes", type=float, default=3.0, help="of search and proof")
-    parser.add_argument("--recipe-output", type=Path, default=Path("tuned.yaml"), help="the recipe fragment")
-    options = parser.parse_args(arguments)
+ON_GPU = torch.cuda.is_available()
+study = Study(
+    "autotune", "Settings for this machine: threads, prefetch, backend, decoding, batch, compilation, fusion.",
+    network="inception_v3" if ON_GPU else "debug", data=None, batch_size=128 if ON_GPU else 32, windows=5, seconds=1.0, set=[],
+)  # fmt: skip
+study.option("--minutes", type=float, default=3.0, help="of search and proof")
+study.option("--recipe-output", type=Path, default=Path("tuned.yaml"), help="the recipe fragment")
+
+
+@study
+def main(options: Any, result: Result) -> None:
     communicator = join(Environment(), StrategyConfig())
-    result = Result("autotune", options)
     folder = options.data or shared_photos(options.batch_size, 85, result.say)
     dataset = open_dataset(folder, "train", progress=False)
     fixed = {"network.name": options.network, "data.path": folder, "data.global_batch_size": options.batch_size}
@@ -137,9 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     recipe = _recipe_text(search, result, options)
     options.recipe_output.parent.mkdir(parents=True, exist_ok=True)
     options.recipe_output.write_text(recipe)
-    result.finish()
     result.say(f"{recipe}Written: {options.recipe_output}")
-    return DONE
 
 
 def _steps(batch: int, on_gpu: bool) -> list[list[Settings]]:
@@ -203,4 +200,4 @@ def _recipe_text(search: Search, result: Result, options: Any) -> str:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

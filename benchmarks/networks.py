@@ -8,7 +8,7 @@ with fresh weights. On the GPU if there is one, else on the CPU.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,11 +20,10 @@ import torch
 from torch import Tensor, nn
 
 import inception
-from benchmarks.measuring import Parser, alternate, repeated
+from benchmarks.measuring import alternate, repeated
 from benchmarks.peers.networks import SETTING, build_peer, peer_step, peers_of
-from benchmarks.reporting.results import Result
+from benchmarks.reporting import Result, Study
 from engine.distributed.device import choose_device
-from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import detect
 
 OURS, APART, PLAIN = "ours", "ours, convolutions apart", "ours, normalisation apart"
@@ -32,18 +31,20 @@ WORK = ["training", "inference", "creation"]
 PUBLISHED = [name for name in inception.list_models() if name != "debug"]
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        "Our networks beside torchvision's and timm's.", batch_sizes=[32], resolution=None, windows=5, seconds=1.0, budget=600.0
-    )  # fmt: skip
-    parser.add_argument("--networks", nargs="+", choices=PUBLISHED, default=PUBLISHED, metavar="NAME")
-    parser.add_argument("--work", nargs="+", choices=WORK, default=WORK, help="what is timed")
-    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
-    parser.add_argument("--apart", action="store_true", help="ours without merged convolutions or own normalisation")
-    parser.add_argument("--compile", action="store_true", help="all contestants under torch.compile")
-    options = parser.parse_args(arguments)
+study = Study(
+    "networks", "Our networks beside torchvision's and timm's.", batch_sizes=[32], resolution=None, windows=5, seconds=1.0,
+    budget=600.0,
+)  # fmt: skip
+study.option("--networks", nargs="+", choices=PUBLISHED, default=PUBLISHED, metavar="NAME")
+study.option("--work", nargs="+", choices=WORK, default=WORK, help="what is timed")
+study.option("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+study.option("--apart", action="store_true", help="ours without merged convolutions or own normalisation")
+study.option("--compile", action="store_true", help="all contestants under torch.compile")
+
+
+@study
+def main(options: Any, result: Result) -> None:
     device = choose_device(detect())
-    result = Result("networks", options)
     for name in options.networks if "creation" in options.work else ():
         _measure_creation(result, name)
     steps = [work for work in WORK[:2] if work in options.work]
@@ -58,8 +59,6 @@ def main(arguments: Sequence[str]) -> int:
             if theirs.windows and ours.windows:
                 result.add({**case, "ours over": contestant}, "times as fast", ours.over(theirs))
     result.note(f"Training steps: {SETTING}. Ratios are of turns taken side by side; above 1, ours is faster.")
-    result.finish()
-    return DONE
 
 
 def _networks(name: str, apart: bool) -> dict[str, Callable[[], nn.Module]]:
@@ -113,4 +112,4 @@ def _measure_creation(result: Result, name: str) -> None:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

@@ -17,31 +17,31 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch
 from torch import nn
 
-from benchmarks.measuring import Measurement, Parser, Subject, alternate, repeated
+from benchmarks.measuring import Measurement, Subject, alternate, repeated
 from benchmarks.measuring.bounds import UPDATE_BYTES, bound
 from benchmarks.measuring.counting import Counts, Kernel, block_inputs, counts
 from benchmarks.measuring.limits import Limits, measure_limits
+from benchmarks.reporting import Result, Study, number
 from benchmarks.reporting.drawing import Bars, draw_roofline
-from benchmarks.reporting.results import Result, number
 from engine.distributed.device import compute_dtype
-from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 
 _COMPILED = " compiled"  # after a block's name
 _GRAPHS = 256  # beyond so many graphs of the same code torch would run it uncompiled, without a word
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = Parser(
-        "Bounds of every block of a network on this machine, and the share of them that is reached.",
-        networks=["inception_v3"], batch_size=8, resolution=None, precision="auto", seconds=0.5, windows=3
-    )  # fmt: skip
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    parser.add_argument("--compile", action="store_true", help="time the blocks compiled by torch.compile too")
-    options = parser.parse_args(arguments)
+study = Study(
+    "roofline", "Bounds of every block of a network on this machine, and the share of them that is reached.",
+    networks=["inception_v3"], batch_size=8, resolution=None, precision="auto", seconds=0.5, windows=3,
+)  # fmt: skip
+study.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+study.option("--compile", action="store_true", help="time the blocks compiled by torch.compile too")
+
+
+@study
+def main(options: Any, result: Result) -> list[str]:
     device = torch.device(options.device)
     precision = "bf16" if compute_dtype(options.precision, device) == torch.bfloat16 else "fp32"
-    result = Result("roofline", options)
     result.say("measuring the limits of this machine ...")
     limits = measure_limits(device, options.seconds)
     _add_limits(result, limits)
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     if not torch.cuda.is_available():
         result.note("No GPU here: GPU limits and host-to-device bandwidth are not measured.")
     draw_roofline(result.picture_path(), pictures, limits, precision)
-    result.finish("bound_by", "bound_ms", "share", "gmacs", "operations_per_byte")
-    return DONE
+    return ["bound_by", "bound_ms", "share", "gmacs", "operations_per_byte"]
 
 
 def _add_limits(result: Result, limits: Limits) -> None:
@@ -159,4 +158,4 @@ def _work(kernels: list[Kernel], images: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

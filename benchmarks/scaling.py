@@ -10,7 +10,6 @@ measures nothing: it says how much of a job's time trains what stays trained, wi
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,16 +19,15 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
-from benchmarks.measuring import ROOT, BenchmarkError, Parser, as_arguments, positive, scaling_model
+from benchmarks.measuring import ROOT, BenchmarkError, as_arguments, positive, scaling_model
 from benchmarks.measuring.bounds import step_bound
 from benchmarks.measuring.counting import counts
 from benchmarks.measuring.goodput_model import Costs, simulate
 from benchmarks.measuring.limits import Limits
 from benchmarks.measuring.processes import measured_on_ranks
 from benchmarks.measuring.scaling_model import INTERCONNECTS, Interconnect, ScalingModel
+from benchmarks.reporting import Result, Study, number
 from benchmarks.reporting.drawing import Line, draw_lines
-from benchmarks.reporting.results import Result, number
-from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 from pipelines.support.cores import usable_cores
 
@@ -40,25 +38,25 @@ _H200 = Limits.given({"bf16": 790e12, "fp32": 400e12}, 4.3e12)
 _REACHED = 0.6
 
 
-def main(arguments: Sequence[str]) -> int:
-    on_gpu = torch.cuda.is_available()
-    parser = Parser(
-        "Weak and strong scaling on this machine, a model of it, and predictions for clusters.",
-        network="inception_v3" if on_gpu else "debug", batch_size=128 if on_gpu else 32, resolution=0, precision="auto",
-        windows=5, seconds=1.0
-    )  # fmt: skip
-    ranks = [2**power for power in range(_most_ranks().bit_length())]
-    parser.add_argument("--ranks", nargs="+", type=positive, default=ranks, help="numbers of ranks, from 1")
-    parser.add_argument("--predict-network", default="inception_v3", help="network to predict")
-    parser.add_argument("--predict-batch", type=positive, default=128, help="images a GPU in the prediction")
-    parser.add_argument("--interconnect", choices=tuple(INTERCONNECTS), default="nvlink+infiniband")
-    parser.add_argument("--gpu-rate", type=float, help="images/s of one GPU; not given: 60%% of an H200's bound")
-    parser.add_argument("--simulate", action="store_true", help="goodput of long jobs on many GPUs, simulated")
-    parser.add_argument("--days", type=positive, default=1000, help="of each job that is simulated")
-    options = parser.parse_args(arguments)
-    if options.simulate:
-        return _simulate(options)
-    result = Result("scaling", options)
+ON_GPU = torch.cuda.is_available()
+MOST_RANKS = torch.cuda.device_count() if ON_GPU else usable_cores()
+study = Study(
+    "scaling", "Weak and strong scaling on this machine, a model of it, and predictions for clusters.",
+    network="inception_v3" if ON_GPU else "debug", batch_size=128 if ON_GPU else 32, resolution=0, precision="auto",
+    windows=5, seconds=1.0,
+)  # fmt: skip
+ranks = [2**power for power in range(MOST_RANKS.bit_length())]
+study.option("--ranks", nargs="+", type=positive, default=ranks, help="numbers of ranks, from 1")
+study.option("--predict-network", default="inception_v3", help="network to predict")
+study.option("--predict-batch", type=positive, default=128, help="images a GPU in the prediction")
+study.option("--interconnect", choices=tuple(INTERCONNECTS), default="nvlink+infiniband")
+study.option("--gpu-rate", type=float, help="images/s of one GPU; not given: 60%% of an H200's bound")
+study.option("--simulate", action="store_true", help="goodput of long jobs on many GPUs, simulated")
+study.option("--days", type=positive, default=1000, help="of each job that is simulated")
+
+
+@study
+def main(options: Any, result: Result) -> list[str]:
     measured = {}
     for ranks in options.ranks:
         result.say(f"measuring {options.network} on {ranks} ranks ...")
@@ -74,11 +72,11 @@ def main(arguments: Sequence[str]) -> int:
             "constants that were not fitted to it."
         )
     draw_lines(result.picture_path(), f"Scaling of {options.network}", "ranks", "efficiency", lines, log_x=True)
-    result.finish("predicted", "compute_share", "stragglers_share", "communication_share")
-    return DONE
+    return ["predicted", "compute_share", "stragglers_share", "communication_share"]
 
 
-def _simulate(options: Any) -> int:
+@study.instead("simulate")
+def _simulate(options: Any) -> None:
     """Goodput at several sizes, and where the rest of the time goes."""
     result, costs = Result("goodput", options), Costs()
     for gpus in SIMULATED:
@@ -88,19 +86,14 @@ def _simulate(options: Any) -> int:
     assumed = ", ".join(f"{name} {number(value)}" for name, value in asdict(costs).items())
     result.note(f"Assumed, in seconds where no unit stands: {assumed}.")
     result.finish("start_seconds", "starting", "voting", "saving", "lost", "noticing", "failures_a_day")
-    return DONE
-
-
-def _most_ranks() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else usable_cores()
 
 
 def _run_ranks(ranks: int, options: Any) -> dict[str, Any]:
     """The worker's measurements on so many ranks: weak, half of that, and strong batches."""
     batch, cores = options.batch_size, usable_cores()
-    if ranks > _most_ranks():
+    if ranks > MOST_RANKS:
         raise BenchmarkError(f"{ranks} ranks do not fit: here are {cores} cores, {torch.cuda.device_count()} GPUs")
-    threads = cores if torch.cuda.is_available() else max(1, cores // max(options.ranks))
+    threads = cores if ON_GPU else max(1, cores // max(options.ranks))
     told = {
         "network": options.network, "precision": options.precision, "resolution": options.resolution, "threads": threads,
         "windows": options.windows, "seconds": options.seconds,
@@ -192,4 +185,4 @@ def _add_predictions(options: Any, result: Result) -> list[Line]:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

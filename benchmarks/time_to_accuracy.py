@@ -24,15 +24,14 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 import torch
 
-from benchmarks.measuring import ROOT, BenchmarkError, Parser, t_interval
+from benchmarks.measuring import ROOT, BenchmarkError, t_interval
 from benchmarks.measuring.photos import export_folder
 from benchmarks.measuring.processes import finished
 from benchmarks.peers.timm_training import TimmTraining
 from benchmarks.peers.whole_runs import OwnTraining, ReferenceLoop, Run
+from benchmarks.reporting import Result, Study, number
 from benchmarks.reporting.drawing import draw_lines
-from benchmarks.reporting.results import Result, number
 from engine.config.command_line import load_config
-from engine.faults.exit_status import DONE, run_entry_point
 from engine.training.network import build_network
 from pipelines import open_dataset, sample_path
 from pipelines.support.cores import usable_cores
@@ -48,21 +47,28 @@ Training = OwnTraining | ReferenceLoop | TimmTraining
 Runs = dict[str, list[Run]]
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = Parser("Seconds to a target accuracy over several seeds.", data=None, seeds=None, set=[])
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="sample", help="recipe, target and number of seeds")
-    parser.add_argument("--recipes", nargs="+", help="recipes to compare; none: the preset's")
-    parser.add_argument("--commits", nargs="+", default=[], help="commits of this repository; none: as it is")
-    parser.add_argument("--target", type=float, help="top-1 in percent; none: the preset's")
-    parser.add_argument("--peer", action="store_true", help="the minimal PyTorch reference loop too")
-    parser.add_argument("--timm", type=Path, help="timm's train.py too, in a clone of its source [directory]")
-    options = parser.parse_args(arguments)
-    recipe, target, seeds, needed = PRESETS[options.preset]
+words = "Seconds to a target accuracy over several seeds."
+study = Study("time_to_accuracy", words, data=None, seeds=None, set=[])
+study.option("--preset", choices=tuple(PRESETS), default="sample", help="recipe, target and number of seeds")
+study.option("--recipes", nargs="+", help="recipes to compare; none: the preset's")
+study.option("--commits", nargs="+", default=[], help="commits of this repository; none: as it is")
+study.option("--target", type=float, help="top-1 in percent; none: the preset's")
+study.option("--peer", action="store_true", help="the minimal PyTorch reference loop too")
+study.option("--timm", type=Path, help="timm's train.py too, in a clone of its source [directory]")
+
+
+@study.check
+def completed(options: Any) -> None:
+    """Fills in what the preset says."""
+    _, target, seeds, needed = PRESETS[options.preset]
     options.target = target if options.target is None else options.target
     options.seeds = options.seeds or seeds
     if needed and options.data is None:
         raise BenchmarkError(f"preset {options.preset} needs --data: {needed}")
-    result = Result("time_to_accuracy", options)
+
+
+@study
+def main(options: Any, result: Result) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="contest-") as folder, _trees(options.commits, Path(folder)) as trees:
         if options.data is not None and options.data.suffix == ".zip":
             options.data = _unpacked(options.data, Path(folder) / "data")
@@ -71,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
             open_dataset(options.data or sample_path(), split, progress=False)
         seconds = time.monotonic() - started
         result.add({"of": "data", "what": "opening and indexing"}, "seconds", seconds, higher_is_better=False)
-        runs = _contest(_trainings(options, recipe, trees, Path(folder)), options.seeds, Path(folder), result)
+        runs = _contest(_trainings(options, trees, Path(folder)), options.seeds, Path(folder), result)
     for name, group in runs.items():
         _add_runs(result, name, group, options.target)
     _compare(result, runs)
@@ -83,8 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         f"Seconds to {options.target:g}% count from the end of the process's start-up; start-up, compilation, evaluation and "
         "data preparation stand apart. Means with 95% t intervals over seeds."
     )
-    result.finish("best_top1", "reached", "deviation")
-    return DONE
+    return ["best_top1", "reached", "deviation"]
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:
@@ -114,9 +119,9 @@ def _trees(commits: Sequence[str], folder: Path) -> Iterator[dict[str, Path]]:
             finished([*_WORKTREE, "remove", "--force", path], f"the removal of {path}")
 
 
-def _trainings(options: Any, preset: str, trees: dict[str, Path], folder: Path) -> list[Training]:
+def _trainings(options: Any, trees: dict[str, Path], folder: Path) -> list[Training]:
     """Ours, by recipe and commit, then the peers that are asked for."""
-    recipes = options.recipes or [preset]
+    recipes = options.recipes or PRESETS[options.preset][:1]
     data = ["--data.path", str(options.data.resolve())] if options.data else []
     trainings: list[Training] = []
     arguments: list[str] = []
@@ -197,4 +202,4 @@ def _compare(result: Result, runs: Runs) -> None:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

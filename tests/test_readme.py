@@ -35,7 +35,7 @@ def test_links_and_pictures_exist():
         assert (ROOT / target).exists(), target
 
 
-SCRIPT = r"(?:engine|pipelines|benchmarks|launch|slurm)/[\w/]+\.(?:py|sh|sbatch)"
+SCRIPT = r"(?:engine|pipelines|benchmarks|launch|slurm|tests)/[\w/]+\.(?:py|sh|sbatch)"
 
 
 def named_commands() -> dict[str, set[str]]:

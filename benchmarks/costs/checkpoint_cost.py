@@ -9,7 +9,6 @@ A window must outlast the writing, or the rest of it would go unseen: the script
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,18 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from benchmarks.costs.ddp_overhead import build_trainer, run_steps
-from benchmarks.measuring import Parser, Window, alternate
-from benchmarks.reporting.results import Result
+from benchmarks.measuring import Window, alternate
+from benchmarks.reporting import Result, Study
 from engine.config.options import CheckpointConfig
-from engine.faults.exit_status import DONE, run_entry_point
 from engine.training.trainer import Trainer
 from launch.environment import detect
 
+words = "The cost of a checkpoint to training."
+study = Study("checkpoint_cost", words, network="inception_v3", batch_size=4, windows=5, steps=6)
 
-def main(arguments: Sequence[str]) -> int:
-    parser = Parser("The cost of a checkpoint to training.", network="inception_v3", batch_size=4, windows=5, steps=6)
-    options = parser.parse_args(arguments)
-    result = Result("checkpoint_cost", options)
+
+@study
+def main(options: Any, result: Result) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(folder, options.network, options.batch_size, detect(), "--ema.decay=0.999")
         standing: list[float] = []
@@ -46,8 +45,6 @@ def main(arguments: Sequence[str]) -> int:
     share = {f"lost with one every {interval:.0f} s": [100 * seconds / interval for seconds in lost]}
     result.add_each(case, "what", "percent", share, higher_is_better=False)
     result.note(f"A checkpoint has {size / 1e6:.0f} MB; checkpoint.every_seconds is {interval:.0f} unless set.")
-    result.finish()
-    return DONE
 
 
 def _window(trainer: Trainer, options: Any, standing: list[float] | None) -> Window:
@@ -62,4 +59,4 @@ def _window(trainer: Trainer, options: Any, standing: list[float] | None) -> Win
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

@@ -13,7 +13,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.measuring import Parser, Window, alternate, as_arguments, positive, synthetic
+from benchmarks.measuring import Window, alternate, as_arguments, positive, synthetic
 from benchmarks.measuring.processes import measured_on_ranks
 from benchmarks.peers.train import loss_of
-from benchmarks.reporting.results import Result
+from benchmarks.reporting import Result, Study
 from engine.config.command_line import load_config
 from engine.distributed.ddp import SYNC_BUFFERS
-from engine.faults.exit_status import DONE, run_entry_point
 from engine.monitoring.hooks import Hook
 from engine.training.assembly import Run, assemble
 from engine.training.optimizers import create_optimizer
@@ -38,16 +37,15 @@ from engine.training.trainer import Trainer
 from launch.environment import Environment, detect
 from pipelines.support.cores import usable_cores
 
+words = "The training loop against torch's minimal DistributedDataParallel loop."
+study = Study("ddp_overhead", words, network="debug", batch_size=64, windows=25, steps=10)
+study.option("--ranks", type=positive, default=2, help="number of ranks")
+study.option("--worker", type=Path, help="for the ranks that this script starts")
 
-def main(arguments: Sequence[str]) -> int:
-    defaults = {"network": "debug", "batch_size": 64, "windows": 25, "steps": 10}
-    parser = Parser("The training loop against torch's minimal DistributedDataParallel loop.", **defaults)
-    parser.add_argument("--ranks", type=positive, default=2, help="number of ranks")
-    parser.add_argument("--worker", type=Path, default=None, help="for the ranks that this script starts")
-    options = parser.parse_args(arguments)
-    if options.worker:
-        return _work(options)
-    result, ranks = Result("ddp_overhead", options), options.ranks
+
+@study
+def main(options: Any, result: Result) -> None:
+    ranks = options.ranks
     case = {"network": options.network, "batch": options.batch_size}
     together = _start(ranks, options)
     rates = {f"{name} loop, {ranks} ranks": together[name] for name in ("minimal", "trainer")}
@@ -59,8 +57,6 @@ def main(arguments: Sequence[str]) -> int:
     empty["the loop alone, 1 rank"] = _start(1, options)["empty"] if ranks > 1 else together["empty"]
     result.add_each(case, "what", "microseconds a step", empty, higher_is_better=False)
     result.note("The loop alone: everything but forward, backward and update; rows of metrics included.")
-    result.finish()
-    return DONE
 
 
 def _start(ranks: int, options: Any) -> dict[str, list[float]]:
@@ -73,7 +69,8 @@ def _start(ranks: int, options: Any) -> dict[str, list[float]]:
 # ---- on every rank --------------------------------------------------------------------------------------------------
 
 
-def _work(options: Any) -> int:
+@study.instead("worker")
+def _work(options: Any) -> None:
     environment = detect()
     folder = options.worker.with_suffix(".run")  # the same on every rank
     trainer = build_trainer(folder, options.network, options.batch_size, environment, "--ema.decay=0")
@@ -89,7 +86,6 @@ def _work(options: Any) -> int:
         if trainer.run.communicator.is_main:
             options.worker.write_text(json.dumps(found))
         trainer.run.communicator.barrier()
-    return DONE
 
 
 def build_trainer(folder: Any, network: str, batch_size: int, environment: Environment, *options: str) -> Trainer:
@@ -168,4 +164,4 @@ def _empty_loop(trainer: Trainer, steps: int, windows: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -22,11 +22,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 
-from benchmarks.measuring import Parser, positive, synthetic
-from benchmarks.reporting.results import Result
+from benchmarks.measuring import positive, synthetic
+from benchmarks.reporting import Result, Study
 from engine.config.command_line import load_config
 from engine.evaluation.findings import Findings
-from engine.faults.exit_status import DONE, run_entry_point
 from engine.monitoring.monitor import Monitor
 from engine.monitoring.phase_clock import PhaseClock
 from engine.monitoring.recorder import Recorder
@@ -80,14 +79,15 @@ class Meter:
         return spent | {NORM: extra}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Measures as the command line says; returns the exit status."""
-    parser = Parser("What watching a run costs it.", network="debug", batch_size=64, set=[])
-    parser.add_argument("--steps", type=positive, default=200, help="training steps, in two epochs")
-    options = parser.parse_args(arguments)
+study = Study("monitoring", "What watching a run costs it.", network="debug", batch_size=64, set=[])
+study.option("--steps", type=positive, default=200, help="training steps, in two epochs")
+
+
+@study
+def main(options: Any, result: Result) -> list[str]:
     clock = time.perf_counter if torch.cuda.is_available() else time.thread_time
     # The page is written in another thread, and counts the CPU time of that.
-    result, loop, background = Result("monitoring", options), Meter(clock), Meter(time.thread_time)
+    loop, background = Meter(clock), Meter(time.thread_time)
     epochs = max(2, round(options.steps * options.batch_size / 4000))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         told = [*synthetic(folder, options.network, options.batch_size), f"--schedule.epochs={epochs}", *options.set]
@@ -107,9 +107,8 @@ def main(arguments: Sequence[str]) -> int:
         shown = {"higher_is_better": False, "microseconds_a_step": microseconds}
         result.add(case, "% of the run's time", 100 * share / seconds, **shown)
     result.note(f"{steps} steps in {seconds:.1f} s, {1e3 * seconds / steps:.1f} ms each, evaluation included")
-    result.finish("microseconds_a_step")
-    return DONE
+    return ["microseconds_a_step"]
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

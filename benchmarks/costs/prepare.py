@@ -14,17 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.measuring import ROOT, Parser, Window, alternate
+from benchmarks.measuring import ROOT, Window, alternate
 from benchmarks.measuring.photos import write_photos
 from benchmarks.measuring.processes import finished
-from benchmarks.reporting.results import Result, number
-from engine.faults.exit_status import DONE, run_entry_point
+from benchmarks.reporting import Result, Study, number
 from pipelines.datasets.image_headers import probe
 from pipelines.support.cores import usable_cores
 
@@ -33,12 +32,13 @@ GOAL = 1.3  # times as long as the other, at most
 _QUALITY = 97  # gives ImageNet's mean size, 110 KB
 
 
-def main(arguments: Sequence[str]) -> int:
-    words, place = "What preparing data costs, beside tar and headers.", Path(tempfile.gettempdir())
-    parser = Parser(words, images=12000, workers=usable_cores(), windows=5)
-    parser.add_argument("--directory", type=Path, default=place, help="where all is read and written")
-    options = parser.parse_args(arguments)
-    result = Result("prepare", options)
+words = "What preparing data costs, beside tar and headers."
+study = Study("prepare", words, images=12000, workers=usable_cores(), windows=5)
+study.option("--directory", type=Path, default=Path(tempfile.gettempdir()), help="where all is read and written")
+
+
+@study
+def main(options: Any, result: Result) -> None:
     with tempfile.TemporaryDirectory(prefix="prepare-", dir=options.directory) as work:
         folder = Path(work) / "photos"
         result.say(f"making {options.images} photos ...")
@@ -58,8 +58,6 @@ def main(arguments: Sequence[str]) -> int:
         f"{count:,} photos, {size / count / 1e3:.0f} KB each, in {options.directory}; goal: at most {GOAL} times as long; "
         f"measured {number(longer.value)}"
     )
-    result.finish()
-    return DONE
 
 
 def _tar_and_headers(folder: Path, archive: Path, count: int) -> Window:
@@ -89,4 +87,4 @@ def _prepare(folder: Path, output: Path, count: int, workers: int) -> Window:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

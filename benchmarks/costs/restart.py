@@ -10,26 +10,25 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.measuring import Parser, positive, synthetic
+from benchmarks.measuring import positive, synthetic
 from benchmarks.measuring.processes import finished, own_environment
-from benchmarks.reporting.results import Result
-from engine.faults.exit_status import DONE, run_entry_point
+from benchmarks.reporting import Result, Study
 
 WORKER = Path(__file__).with_name("restart_worker.py")
 
 
-def main(arguments: Sequence[str]) -> int:
-    words = "A start with an empty compile cache, a restart with a full one."
-    parser = Parser(words, network="debug", batch_size=64, set=[])
-    parser.add_argument("--rounds", type=positive, default=2, help="cold starts, with two warm ones after each")
-    options = parser.parse_args(arguments)
-    result = Result("restart", options)
+words = "A start with an empty compile cache, a restart with a full one."
+study = Study("restart", words, network="debug", batch_size=64, set=[])
+study.option("--rounds", type=positive, default=2, help="cold starts, with two warm ones after each")
+
+
+@study
+def main(options: Any, result: Result) -> None:
     starts: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
     for number in range(options.rounds):
         result.say(f"round {number + 1} of {options.rounds}: a cold start and two warm ones ...")
@@ -44,8 +43,6 @@ def main(arguments: Sequence[str]) -> int:
         pairs = zip(starts["cold"], starts["warm"][::2], starts["warm"][1::2])
         ratios = [2 * cold[part] / (first[part] + second[part]) for cold, first, second in pairs]
         result.add({"network": options.network, "start": "cold over warm", "part": part}, "times", ratios)
-    result.finish()
-    return DONE
 
 
 def _start(options: Any, folder: Path) -> dict[str, float]:
@@ -61,4 +58,4 @@ def _start(options: Any, folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

@@ -71,12 +71,9 @@ stage_tests() {
     limited -m pytest -q -p no:cacheprovider -m gpu tests
 }
 
-# What normalisation and concatenation cost in bytes, eager, compiled and with our kernels, and the bounds that follow.
+# What a compiled step launches and how many bytes that moves, plain, with our kernels, and timm's.
 stage_predict() {
-    local study
-    for study in step_launches norm_traffic; do
-        limited benchmarks/studies/$study.py --networks "${networks[@]}" --batch-size "$batch" --output "$out"
-    done
+    limited tests/support/step_launches.py --networks "${networks[@]}" --batch-size "$batch" --output "$out"
 }
 
 # Every network's step, ours and the peers' in turns; memory, power and images a joule beside it.

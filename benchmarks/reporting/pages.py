@@ -1,20 +1,16 @@
 """The results as a page of Markdown, for readers of the repository, and as one of HTML that holds its pictures."""
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import jinja2
 
 from benchmarks.reporting.results import Row, present_command, tabulated
 from benchmarks.reporting.sections import Change, Section
 
 DETAILS = ("spread", "share", "of_ours", "cpu_cores", "predicted", "bound_by", "step_seconds_p95")
 DETAILS += ("set_up_seconds", "received_bytes", "disk_bytes", "top1_share", "others_share")
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;font-size:13px}td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left}"
-    "img{max-width:100%}.worse{color:#b00020;font-weight:600}.better{color:#1f6f8b;font-weight:600}"
-)
 
 
 def table(rows: Sequence[Row], moved: Mapping[str, Change] | None = None) -> tuple[list[str], list[list[str]]]:
@@ -37,7 +33,7 @@ def markdown_page(sections: Sequence[Section]) -> str:
     lines = ["# Benchmark results", "", "Written by `benchmarks/report.py`; do not edit.", ""]
     for section in sections:
         result = section.result
-        lines += [f"## {section.title}", "", _circumstances(section), ""]
+        lines += [f"## {section.title}", "", circumstances(section), ""]
         lines += [f"**Worse beyond the noise:** {line}  " for line in section.regressions]
         lines += ["", *markdown_table(*table(result["rows"], section.changes)), ""]
         lines += [f"- {note}" for note in result["notes"]]
@@ -47,28 +43,16 @@ def markdown_page(sections: Sequence[Section]) -> str:
 
 def html_page(sections: Sequence[Section], folder: Path) -> str:
     """The same in one file; `folder` holds its pictures."""
-    parts = [f"<!doctype html><meta charset=utf-8><title>Benchmark results</title><style>{_STYLE}</style>"]
-    parts.append("<h1>Benchmark results</h1>")
-    for section in sections:
-        parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(_circumstances(section))}</p>")
-        head, rows = table(section.result["rows"], section.changes)
-        parts.append("<table><tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>")
-        for row in rows:
-            cells = "".join(f"<td class='{_class(cell)}'>{html.escape(cell)}</td>" for cell in row)
-            parts.append(f"<tr>{cells}</tr>")
-        parts.append("</table><ul>" + "".join(f"<li>{html.escape(n)}</li>" for n in section.result["notes"]) + "</ul>")
-        for picture in section.result["pictures"]:
-            if (folder / picture).exists():
-                data = base64.b64encode((folder / picture).read_bytes()).decode()
-                parts.append(f"<img alt='{html.escape(picture)}' src='data:image/png;base64,{data}'>")
-    return "\n".join(parts) + "\n"
+    templates = jinja2.Environment(
+        autoescape=True, trim_blocks=True, loader=jinja2.FileSystemLoader(Path(__file__).parent)
+    )
+    pictures = {file.name: base64.b64encode(file.read_bytes()).decode() for file in folder.glob("*.png")}
+    page = templates.get_template("report.html")
+    return page.render(sections=sections, pictures=pictures, table=table, circumstances=circumstances)
 
 
-def _class(cell: str) -> str:
-    return "worse" if cell.endswith("WORSE") else "better" if cell.endswith(" better") else ""
-
-
-def _circumstances(section: Section) -> str:
+def circumstances(section: Section) -> str:
+    """When, by which command, of which source, and beside what else a result was measured."""
     result = section.result
     others, source = result["load"]["others"], result["source"]
     changed = f" and {source['changed_files']} changed files" if source.get("changed_files") else ""

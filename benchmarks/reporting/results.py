@@ -222,10 +222,11 @@ def present_command(command: str) -> str:
     """A recorded command with the script where it stands today: scripts have moved into folders since."""
 
     def place(script: re.Match[str]) -> str:
-        found = [] if (ROOT / script[0]).exists() else sorted((ROOT / "benchmarks").rglob(f"{script[1]}.py"))
+        rooms = [] if (ROOT / script[0]).exists() else [ROOT / "benchmarks", ROOT / "tests/support"]
+        found = [file for room in rooms for file in sorted(room.rglob(f"{script[1]}.py"))]
         return str(found[0].relative_to(ROOT)) if found else script[0]
 
-    return re.sub(r"benchmarks/(\w+)\.py", place, command)
+    return re.sub(r"benchmarks/(?:\w+/)?(\w+)\.py", place, command)
 
 
 def _plain(value: Any) -> Any:

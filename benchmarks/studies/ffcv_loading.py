@@ -1,16 +1,16 @@
-"""The ffcv backend beside FFCV's own loader, on the same file and cores: images a second, and how near to Pillow's pixels.
+"""The ffcv backend beside FFCV's own loader, on the same file and cores: images a second, and CPU time.
 
     python benchmarks/studies/ffcv_loading.py
     python benchmarks/studies/ffcv_loading.py --quality 97
 
 Photos are random crops, 300 to 500 pixels a side, of the photographs that scikit-image and scikit-learn bring. All
-loaders cut random resized crops from them and mirror half; the native backend and bare decoding stand beside.
+loaders cut random resized crops from them and mirror half; the native backend and bare decoding stand beside. How near their
+pixels are to Pillow's, tests/pipelines/loading/test_ffcv.py says.
 """
 
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,40 +18,36 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import ffcv.libffcv
 import numpy as np
 import torch
 
-from benchmarks.measuring import Parser, Subject, Window, alternate, drained
+from benchmarks.measuring import Subject, Window, alternate, drained
 from benchmarks.peers.loaders import DataJob, ffcv_reading
-from benchmarks.reporting.results import Result
-from engine.faults.exit_status import DONE, run_entry_point
+from benchmarks.reporting import Result, Study
 from pipelines import Dataset, TrainPlan, build_loader, open_dataset
 from pipelines.decoding.whole_jpeg import usable
 from pipelines.preparing.beton_writer import write_beton
 from pipelines.support.cores import usable_cores
-from pipelines.tools.parity import photos, reference
+from pipelines.tools.parity import photos
 
 STOCK, GOAL = "FFCV's own loader", 2.0
 _AHEAD = 5  # batches until stock FFCV has touched all its buffers
-_COMPARED = 128  # images compared with Pillow's
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = Parser(
-        "The ffcv backend beside FFCV's own loader.", images=1536, quality=90, resolution=299, batch_size=64,
-        workers=usable_cores(), windows=7,
-    ).parse_args(arguments)  # fmt: skip
+study = Study(
+    "ffcv_loading", "The ffcv backend beside FFCV's own loader.", images=1536, quality=90, resolution=299, batch_size=64,
+    workers=usable_cores(), windows=7,
+)  # fmt: skip
+
+
+@study
+def main(options: Any, result: Result) -> None:
     torch.set_num_threads(1)  # as importing FFCV does; nothing here is torch's work
-    result = Result("ffcv_loading", options)
     with tempfile.TemporaryDirectory(prefix="ffcv-") as work:
         result.say(f"making {options.images} photos ...")
         size = write_crops(Path(work) / "photos", options.images, options.quality)
         write_beton(partial(open_dataset, f"{work}/photos", "train", progress=False), Path(work) / "train.beton")
         dataset = open_dataset(work, "train", progress=False)
-        for backend, decibels in _near(dataset, options).items():
-            case = {"what": f"{backend}: median of {len(decibels)} images"}
-            result.add(case, "dB from Pillow", float(np.median(decibels)))
         used: dict[str, list[float]] = {}
         subjects = {name: partial(_metered, subject, options.images, used.setdefault(name, []))
                     for name, subject in _subjects(dataset, options).items()}  # fmt: skip
@@ -65,8 +61,6 @@ def main(arguments: Sequence[str]) -> int:
         f"{options.images} photos, {size / options.images / 1e3:.0f} KB each on average, quality {options.quality}, to "
         f"{options.resolution} pixels, batches of {options.batch_size}, {options.workers} threads, CPU only"
     )
-    result.finish()
-    return DONE
 
 
 def write_crops(folder: Path, count: int, quality: int) -> int:
@@ -78,13 +72,9 @@ def write_crops(folder: Path, count: int, quality: int) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def _plan(dataset: Dataset, options: Any) -> TrainPlan:
-    return TrainPlan(len(dataset), options.batch_size, seed=1)
-
-
 def _subjects(dataset: Dataset, options: Any) -> dict[str, Subject]:
     shape = {"batch_size": options.batch_size, "resolution": options.resolution, "workers": options.workers}
-    ours = partial(build_loader, dataset, _plan(dataset, options), **shape)
+    ours = partial(build_loader, dataset, TrainPlan(len(dataset), options.batch_size, seed=1), **shape)
     passes = {
         "ffcv": partial(ours, backend="ffcv"),
         STOCK: ffcv_reading(Path(dataset.path) / "train.beton", DataJob(Path(), Path(), **shape)),
@@ -111,25 +101,5 @@ def _decoded(dataset: Dataset, options: Any) -> Window:
         return Window(len(encoded), time.perf_counter() - started)
 
 
-def _near(dataset: Dataset, options: Any) -> dict[str, list[float]]:
-    """dB between our pixels and Pillow's, and between FFCV's and Pillow's, of the first images of the plan."""
-    plan, size = _plan(dataset, options), options.resolution
-    with build_loader(dataset, plan, "ffcv", batch_size=options.batch_size, resolution=size) as loader:
-        ours = [image.permute(1, 2, 0).numpy().copy() for batch in loader for image in batch.images][:_COMPARED]
-    indices = plan.order(0, np.arange(len(ours)))
-    boxes, flips, sizes = plan.boxes(0, indices, dataset.sizes(indices)), plan.flips(0, indices), dataset.sizes(indices)
-    found: dict[str, list[float]] = {"ffcv": [], "ffcv stock": []}
-    for index, box, flip, (wide, high), own in zip(indices.tolist(), boxes, flips.tolist(), sizes.tolist(), ours):
-        wanted = reference(dataset, index, box, np.array([size, size, 0, 0]), False, flip, size)
-        # What FFCV's random resized crop does, step by step, on the plan's box: its own are drawn without a seed.
-        left, top, width, height = box.tolist()
-        pixels, stock = np.empty((high, wide, 3), np.uint8), np.empty((size, size, 3), np.uint8)
-        ffcv.libffcv.imdecode(np.array(dataset.read(index)), pixels, high, wide, high, wide)
-        ffcv.libffcv.resize_crop(pixels, top, top + height, left, left + width, stock)
-        for name, image in (("ffcv", own), ("ffcv stock", stock[:, ::-1] if flip else stock)):
-            found[name].append(float(10 * np.log10(255**2 / max(np.mean((image - wanted) ** 2), 1e-3))))
-    return found
-
-
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

@@ -9,20 +9,24 @@ evaluated twice: with their averaged statistics, and with those of some batches 
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.measuring import Parser, positive
-from benchmarks.reporting.results import Result
+from benchmarks.measuring import positive
+from benchmarks.reporting import Result, Study
 from engine.config.command_line import load_config
-from engine.faults.exit_status import DONE, run_entry_point
 from engine.monitoring.hooks import Hook
 from engine.training.assembly import Run, assemble
 from engine.training.evaluating import evaluate
 from engine.training.trainer import Trainer
+
+study = Study("recalibration", "Averaged weights with averaged and with recalibrated statistics.", seeds=3, set=[])
+study.option("--recipe", default="sample", help="the recipe to train")
+study.option("--decays", type=float, nargs="+", default=[0.99], help="values of ema.decay")
+study.option("--batches", type=positive, default=10, help="batches that statistics are measured on")
+study.option("--epochs", type=positive, default=6, help="epochs of the schedule")
 
 
 class EvaluatedAgain(Hook):
@@ -40,14 +44,8 @@ class EvaluatedAgain(Hook):
             options.recalibrate = 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = Parser("Averaged weights with averaged and with recalibrated statistics.", seeds=3, set=[])
-    parser.add_argument("--recipe", default="sample", help="the recipe to train")
-    parser.add_argument("--decays", type=float, nargs="+", default=[0.99], help="values of ema.decay")
-    parser.add_argument("--batches", type=positive, default=10, help="batches that statistics are measured on")
-    parser.add_argument("--epochs", type=positive, default=6, help="epochs of the schedule")
-    options = parser.parse_args(arguments)
-    result = Result("recalibration", options)
+@study
+def main(options: Any, result: Result) -> None:
     for decay in options.decays:
         found: dict[int, list[tuple[float, float]]] = defaultdict(list)
         for seed in range(options.seeds):
@@ -59,8 +57,6 @@ def main(arguments: Sequence[str]) -> int:
             differences = [after - before for before, after in pairs]
             result.add(case | {"statistics": "recalibrated over averaged"}, "points of top-1", differences)
     result.note(f"Of {options.seeds} seeds; {options.batches} batches; the difference is that of the same weights.")
-    result.finish()
-    return DONE
 
 
 def _train(options: Any, decay: float, seed: int, found: dict[int, list[tuple[float, float]]]) -> None:
@@ -74,4 +70,4 @@ def _train(options: Any, decay: float, seed: int, found: dict[int, list[tuple[fl
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

@@ -11,7 +11,6 @@ writes which kernels took a window's time, a file for each.
 
 import re
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,44 +20,37 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 import torch
 from torch._dynamo.utils import counters
 
-from benchmarks.measuring import BenchmarkError, Parser, Subject, alternate, as_arguments, one_line
+from benchmarks.measuring import BenchmarkError, Subject, alternate, as_arguments, one_line
 from benchmarks.measuring.budget import Budget
 from benchmarks.measuring.workload import Workload
 from benchmarks.peers.networks import peers_of
 from benchmarks.peers.subjects import network_subject
-from benchmarks.reporting.results import Result
+from benchmarks.reporting import Result, Study
 from benchmarks.studies.warming import compile_only, compiled_at_once
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
 from engine.distributed.communicator import Communicator
 from engine.distributed.strategies import join
-from engine.faults.exit_status import DONE, run_entry_point
 from launch.environment import Environment
 
 PLAIN = "plain"
 
 
-def main(arguments: Sequence[str]) -> int:
-    on_gpu = torch.cuda.is_available()
-    parser = Parser(
-        "Options of the training step beside the plain step, in turns.", network="inception_v3" if on_gpu else "debug",
-        batch_size=128 if on_gpu else 32, precision="auto", compile=["eager"], windows=5, seconds=1.0,
-        budget=float("inf"), set=[]
-    )  # fmt: skip
-    variants = ["network.pad_channels=4", "network.fuse=false"]
-    parser.add_argument("--variants", nargs="+", default=variants, help="KEY=VALUE[,KEY=VALUE]")
-    parser.add_argument("--peers", nargs="*", default=[], help="other projects' networks: torchvision, timm")
-    parser.add_argument("--warm", help=f"{PLAIN}, a variant or a peer to compile alone, without running it")
-    parser.add_argument("--tables", action="store_true", help="write each one's kernels by their time (on a GPU)")
-    options = parser.parse_args(arguments)
-    if unknown := set(options.peers) - set(peers_of(options.network)):
-        raise BenchmarkError(f"{', '.join(sorted(unknown))} has no {options.network}")
-    result = Result("variants", options)
-    for variant in options.variants:
-        load_config(_arguments(variant, options))  # a mistake ends here
+ON_GPU = torch.cuda.is_available()
+study = Study(
+    "variants", "Options of the training step beside the plain step, in turns.", network="inception_v3" if ON_GPU else "debug",
+    batch_size=128 if ON_GPU else 32, precision="auto", compile=["eager"], windows=5, seconds=1.0, budget=float("inf"), set=[],
+)  # fmt: skip
+variants = ["network.pad_channels=4", "network.fuse=false"]
+study.option("--variants", nargs="+", default=variants, help="KEY=VALUE[,KEY=VALUE]")
+study.option("--peers", nargs="*", default=[], help="other projects' networks: torchvision, timm")
+study.option("--warm", help=f"{PLAIN}, a variant or a peer to compile alone, without running it")
+study.option("--tables", action="store_true", help="write each one's kernels by their time (on a GPU)")
+
+
+@study
+def main(options: Any, result: Result) -> list[str]:
     communicator, budget = join(Environment(), StrategyConfig()), Budget(options.budget)
-    if options.warm is not None:
-        return _warm(options, communicator)
     with compiled_at_once():
         for mode in options.compile:
             _measure(mode, options, communicator, budget, result)
@@ -66,8 +58,16 @@ def main(arguments: Sequence[str]) -> int:
         result.note(f"Left out to keep the budget of {options.budget:g} s: {', '.join(budget.left_out)}.")
     if communicator.device.type == "cpu":
         result.note("No GPU here: launches and GPU memory are not measured, and no Triton kernel runs.")
-    result.finish("spread", "graphs", "breaks", "launches", "gpu_gib", "first_step_seconds")
-    return DONE
+    return ["spread", "graphs", "breaks", "launches", "gpu_gib", "first_step_seconds"]
+
+
+@study.check
+def _check(options: Any) -> None:
+    """Raises BenchmarkError or ConfigError for a mistake in what is asked."""
+    if unknown := set(options.peers) - set(peers_of(options.network)):
+        raise BenchmarkError(f"{', '.join(sorted(unknown))} has no {options.network}")
+    for variant in options.variants:
+        load_config(_arguments(variant, options))
 
 
 def _measure(mode: str, options: Any, communicator: Communicator, budget: Budget, result: Result) -> None:
@@ -117,14 +117,15 @@ def _prepare(variant: str, mode: str, options: Any, communicator: Communicator) 
     return workload, *_first_steps(workload, options.seconds)
 
 
-def _warm(options: Any, communicator: Communicator) -> int:
+@study.instead("warm")
+def _warm(options: Any) -> None:
     """Compiles the step of `options.warm` in the first mode; the graphs stay in the compiler's cache."""
+    communicator = join(Environment(), StrategyConfig())
     peer, mode = options.warm in options.peers, options.compile[0]
     workload = _workload(PLAIN if peer else options.warm, mode, options, communicator)
     compile_only(network_subject(options.warm, mode, workload, 0.0) if peer else workload.step)
     workload.close()
     print(f"{options.network}, {options.warm}: compiled")
-    return DONE
 
 
 def _workload(variant: str, mode: str, options: Any, communicator: Communicator) -> Workload:
@@ -186,4 +187,4 @@ def _launches(workload: Workload) -> int:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

@@ -21,19 +21,20 @@ import torch
 import torchvision.io
 from torch import Tensor
 
-from benchmarks.measuring import Parser, Window, alternate
-from benchmarks.reporting.results import Result
-from engine.faults.exit_status import DONE, run_entry_point
+from benchmarks.measuring import Window, alternate
+from benchmarks.reporting import Result, Study
 from pipelines.decoding.whole_jpeg import usable
 from pipelines.tools.parity import photos
 
 PUBLIC = "torchvision, its public function"
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = Parser("Decoders of whole JPEGs, side by side.", images=64, quality=90, windows=25).parse_args(arguments)
+study = Study("whole_jpeg", "Decoders of whole JPEGs, side by side.", images=64, quality=90, windows=25)
+
+
+@study
+def main(options: Any, result: Result) -> None:
     torch.set_num_threads(1)
-    result = Result("whole_jpeg", options)
     encoded = [_jpeg(photo, options.quality) for photo in photos(options.images)]
     decoders: dict[str, Any] = {decoder.name: decoder.decode for decoder in usable()}
     first = next(iter(decoders))
@@ -53,8 +54,6 @@ def main(arguments: Sequence[str]) -> int:
         if name != first:
             result.add({"what": f"{first} over {name}"}, "times as fast", measured[first].over(measurement))
     result.note(f"{len(encoded)} photographs of 300 to 500 pixels a side, quality {options.quality}, one thread.")
-    result.finish()
-    return DONE
 
 
 def _jpeg(photo: Any, quality: int) -> Tensor:
@@ -72,4 +71,4 @@ def _pass(decode: Callable[[Tensor], Tensor], encoded: Sequence[Tensor]) -> Wind
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

@@ -1,4 +1,5 @@
-"""The two commands of the README on releases of Debian that have nothing installed."""
+"""The two commands of the README on releases of Debian that have nothing installed. The quickstart prints a row of the table in
+docs/install.md."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.measuring.debian_root import DebianRoot, debian_root, why_not
+import installations
+from benchmarks.measuring.machine import LoadMeter
+from debian_root import DebianRoot, debian_root, why_not
 
 ROOT = Path(__file__).resolve().parents[2]
 CLONE = "/srv/inception training"
@@ -27,11 +30,14 @@ def machine(request, tmp_path_factory) -> Iterator[DebianRoot]:
 @pytest.mark.downloads
 @pytest.mark.soak
 @pytest.mark.timeout(2 * HOURS)
+@pytest.mark.parametrize("machine", ["bookworm", "trixie", "forky"], indirect=True)
 def test_quickstart_where_nothing_is_installed(machine):
+    load = LoadMeter()
     assert machine.run("command -v python3 git ip c++").stdout == ""
     quickstart = machine.run(f"cd '{CLONE}' && bash launch/quickstart.sh", timeout=HOURS)
     assert quickstart.returncode == 0, quickstart.stdout[-5000:] + quickstart.stderr[-3000:]
     assert "top-1 / top-5" in quickstart.stdout
+    print(installations.row(machine.folder / CLONE[1:] / "runs/quickstart/quickstart.json", load))
     again = machine.run(f"cd '{CLONE}' && bash launch/quickstart.sh", timeout=HOURS)
     assert again.returncode == 0, again.stdout[-5000:] + again.stderr[-3000:]
     assert "is up to date" in again.stdout

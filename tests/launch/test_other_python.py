@@ -1,4 +1,5 @@
-"""The quickstart from the package index, in an environment of another Python than that of the other tests, if there is one."""
+"""The quickstart from the package index, in an environment of another Python than that of the other tests, if there is one.
+It prints a row of the table in docs/install.md."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import installations
+from benchmarks.measuring.machine import LoadMeter
 
 ROOT = Path(__file__).resolve().parents[2]
 HALF_AN_HOUR = 1800
@@ -30,7 +34,7 @@ def other_version() -> str:
 @pytest.mark.timeout(2 * HALF_AN_HOUR)
 def test_quickstart_with_another_python(tmp_path, monkeypatch):
     monkeypatch.delenv("INCEPTION_PYTHON", raising=False)
-    version = other_version()
+    version, load = other_version(), LoadMeter()
     places = {"INCEPTION_VENV": str(tmp_path / "environment"), "QUICKSTART_DIR": str(tmp_path / "run")}
     # uv, which is among the tools of development, installs in a third of pip's time.
     path = f"{os.environ['PATH']}:{Path(sys.executable).parent}"
@@ -48,3 +52,4 @@ def test_quickstart_with_another_python(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert f"set-up: Python {version}" in done.stdout or version == sys.executable
     assert "top-1 / top-5" in done.stdout
+    print(installations.row(tmp_path / "run" / "quickstart.json", load))

@@ -1,4 +1,4 @@
-"""The ffcv backend and FFCV's own loader are measured on the same file, and their pixels compared with Pillow's."""
+"""The ffcv backend and FFCV's own loader are measured on the same file."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks.reporting.results import read_results
 from benchmarks.studies import ffcv_loading
 
 
-def test_both_loaders_are_measured_and_ours_is_nearer_to_pillow(tmp_path):
+def test_both_loaders_are_measured(tmp_path):
     small = ["--images", "56", "--batch-size", "8", "--resolution", "64", "--windows", "1", "--workers", "1"]
     assert ffcv_loading.main([*small, "--output", str(tmp_path)]) == 0
     (result,) = read_results(tmp_path)
@@ -14,4 +14,3 @@ def test_both_loaders_are_measured_and_ours_is_nearer_to_pillow(tmp_path):
     rates = {row.case["what"]: row.value for row in result["rows"] if row.metric == "images/s"}
     ratio = rows[f"ffcv over {ffcv_loading.STOCK}"].value
     assert ratio == pytest.approx(rates["ffcv"] / rates[ffcv_loading.STOCK])
-    assert rows["ffcv: median of 56 images"].value > 50 > rows["ffcv stock: median of 56 images"].value

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
+import step_launches
 from benchmarks.reporting.results import read_results
-from benchmarks.studies import step_launches
-from benchmarks.studies.update_launches import launches_over, update_launches
 from engine.config.options import OptimizerConfig
 from inception import create_model
+from update_launches import launches_over, update_launches
 
-SCRIPT = "benchmarks/studies/step_launches.py"
+SCRIPT = "tests/support/step_launches.py"
 # Of the debug network with all options, batch 64, 64 pixels: what is counted may fall and may not rise.
 LAUNCHES, MEGABYTES = 97, 14.3
 

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks.measuring.command_line import BenchmarkError
-
 # How packages are reached from here is how they are reached from there.
 _SETTINGS = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf")
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -59,9 +57,9 @@ class DebianRoot:
 @contextmanager
 def debian_root(suite: str, folder: Path) -> Iterator[DebianRoot]:
     """A minimal root of a release (trixie, forky, sid) in the empty `folder`, with /proc, /dev and /sys while it is in
-    use; removed at the end. Raises BenchmarkError saying why there can be none here."""
+    use; removed at the end. Raises RuntimeError saying why there can be none here."""
     if reason := why_not():
-        raise BenchmarkError(reason)
+        raise RuntimeError(reason)
     # A release that is younger than the debootstrap here is made like the one that all releases come from.
     script = [] if (_SCRIPTS / suite).exists() else ["", "sid"]
     with ExitStack() as mounted:
@@ -83,7 +81,7 @@ def _remove(folder: Path) -> None:
     places = [re.sub(r"\\(\d{3})", lambda digits: chr(int(digits[1], 8)), place) for place in mounted]
     still = [place for place in places if Path(place).is_relative_to(folder.resolve())]
     if still:
-        raise BenchmarkError(f"{folder} is left as it is: {still[0]} is still mounted")
+        raise RuntimeError(f"{folder} is left as it is: {still[0]} is still mounted")
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -132,4 +130,4 @@ def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["no word"]
-        raise BenchmarkError(f"{command[0]} failed: {said[-1]}")
+        raise RuntimeError(f"{command[0]} failed: {said[-1]}")

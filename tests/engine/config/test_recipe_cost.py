@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.costs.recipe_cost import IMAGES, counted, hours, page
 from engine.config.command_line import RECIPES, load_config
+from recipe_cost import IMAGES, counted, hours, page
 
 NO_DATA = ["--data.path", "unread"]
 

@@ -1,6 +1,6 @@
 """What the ImageNet recipes cost, computed: hours on 1, 8 and 64 GPUs.
 
-    python benchmarks/costs/recipe_cost.py [--rate 5100] [--output docs/recipes.md]
+    python tests/support/recipe_cost.py [--rate 5100] [--output docs/recipes.md]
 
 The images a second of every network and image size follow from one measured or assumed figure, `--rate`: what one GPU
 trains of Inception-v3 at 299 pixels. Other networks and sizes take time in proportion to their multiplications; several
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.measuring import Parser
 from benchmarks.measuring.counting import Counts, counts
@@ -56,7 +56,7 @@ def page(rate: float) -> str:
     lines = [f"""# Recipes
 
 Each recipe is a file in `engine/recipes` whose first lines say where its values come from. Hours are computed by
-`python benchmarks/costs/recipe_cost.py --rate {rate:g}`: one GPU that trains {rate:g} images of Inception-v3 a
+`python tests/support/recipe_cost.py --rate {rate:g}`: one GPU that trains {rate:g} images of Inception-v3 a
 second, time in proportion to multiplications, and scaling as `benchmarks/measuring/scaling_model.py` predicts for
 NVLink nodes of eight on InfiniBand. They are estimates, not measurements; evaluation and reading of data are left out.
 

@@ -1,6 +1,11 @@
 """Trainings of seconds, each forked from this process, in each of which one operation on a file fails.
 
-    LD_PRELOAD=file_faults.so python -m benchmarks.studies.faulty_runs FOLDER TRIALS
+    LD_PRELOAD=file_faults.so python -m faulty_runs FOLDER TRIALS
+
+A training of two short epochs, with checkpoints, evaluations, best weights, metrics and report, opens, reads, writes, renames,
+flushes, makes and removes files some hundred times: of its dataset and index, the run directory and the cache. In each trial
+one of these fails, once, with EIO, ENOSPC, ESTALE or EACCES; half of the runs start afresh, half go on from the middle. Each
+must end as a quiet one to the last bit, or with one line that names file and cause, after which the same command completes so.
 
 Prints a JSON object a line: first what a quiet run is like, then each trial. Importing is most of what such a training takes;
 this process imports all that a run does before it forks, and counts what lies below FOLDER alone.
@@ -19,7 +24,6 @@ import os
 import shutil
 import struct
 import sys
-import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -30,6 +34,7 @@ from typing import Any
 
 import torch
 
+import tars
 from engine import Hook
 from engine.runs.checkpoint_file import list_checkpoints, load_checkpoint
 from engine.runs.metrics_file import MetricsFile
@@ -82,9 +87,9 @@ class StopHalfWay(Hook):
 
 
 def main(folder: Path, trials: int) -> None:
-    """As many trials, by turns of runs that start afresh and that go on from the middle, over all operations evenly; 0: of
-    every operation of both."""
-    _make_dataset(folder / "data")
+    """As many trials, by turns of runs that start afresh and that go on from the middle, over all operations evenly."""
+    for split, count in _IMAGES.items():
+        tars.unpack(Path(sample_path()) / f"{split}-000.tar", folder / "data" / split, count)
     modules = folder.parent / "modules.json"
     _run(folder, _place(folder, FRESH), modules=modules)  # fills the cache as well
     for name in json.loads(modules.read_text()):
@@ -104,27 +109,15 @@ def main(folder: Path, trials: int) -> None:
     assert quiet is not None
     print(json.dumps({"operations": counts}), flush=True)
     for number, (start, operation) in enumerate(_chosen(counts, trials)):
-        print(
-            json.dumps(asdict(_trial(folder, start, operation, CAUSES[number // 2 % len(CAUSES)], quiet))), flush=True
-        )
+        found = _trial(folder, start, operation, CAUSES[number // 2 % len(CAUSES)], quiet)
+        print(json.dumps(asdict(found)), flush=True)
 
 
 def _chosen(counts: dict[str, int], trials: int) -> Iterator[tuple[str, int]]:
     """Which operations fail, by how the run starts."""
-    for number in range(trials or 2 * max(counts.values())):
+    for number in range(trials):
         start = (FRESH, RESUMED)[number % 2]
-        share = counts[start] if trials else max(counts.values())
-        yield start, 1 + (number // 2) * counts[start] // (-(-trials // 2) or share)
-
-
-def _make_dataset(data: Path) -> None:
-    for split, count in _IMAGES.items():
-        with tarfile.open(Path(sample_path()) / f"{split}-000.tar") as shard:
-            for member in shard.getmembers()[:count]:
-                (data / split / member.name).parent.mkdir(parents=True, exist_ok=True)
-                content = shard.extractfile(member)
-                if content is not None:
-                    (data / split / member.name).write_bytes(content.read())
+        yield start, 1 + (number // 2) * counts[start] // -(-trials // 2)
 
 
 def _quiet(folder: Path, start: str) -> tuple[dict[str, Any], int]:
@@ -184,13 +177,9 @@ def _place(folder: Path, start: str) -> Path:
 
 
 def _run(
-    folder: Path,
-    place: Path,
-    operation: int = 0,
-    cause: int = 0,
-    modules: Path | None = None,
+    folder: Path, place: Path, operation: int = 0, cause: int = 0, modules: Path | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
-) -> Ended:
+) -> Ended:  # fmt: skip
     """A training in `place` in a process of its own, whose `operation`-th fails with `cause`. `modules`: a file for the names
     of all that it imported."""
     options = {"data.path": place / "data", "run.dir": place / "run", **_OPTIONS, **options}
@@ -203,23 +192,14 @@ def _run(
             _become_run(folder, arguments, operation, cause, memory, said, modules)
         status = _status(process)
         count, failed = struct.unpack("l4088s", memory[:4096])
-    return Ended(
-        status,
-        count,
-        os.fsdecode(failed.partition(b"\0")[0]),
-        *(path.read_text(errors="replace") for path in said.values()),
-    )
+    words = (path.read_text(errors="replace") for path in said.values())
+    return Ended(status, count, os.fsdecode(failed.partition(b"\0")[0]), *words)
 
 
 def _become_run(
-    folder: Path,
-    arguments: list[str],
-    operation: int,
-    cause: int,
-    memory: mmap.mmap,
-    said: dict[str, Path],
+    folder: Path, arguments: list[str], operation: int, cause: int, memory: mmap.mmap, said: dict[str, Path],
     modules: Path | None,
-) -> None:
+) -> None:  # fmt: skip
     for number, path in enumerate(said.values(), 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
@@ -284,10 +264,8 @@ def _difference(found: dict[str, Any], quiet: dict[str, Any]) -> str:
         if found[part] == expected:
             continue
         if isinstance(expected, dict):
-            names = [
-                name for name in expected.keys() | found[part].keys() if expected.get(name) != found[part].get(name)
-            ]
-            return f"{part}: {sorted(names)[:3]}"
+            names = expected.keys() | found[part].keys()
+            return f"{part}: {sorted(name for name in names if expected.get(name) != found[part].get(name))[:3]}"
         pairs = itertools.zip_longest(found[part], expected)
         return f"{part}: {next(f'{ours}, not {theirs}' for ours, theirs in pairs if ours != theirs)}"
     return ""

@@ -1,6 +1,6 @@
 """Counts what a compiled training step launches on an H100 and the bytes that its Triton kernels move, without a GPU.
 
-    python benchmarks/studies/step_launches.py --networks inception_v3 inception_v4 inception_resnet_v2 --batch-size 128
+    python tests/support/step_launches.py --networks inception_v3 inception_v4 inception_resnet_v2 --batch-size 128
 
 Nothing is timed: torch.compile plans for a GPU that this process pretends to have, and its plan is counted
 (`compiled_launches.py`). Ways: *plain*, our network without options; *fused*, with `network.fuse`, `network.fused_norm`
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from benchmarks.measuring import BenchmarkError, Parser, as_arguments
 from benchmarks.peers.networks import build_peer, peer_loss, peers_of
 from benchmarks.reporting.results import Result
-from benchmarks.studies.update_launches import update_launches
 from engine.config.options import OptimizerConfig
 from engine.faults.exit_status import DONE, run_entry_point
 from engine.graphs.compilation import COMBO_KERNELS
 from inception import create_model
+from update_launches import update_launches
 
 WAYS = ("plain", "fused", "timm")
 # Bytes a second that each moves, both measured by a copy within its memory.
@@ -73,8 +73,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def count_step(network: str, way: str, batch_size: int, resolution: int = 0) -> dict[str, Any]:
     """Totals of a step, and launches and MB an image of each kind of kernel. The process pretends from then on."""
-    from benchmarks.studies.compiled_launches import compiled_launches
-    from benchmarks.studies.pretended_gpu import pretend
+    from compiled_launches import compiled_launches
+    from pretended_gpu import pretend
 
     pretend()
     torch.manual_seed(0)

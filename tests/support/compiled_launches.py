@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from benchmarks.studies.pretended_gpu import DEVICE
+from pretended_gpu import DEVICE
 
 
 @dataclass(frozen=True)
