@@ -10,7 +10,6 @@ dataset.
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,9 +18,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch
 
 import engine.evaluate
-from benchmarks.measuring import Parser
-from benchmarks.reporting.results import Result
-from engine.faults.exit_status import DONE, run_entry_point
+from benchmarks.reporting import Result, Study
 from inception import NetworkError, create_model, list_pretrained, save_weights
 from inception.weights.published import Published, find_published
 from pipelines import open_dataset
@@ -29,14 +26,16 @@ from pipelines import open_dataset
 SHOWN = ("top1", "top5", "top1_among", "top5_among", "real_top1")
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = Parser("Published weights: the accuracy that is stated, and the one measured here.", batch_size=64)
-    parser.add_argument("--data.path", dest="path", required=True, help="ImageNet, or a subset of it")
-    parser.add_argument("--data.real", dest="real", default="", help="real.json: count by ReaL labels as well")
-    parser.add_argument("--weights", nargs="+", default=list_pretrained(), metavar="NAME", help="which entries")
-    parser.add_argument("--random", action="store_true", help="take random weights instead of the published ones")
-    options = parser.parse_args(arguments)
-    result = Result("published", options)
+words = "Published weights: the accuracy that is stated, and the one measured here."
+study = Study("published", words, batch_size=64)
+study.option("--data.path", dest="path", required=True, help="ImageNet, or a subset of it")
+study.option("--data.real", dest="real", default="", help="real.json: count by ReaL labels as well")
+study.option("--weights", nargs="+", default=list_pretrained(), metavar="NAME", help="which entries")
+study.option("--random", action="store_true", help="take random weights instead of the published ones")
+
+
+@study
+def main(options: Namespace, result: Result) -> None:
     for name in options.weights:
         entry = find_published(name)
         try:
@@ -47,8 +46,6 @@ def main(arguments: Sequence[str]) -> int:
     result.note("Stated: by the installed library, which for timm's weights names no accuracy.")
     if options.random:
         result.note("With random weights, which tell nothing about the published ones.")
-    result.finish()
-    return DONE
 
 
 def add(entry: Published, options: Namespace, folder: Path, result: Result) -> None:
@@ -79,4 +76,4 @@ def random_weights(entry: Published, folder: Path, data: str) -> str:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

@@ -2,25 +2,22 @@
 
     python benchmarks/costs/restart.py [--network debug] [--batch-size 64] [--set compile.scope=block]
 
-Each start is a process of its own that does what `engine/train.py` does until its first step is done: cold with an empty
-cache, then warm with what the cold one left. Both begin where the process begins, so that imports count.
+Each start is an `engine/train.py` that ends when its first step is done: cold with an empty cache, then warm with what the
+cold one left. Both begin where the process begins, so that imports count.
 """
 
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.measuring import positive, synthetic
+from benchmarks.costs.first_step import FILE
+from benchmarks.measuring import ROOT, positive, synthetic
 from benchmarks.measuring.processes import finished, own_environment
 from benchmarks.reporting import Result, Study
-
-WORKER = Path(__file__).with_name("restart_worker.py")
-
 
 words = "A start with an empty compile cache, a restart with a full one."
 study = Study("restart", words, network="debug", batch_size=64, set=[])
@@ -52,9 +49,9 @@ def _start(options: Any, folder: Path) -> dict[str, float]:
         told = [*synthetic(f"{run}/run", options.network, options.batch_size), *compiled, *options.set]
         # Code that was compiled for this process before must not be found in another cache of the machine.
         environment = {name: value for name, value in own_environment().items() if name != "TORCHINDUCTOR_CACHE_DIR"}
-        output = Path(run, "seconds.json")
-        finished([sys.executable, WORKER, output, repr(time.time()), *told], "a start", environment)
-        return json.loads(output.read_text())
+        hooked = [sys.executable, ROOT / "engine/train.py", "--hooks=benchmarks.costs.first_step:Marks"]
+        finished([*hooked, *told], "a start", environment)
+        return json.loads(Path(run, "run", FILE).read_text())
 
 
 if __name__ == "__main__":

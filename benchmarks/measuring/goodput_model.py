@@ -36,21 +36,17 @@ class Costs:
     def start(self, gpus: int) -> float:
         """From the launcher's beginning to the first step."""
         reading = self.checkpoint_gigabytes / self.read_gigabytes_a_second
-        sharing = (
-            math.ceil(math.log2(gpus)) * self.checkpoint_gigabytes / self.broadcast_gigabytes_a_second
-            if gpus > 1
-            else 0.0
-        )
+        sharing = math.ceil(math.log2(gpus)) * self.checkpoint_gigabytes / self.broadcast_gigabytes_a_second
         return self.imports + self.index + self.compiling + self.join_a_rank * gpus + reading + sharing
 
     def voting(self, gpus: int) -> float:
         """The share of training that voting takes."""
-        return 2 * math.ceil(math.log2(gpus)) * self.vote if gpus > 1 else 0.0
+        return 2 * math.ceil(math.log2(gpus)) * self.vote
 
 
 @dataclass(frozen=True)
 class Account:
-    """Where the time of a job went, as shares that add up to 1."""
+    """Where the time of a job went, as shares that add up to 1; and how often it failed."""
 
     goodput: float
     starting: float
@@ -91,8 +87,4 @@ def simulate(gpus: int, days: float, costs: Costs | None = None, seed: int = 0) 
             away = min((costs.hang_noticed if hangs else costs.crash_noticed) + costs.requeued, end - now)
             spent["noticing"] += away
             now += away
-    shares = {name: seconds / end for name, seconds in spent.items()}
-    return Account(
-        shares["training"], shares["starting"], shares["voting"], shares["saving"], shares["lost"], shares["noticing"],
-        failures / days,
-    )  # fmt: skip
+    return Account(*(seconds / end for seconds in spent.values()), failures / days)

@@ -18,22 +18,19 @@ import tempfile
 import time
 import tracemalloc
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.measuring import Parser, paired_ratio
-from benchmarks.measuring.command_line import positive
-from benchmarks.reporting.results import Result
-from engine.faults.exit_status import DONE, run_entry_point
+from benchmarks.measuring import paired_ratio, positive
+from benchmarks.reporting import Result, Study
 from pipelines import TrainPlan, open_dataset
 from pipelines.datasets import indexing
 from pipelines.datasets.dataset import Dataset
@@ -52,16 +49,17 @@ _BATCH = 1024
 _OPEN_FILES = 1024
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = Parser("Indexing, opening and reading large datasets.")
-    parser.add_argument("--samples", type=positive, default=14_000_000, help="in the synthetic index")
-    parser.add_argument("--classes", type=positive, default=70_000, help="in the synthetic index")
-    parser.add_argument("--listed", type=positive, default=300_000, help="samples that a preparation lists")
-    parser.add_argument("--images", type=positive, default=60_000, help="small JPEGs that are indexed and read")
-    parser.add_argument("--workers", type=positive, nargs="+", default=[1, 2, 4], help="processes that index")
-    parser.add_argument("--rounds", type=positive, default=3, help="of what takes turns")
-    options = parser.parse_args(arguments)
-    result = Result("dataset_scale", options)
+study = Study("dataset_scale", "Indexing, opening and reading large datasets.")
+study.option("--samples", type=positive, default=14_000_000, help="in the synthetic index")
+study.option("--classes", type=positive, default=70_000, help="in the synthetic index")
+study.option("--listed", type=positive, default=300_000, help="samples that a preparation lists")
+study.option("--images", type=positive, default=60_000, help="small JPEGs that are indexed and read")
+study.option("--workers", type=positive, nargs="+", default=[1, 2, 4], help="processes that index")
+study.option("--rounds", type=positive, default=3, help="of what takes turns")
+
+
+@study
+def main(options: Namespace, result: Result) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work, data = Path(folder), small_jpeg()
         for shards in (60, 600):
@@ -69,8 +67,6 @@ def main(arguments: Sequence[str]) -> int:
         for part in (measure_index, measure_listing, measure_reading, measure_indexing):
             part(result, options, work)
             result.save()
-    result.finish()
-    return DONE
 
 
 def measure_index(result: Result, options: Namespace, work: Path) -> None:
@@ -263,4 +259,4 @@ def read_all(place: Path) -> float:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()
