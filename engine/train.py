@@ -12,7 +12,9 @@ from typing import NoReturn
 _here = Path(__file__).resolve().parent
 sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
-from engine.config.command_line import DRY_RUN, load_config
+import yaml
+
+from engine.config.command_line import DRY_RUN, PRINT_CONFIG, load_config
 from engine.faults.exit_status import DONE, run_entry_point
 from engine.training.assembly import assemble
 from engine.training.dry_run import dry_run
@@ -20,7 +22,10 @@ from engine.training.trainer import Trainer
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Trains as the command line says, or with --dry-run says what would be trained; returns the exit status."""
+    """Trains as the command line says, or says what would be trained; returns the exit status."""
+    if PRINT_CONFIG in arguments:
+        print(yaml.safe_dump(load_config(arguments).to_dict(), sort_keys=False), end="")
+        return DONE
     if DRY_RUN in arguments:
         dry_run(load_config(arguments), print)
         return DONE

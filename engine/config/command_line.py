@@ -5,21 +5,20 @@ The options themselves, their defaults and their help stand in `engine/config/op
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from engine.config.bounds import bounds_of
 from engine.config.checks import check_values
 from engine.config.options import Config, ConfigError, leaves
+from engine.config.recipes import DEFAULT_RECIPE, RECIPES, flat_names, read_recipe, recipe_path
 from pipelines import sample_path
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-DEFAULT_RECIPE = "sample"
-DRY_RUN = "--dry-run"  # no option of a run, so not in its tree
+# No options of a run, so not in its tree.
+DRY_RUN, PRINT_CONFIG = "--dry-run", "--print-config"
 
 
 def load_config(arguments: Sequence[str]) -> Config:
@@ -30,7 +29,7 @@ def load_config(arguments: Sequence[str]) -> Config:
     """
     parser = _parser()
     arguments = _lists_joined(arguments)
-    known = ["recipe", "dry-run", "help", *(key for key, _ in leaves(Config()))]
+    known = ["recipe", DRY_RUN[2:], PRINT_CONFIG[2:], "help", *(key for key, _ in leaves(Config()))]
     _check_names((a[2:].split("=")[0] for a in arguments if a.startswith("--")), known, "option --")
     try:
         # The recipe is read first so that the other options override it wherever they stand on the line.
@@ -38,14 +37,15 @@ def load_config(arguments: Sequence[str]) -> Config:
         recipe = given.recipe or ("" if _names_data(given.data) else DEFAULT_RECIPE)
         base = Namespace()
         if recipe:
-            base = parser.parse_object(_read_recipe(recipe))
+            tree = read_recipe(recipe)
+            _check_names(flat_names(tree), [key for key, _ in leaves(Config())], f"recipe {recipe}: key ")
+            base = parser.parse_object(tree)
         merged = parser.parse_args(list(arguments), namespace=base)
     except ArgumentError as error:
         raise ConfigError(_one_line(str(error))) from None
-    merged.pop("recipe", None)
-    merged.pop("dry_run", None)
+    _drop_others(merged)
     config = Config(**vars(parser.instantiate(merged)))
-    if not _names_data(config.data) and _recipe_path(recipe) != _recipe_path(DEFAULT_RECIPE):
+    if not _names_data(config.data) and recipe_path(recipe) != recipe_path(DEFAULT_RECIPE):
         raise ConfigError(
             f"recipe {recipe} names no dataset: add --data.path DIR "
             f"(only the recipe {DEFAULT_RECIPE} means the embedded sample; it lies in {sample_path()})"
@@ -79,15 +79,20 @@ def _names_data(options: Any) -> bool:
 
 def config_from_dict(tree: dict[str, Any]) -> Config:
     """The inverse of `Config.to_dict`. Raises ConfigError as `load_config` does."""
-    _check_names(_flat_names(tree), [key for key, _ in leaves(Config())], "key ")
+    _check_names(flat_names(tree), [key for key, _ in leaves(Config())], "key ")
     parser = _parser()
     try:
         parsed = parser.parse_object(tree)
     except ArgumentError as error:
         raise ConfigError(_one_line(str(error))) from None
-    parsed.pop("recipe", None)
-    parsed.pop("dry_run", None)
+    _drop_others(parsed)
     return Config(**vars(parser.instantiate(parsed)))
+
+
+def _drop_others(parsed: Namespace) -> None:
+    """Leaves the options of the run alone."""
+    for name in ("recipe", "dry_run", "print_config"):
+        parsed.pop(name, None)
 
 
 def _parser() -> ArgumentParser:
@@ -110,69 +115,15 @@ def _parser() -> ArgumentParser:
         action="store_true",
         help="Say what would be trained (options, shapes, steps, memory) and end; nothing is written.",
     )
+    parser.add_argument(
+        PRINT_CONFIG, action="store_true", help="Print every option as it comes out, as YAML that is a recipe, and end."
+    )
     parser.add_class_arguments(Config)
     bounds = dict(bounds_of(Config()))
     for action in parser._actions:
         if action.dest in bounds:
             action.help = f"{action.help} Bounds: {bounds[action.dest]}."
     return parser
-
-
-def _recipe_path(recipe: str) -> Path:
-    return Path(recipe).resolve() if Path(recipe).suffix else RECIPES / f"{recipe}.yaml"
-
-
-def _read_recipe(recipe: str) -> dict[str, Any]:
-    path = _recipe_path(recipe)
-    if not Path(recipe).suffix and not path.is_file():
-        known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
-        raise ConfigError(f"recipe {recipe!r} does not exist; the recipes are {', '.join(known)}, or give a YAML file")
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except OSError as error:
-        raise ConfigError(f"recipe {recipe} cannot be read: {error.strerror}") from None
-    except _KeyStandsTwice as error:
-        raise ConfigError(f"recipe {recipe}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {recipe} is not YAML: {_one_line(str(error))}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"recipe {recipe} is not a mapping of options")
-    names = list(_flat_names(tree))
-    _check_names(names, [key for key, _ in leaves(Config())], f"recipe {recipe}: key ")
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"recipe {recipe}: key {name} is given twice, once within its section: leave one out")
-    return tree
-
-
-class _KeyStandsTwice(yaml.YAMLError):
-    pass
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a mapping with a key twice, of which YAML's libraries take the last without a word."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node = super().compose_mapping_node(anchor)
-        lines: dict[Any, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
-                continue
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                raise _KeyStandsTwice(
-                    f"key {key.value} stands in line {lines[key.value]} and again in line {line}: leave one out"
-                )
-            lines[key.value] = line
-        return node
-
-
-def _flat_names(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat_names(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
 
 
 def _check_names(names: Iterable[str], known: Sequence[str], what: str) -> None:

@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.measuring import Parser
 from benchmarks.measuring.counting import Counts, counts
 from benchmarks.measuring.scaling_model import INTERCONNECTS, model_from_rate
-from engine.config.command_line import RECIPES, load_config
+from engine.config.command_line import load_config
 from engine.config.options import Config
+from engine.config.recipes import RECIPES
 from engine.faults.exit_status import run_entry_point
 from engine.training.schedules import resolution_at
 from inception import create_model

@@ -16,8 +16,9 @@ import yaml
 from engine import evaluate, export, predict
 from engine.config.bounds import Bounds, bounds_of
 from engine.config.checks import check_values
-from engine.config.command_line import RECIPES, config_from_dict, load_config
+from engine.config.command_line import config_from_dict, load_config
 from engine.config.options import Config, ConfigError, leaves
+from engine.config.recipes import RECIPES
 from engine.config.same_run import differences
 from inception import create_model
 
@@ -110,7 +111,7 @@ def test_what_is_refused_names_the_option(arguments, message):
         ),
         ("data:\n  'flip': 0\n  flip: 1\n", "key flip stands in line 2 and again in line 3"),
         ("optimizer: {lr: 0.3}\noptimizer.lr: 0.4\n", "key optimizer.lr is given twice"),
-        ("base: &base {lr: 0.3}\n", "key base.lr does not exist"),
+        ("shared: &shared {lr: 0.3}\n", "key shared.lr does not exist"),
     ],
 )
 def test_a_key_that_stands_twice_in_a_recipe_is_refused(text, words, tmp_path):

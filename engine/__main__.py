@@ -1,0 +1,36 @@
+"""The commands by name: `python -m engine train --help`."""
+
+import importlib
+from collections.abc import Sequence
+
+from engine.config.options import ConfigError
+from engine.faults.exit_status import DONE, run_entry_point
+
+COMMANDS = {
+    "train": ("engine.train", "Train a network."),
+    "evaluate": ("engine.evaluate", "Evaluate weights on a split."),
+    "predict": ("engine.predict", "Tell what pictures show."),
+    "export": ("engine.export", "Write weights for other programs."),
+    "watch": ("engine.watch", "Serve the live pages of runs."),
+    "report": ("engine.report", "Write the page of a run anew."),
+    "prepare": ("pipelines.prepare", "Turn archives or folders into a dataset that reads fast."),
+    "doctor": ("pipelines.doctor", "Check every image of a dataset."),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command that comes first with the rest; without one, or with --help, lists them. Returns the exit status."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("python -m engine COMMAND [OPTION ...]; of an installed package inception-COMMAND\n")
+        for name, (_, words) in COMMANDS.items():
+            print(f"  {name:10}{words}")
+        print("\nCOMMAND --help shows its options.")
+        return DONE
+    if arguments[0] not in COMMANDS:
+        raise ConfigError(f"{arguments[0]} is no command; the commands are {', '.join(COMMANDS)}")
+    status: int = importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
+    return status
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
