@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-<<<<<<< HEAD:tests/engine/config/test_recipe_cost.py
-from engine.config.command_line import RECIPES, load_config
-from recipe_cost import IMAGES, counted, hours, page
-=======
-from benchmarks.costs.recipe_cost import IMAGES, counted, hours, page
 from engine.config.command_line import load_config
 from engine.config.recipes import RECIPES
->>>>>>> f4d960d (Let a recipe begin where another ends, print what comes out as one, and list the commands by name: recipes repeated each other, and nobody could ask what would be trained in a form to keep):tests/benchmarks/costs/test_recipe_cost.py
+from recipe_cost import IMAGES, counted, hours, page
 
 NO_DATA = ["--data.path", "unread"]
 
