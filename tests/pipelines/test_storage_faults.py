@@ -16,7 +16,7 @@ FORMS = {"folders": folders, "shards": lambda root: shards(root, with_class), "l
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("step", [61, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.soak)])
 def test_every_failing_call_is_survived_or_named(tmp_path, form, step):
     subprocess.run(
         ["cc", "-shared", "-fPIC", "-O1", "-o", tmp_path / "faults.so", ROOT / "tests/support/faults.c", "-ldl"],
