@@ -1,10 +1,10 @@
 """Damaged images through the compiled decoder, under the address and undefined-behaviour sanitizers.
 
 Sound JPEGs of every form (baseline, progressive, gray, CMYK, each chroma subsampling, restart markers) are changed at random:
-bits, bytes, markers, pieces left out or repeated, ends cut off. So are planes (.y4m) of every form, half of their damage to the
-header; half of those whose header can still be read get as many bytes as it asks for. Boxes, sizes and orientations are drawn
-too, some of them nonsense. Half of the mutants go to the code for AVX2, half to the code for any processor. The first fault
-ends a build's run.
+bits, bytes, markers, pieces left out or repeated, ends cut off. So are those with restart markers everywhere (windows), and
+planes (.y4m) of every form, half of their damage to the header; half of those whose header can still be read get as many bytes
+as it asks for. Boxes, sizes and orientations are drawn too, some of them nonsense. Half of the mutants go to the code for AVX2,
+half to the code for any processor. The first fault ends a build's run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import platform
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,11 @@ _FORMS: dict[str, dict] = {
     "420": {"subsampling": 2}, "422": {"subsampling": 1}, "444": {"subsampling": 0}, "progressive": {"progressive": True},
     "restarts": {"restart_marker_blocks": 3}, "coarse": {"quality": 5}, "optimised": {"optimize": True, "quality": 98},
 }  # fmt: skip
+# With restart markers that a part can be cut out by, in the middle of rows and between them.
+_WINDOWS: dict[str, dict] = {
+    "420": {"subsampling": 2, "restart_marker_blocks": 1}, "422": {"subsampling": 1, "restart_marker_blocks": 5},
+    "444": {"subsampling": 0, "restart_marker_blocks": 4, "quality": 98}, "rows": {"restart_marker_rows": 2},
+}  # fmt: skip
 _SHAPES = ((160, 120), (97, 131), (16, 16), (1, 1), (3, 70))
 
 
@@ -40,9 +46,9 @@ class Fuzzed(NamedTuple):
 
 
 def fuzz(folder: Path, of: str, mutants: int, seed: int = 1) -> list[Fuzzed]:
-    """So many mutants of "jpeg" or "planes", shared by the builds that this processor runs; programs and seeds go to `folder`."""
+    """So many mutants of "jpeg", "windows" or "planes", shared by the builds that this processor runs; all goes to `folder`."""
     builds = {"avx2": ["-mavx2"], "any processor": []} if platform.machine() == "x86_64" else {"any processor": []}
-    seeds = write_seeds(folder) if of == "jpeg" else write_planes(folder)
+    seeds = {"jpeg": write_jpegs, "windows": write_windows, "planes": write_planes}[of](folder)
 
     def run(number: int, name: str) -> Fuzzed:
         program, share = folder / f"fuzz{number}", mutants // len(builds)
@@ -58,19 +64,29 @@ def fuzz(folder: Path, of: str, mutants: int, seed: int = 1) -> list[Fuzzed]:
         return list(pool.map(run, range(len(builds)), builds))
 
 
-def write_seeds(folder: Path) -> list[Path]:
+def write_jpegs(folder: Path) -> list[Path]:
     """Sound JPEGs of every form and several sizes."""
+    return _write(folder, _FORMS, _SHAPES, odd=True)
+
+
+def write_windows(folder: Path) -> list[Path]:
+    """Sound JPEGs with restart markers by which they can be cut."""
+    return _write(folder, _WINDOWS, (*_SHAPES[:1], (320, 200), (17, 240)), odd=False)
+
+
+def _write(folder: Path, forms: dict[str, dict], shapes: Sequence[tuple[int, int]], odd: bool) -> list[Path]:
     generator = np.random.default_rng(0)
     files = []
-    for width, height in _SHAPES:
+    for width, height in shapes:
         blocks = generator.integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
         photo = Image.fromarray(blocks).resize((width, height), Image.Resampling.BICUBIC)
-        forms = {name: (photo, form) for name, form in _FORMS.items()}
-        forms |= {"gray": (photo.convert("L"), {}), "cmyk": (photo.convert("CMYK"), {})}
-        for name, (image, form) in forms.items():
+        images = {name: (photo, form) for name, form in forms.items()}
+        images["gray"] = (photo.convert("L"), {} if odd else {"restart_marker_blocks": 1})
+        images |= {"cmyk": (photo.convert("CMYK"), {})} if odd else {}
+        for name, (image, form) in images.items():
             data = io.BytesIO()
             image.save(data, "JPEG", **{"quality": 85} | form)
-            files.append(folder / f"{name}-{width}x{height}.jpg")
+            files.append(folder / f"{'jpeg' if odd else 'windows'}-{name}-{width}x{height}.jpg")
             files[-1].write_bytes(data.getvalue())
     return files
 

@@ -261,7 +261,7 @@ def test_a_kept_library_that_does_not_work_is_made_again(tmp_path, built):
         assert fast_decode._wrong(found) == ""
 
 
-@pytest.mark.parametrize("of", ["jpeg", "planes"])
+@pytest.mark.parametrize("of", ["jpeg", "windows", "planes"])
 @pytest.mark.parametrize("mutants", [500, pytest.param(200_000, marks=pytest.mark.soak)])
 def test_the_sanitizers_find_nothing(tmp_path, mutants, of):
     """Damaged images and boxes at every edge; the soak makes the figure of docs/faults.md."""
