@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import engine.evaluate
+import engine.train
 import inception
 import pipelines.doctor
 import pipelines.prepare
@@ -85,6 +86,11 @@ def trained(root: Path, capsys, named: dict[str, str]) -> dict[str, Dataset]:
         for remark in dataset.remarks:
             assert f"{dataset.split}: {remark}\n" in said
     return {dataset.split: dataset for dataset in datasets}
+
+
+def dry_run(root: Path, scratch: Path) -> None:
+    network = ["--network.name", "debug", "--data.batch_size", "2", "--data.backend", "native"]
+    assert engine.train.main(["--dry-run", *options(root, {}), *network, "--run.dir", str(scratch / "run")]) == 0
 
 
 def examined(root: Path, scratch: Path, named: dict[str, str]) -> dict:
@@ -165,6 +171,17 @@ def test_all_tools_count_what_lies_there(tmp_path: Path, capsys, form: str) -> N
         assert sum(map(len, datasets.values())) == len(files)
 
 
+def test_a_dry_run_says_what_would_be_trained_and_what_is_passed_over(tmp_path: Path, capsys) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    FORMS["shards with names that come again"](root)
+    dry_run(root, tmp_path)
+    said = capsys.readouterr().out
+    assert "data: 21 images to train on, 12 to evaluate, 3 classes" in said
+    assert "train: 1 file passed over: 1 replaced by a later file of the same name (" in said
+    assert not (tmp_path / "run").exists()
+
+
 # Passed over, and no files to find(1): what a list names, what an archive replaces, links to folders.
 NOT_FILES = ("listed, but not there", "replaced by a later file of the same name", "link to a folder above itself")
 
@@ -178,6 +195,7 @@ def test_all_tools_name_what_is_wrong(tmp_path: Path, capsys, damage: str) -> No
     make(root)
     for tool in (
         lambda: trained(root, capsys, {}),
+        lambda: dry_run(root, scratch),
         lambda: examined(root, scratch, {}),
         lambda: prepared(root, scratch, {}),
         lambda: evaluated(root, "train", scratch, ["cat", "dog", "fox"], {}),
