@@ -9,13 +9,13 @@ ROOMS = ["inception", "pipelines", "engine", "launch", "benchmarks"]
 
 EXTRAS = {
     # DALI brings its own CUDA 12 libraries and runs on newer drivers, whatever CUDA torch was built for.
-    "dali": ["nvidia-dali-cuda120>=2.0"],
-    "dali-cuda13": ["nvidia-dali-cuda130>=2.0"],
+    "dali": ["nvidia-dali-cuda120>=2.2"],
+    "dali-cuda13": ["nvidia-dali-cuda130>=2.2"],
     # Built from source against OpenCV and libjpeg-turbo; launch/setup.sh installs them where it may.
     "ffcv": ["ffcv>=1.0.2", "numba>=0.60"],
     "deepspeed": ["deepspeed>=0.17"],
     "mpi": ["mpi4py>=4.1", "openmpi>=5.0"],
-    "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.2"],
+    "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.6"],
     "wandb": ["wandb>=0.19"],
     "mlflow": ["mlflow>=3.1"],
     "trackio": ["trackio>=0.10"],
