@@ -6,16 +6,18 @@ A test that is not marked ``gpu`` runs its processes without a GPU, so that it m
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import pytest
 
+from forking import ForkedProgram, Forks
 from waiting import telling, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,8 +74,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect soak tests unless ``--soak`` asks for them, and give their repetitions four times the limit; skip gpu
-    tests where there is no GPU."""
+    """Begin with mypy, for a minute of which a core would have to wait at the end; deselect soak tests unless ``--soak`` asks
+    for them, and give their repetitions four times the limit; skip gpu tests where there is no GPU."""
+    items.sort(key=lambda item: item.name != "test_tools_find_nothing[mypy]")
     soaks = [item for item in items if item.get_closest_marker("soak")]
     if soaks and not config.getoption("--soak"):
         config.hook.pytest_deselected(items=soaks)
@@ -103,19 +106,25 @@ class Finished(NamedTuple):
 class Started:
     """A running process whose output goes to files, so that it never blocks on a full pipe."""
 
-    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], directory: Path, forks: Forks | None = None
+    ) -> None:
         self.command = list(command)
         self._stdout, self._stderr = directory / "stdout", directory / "stderr"
+        self._process: subprocess.Popen[bytes] | ForkedProgram
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
-            self._process = subprocess.Popen(
-                self.command,
-                cwd=cwd,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
+            if forks is not None:
+                self._process = forks.start(self.command, cwd, env, self._stdout, self._stderr)
+            else:
+                self._process = subprocess.Popen(
+                    self.command,
+                    cwd=cwd,
+                    env=dict(env),
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    start_new_session=True,
+                )
         self.pid = self._process.pid
 
     @property
@@ -174,9 +183,15 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
+@pytest.fixture(scope="session")
+def forks() -> Forks:
+    """Starts Python's programs from a process that has imported torch."""
+    return Forks(_environment({"CUDA_VISIBLE_DEVICES": ""}))
+
+
 @pytest.fixture
 def start_command(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, forks: Forks, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Started]]:
     """``start_command(args, cwd=None, env=None) -> Started``: a process that the test watches or kills itself.
 
@@ -185,12 +200,19 @@ def start_command(
     when the test ends is killed.
     """
     started: list[Started] = []
+    on_gpu = request.node.get_closest_marker("gpu") is not None
 
     def start(args: Sequence[str | Path], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Started:
         directory = tmp_path_factory.mktemp("command")
         (directory / "cwd").mkdir()
+        command = _command([str(arg) for arg in args])
+        environment = _environment(({} if on_gpu else {"CUDA_VISIBLE_DEVICES": ""}) | dict(env or {}))
         process = Started(
-            _command([str(arg) for arg in args]), cwd or directory / "cwd", _environment(request, env), directory
+            command,
+            cwd or directory / "cwd",
+            environment,
+            directory,
+            forks if forks.suit(command, environment) else None,
         )
         started.append(process)
         return process
@@ -206,14 +228,12 @@ def _command(args: list[str]) -> list[str]:
     return [sys.executable, *args] if args[0] == "-m" else args
 
 
-def _environment(request: pytest.FixtureRequest, extra: Mapping[str, str] | None) -> dict[str, str]:
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     # A launcher's variables around the test run would make every entry point believe it is one rank of that job.
     launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     foreign = ("SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_")
     env = {key: value for key, value in os.environ.items() if key not in launched and not key.startswith(foreign)}
-    if request.node.get_closest_marker("gpu") is None:
-        env["CUDA_VISIBLE_DEVICES"] = ""
-    return env | dict(extra or {})
+    return env | dict(extra)
 
 
 @pytest.fixture
@@ -255,11 +275,53 @@ def torchrun(start_torchrun: Callable[..., Started]) -> Callable[..., Finished]:
 
 
 @pytest.fixture
-def one_core() -> Iterator[None]:
-    """Within it, processes that a test starts have one core, another one on each of two workers: trainings of two threads
-    beside each other would wait for one another at every operation."""
+def run_on_ranks(start_command: Callable[..., Started]) -> Callable[..., Finished]:
+    """``run_on_ranks(args, processes=2, cwd=None, env=None) -> (returncode, stdout, stderr)``: as `torchrun`, without its
+    agent, for tests of what ranks compute; the highest status, and all that they said."""
+
+    def run(
+        args: Sequence[str | Path], processes: int = 2, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Finished:
+        from torch.distributed import TCPStore
+
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # an agent's, while the ranks run
+        shared = {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+            "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        ranks = [
+            start_command(args, cwd, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | dict(env or {}))
+            for rank in range(processes)
+        ]
+        ends = [rank.wait() for rank in ranks]
+        words = ("".join(getattr(end, name) for end in ends) for name in ("stdout", "stderr"))
+        return Finished(max(abs(end.returncode) for end in ends), *words)
+
+    return run
+
+
+@contextlib.contextmanager
+def on_one_core() -> Iterator[None]:
     cores = sorted(os.sched_getaffinity(0))
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    os.sched_setaffinity(0, {cores[number % len(cores)]})
-    yield
-    os.sched_setaffinity(0, cores)
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    os.sched_setaffinity(0, {cores[(int(worker.removeprefix("gw")) if worker else os.getpid()) % len(cores)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """Within it, this process and those that a test starts have one core, another one on each of two workers: trainings of
+    two threads beside other work wait for one another at every operation, which takes ten times the processors' time."""
+    with on_one_core():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """The engine's tests, with the runs that they share, are trainings: see `one_core`."""
+    with on_one_core() if item.path.is_relative_to(ROOT / "tests" / "engine") else contextlib.nullcontext():
+        return (yield)

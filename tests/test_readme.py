@@ -66,6 +66,7 @@ def test_every_command_of_the_docs_names_a_script_and_options_that_exist(run_com
     assert unknown == []
 
 
+@pytest.mark.usefixtures("one_core")
 def test_the_python_of_the_docs_runs_as_it_stands(run_command, tmp_path):
     """The hook and the notebook of docs/monitoring.md, on a schedule of one epoch."""
     hook, notebook = re.findall(r"```python\n(.*?)```", (ROOT / "docs/monitoring.md").read_text(), re.DOTALL)
@@ -108,6 +109,7 @@ def adapted(command: str, place: Path) -> list[str]:
     return words[1:] if words[0] == "python" else words
 
 
+@pytest.mark.usefixtures("one_core")
 def test_commands_of_training_and_after_run_in_their_order(run_command, place):
     """All but the two scripts and the benchmark, which have tests of their own."""
     ours = [command for command in COMMANDS if "engine/" in command]

@@ -75,6 +75,7 @@ def test_contestants_are_compared_seed_by_seed():
     assert result.rows[0].values == [2.0, 2.5]
 
 
+@pytest.mark.usefixtures("one_core")
 def test_ours_and_the_peer_train_to_the_target(shades, tmp_path):
     settings = ["data.batch_size=8", "data.global_batch_size=8", "data.workers=1"]
     settings += ["schedule.epochs=12", "optimizer.lr=0.02", "ema.decay=0"]

@@ -167,8 +167,9 @@ def test_a_node_that_is_lost_and_returns_takes_part_again(start_command, data, t
         return start_command(command, env=ENV)
 
     def trains_with(ranks):
-        seen = len(rows(run))
-        first.wait_until(lambda: len(rows(run)) > seen + 2 and str(ranks) in world_sizes(first.pid))
+        first.wait_until(lambda: world_sizes(first.pid) - {""} == {str(ranks)})
+        seen = len(rows(run))  # by others, who have ended
+        first.wait_until(lambda: len(rows(run)) > seen + 2)
 
     first, second, third = node(0), node(1), node(2)
     trains_with(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -20,6 +21,20 @@ line = f"total {total.item()} of {dist.get_world_size()} gpu {torch.cuda.is_avai
 sys.stdout.write(line)  # at once: both ranks write into one pipe, and print sends a text and its line end apart
 sys.stdout.flush()
 dist.destroy_process_group()
+"""
+
+WHAT_I_AM = """
+import json, os, sys
+file = lambda number: os.readlink(f"/proc/self/fd/{number}")
+seen = {
+    "imported": "torch._dynamo" in sys.modules, "threads of the parent": len(os.listdir(f"/proc/{os.getppid()}/task")),
+    "name": __name__, "file": __file__, "arguments": sys.argv, "path": sys.path[:2],
+    "pid": os.getpid(), "leads": os.getsid(0) == os.getpid(), "cwd": os.getcwd(), "cores": sorted(os.sched_getaffinity(0)),
+    "input": file(0), "environment": {key: value for key, value in os.environ.items() if key != "LC_CTYPE"},
+}
+print(json.dumps(seen))
+print("words", file=sys.stderr)
+sys.exit(int(sys.argv[1]))
 """
 
 # Rank 0 tells the test's process, once both ranks are there, that its limit is over.
@@ -44,10 +59,33 @@ def test_run_command_returns_status_and_both_streams(run_command):
     assert list(Path(done.stderr.strip()).iterdir()) == []
 
 
-def test_ranks_meet_over_loopback_on_the_cpu(torchrun, tmp_path):
+def test_a_forked_program_is_as_one_of_its_own(start_command, one_core, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(WHAT_I_AM)
+    jobs, seen = [], []
+    for variable in ("SOME", "TORCH_SOME"):  # which torch might read as it is loaded
+        jobs.append(start_command([script, "7", "--a"], env={variable: "thing"}))
+        done = jobs[-1].wait()
+        assert (done.returncode, done.stderr) == (7, "words\n")
+        seen.append(json.loads(done.stdout))
+    assert [found.pop("imported") for found in seen] == [True, False]
+    threads, _ = [found.pop("threads of the parent") for found in seen]
+    assert threads == 1  # others would be missing in what is forked
+    assert [found.pop("pid") for found in seen] == [job.pid for job in jobs]
+    assert [found.pop("cwd") != str(Path.cwd()) for found in seen] == [True, True]
+    for found, variable in zip(seen, ("SOME", "TORCH_SOME")):
+        assert found["environment"].pop(variable) == "thing"
+    assert seen[0] == seen[1]
+    assert seen[0]["leads"]
+    job = start_command(["-m", "http.server", "0"])
+    assert job.kill().returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("start", ["torchrun", "run_on_ranks"])
+def test_ranks_meet_over_loopback_on_the_cpu(start, request, tmp_path):
     script = tmp_path / "meet.py"
     script.write_text(MEET)
-    done = torchrun([script], processes=2)
+    done = request.getfixturevalue(start)([script], processes=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["total 3.0 of 2 gpu False"] * 2
 

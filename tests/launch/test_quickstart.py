@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from runs import rows
 
@@ -20,11 +21,14 @@ def test_quickstart_trains_to_its_target_and_a_second_call_skips_what_is_done(ru
     environment = {"QUICKSTART_DIR": str(run), "INCEPTION_PYTHON": sys.executable}
     first = run_command(["bash", "launch/quickstart.sh"], env=environment, cwd=ROOT)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert rows(run, "end")[-1]["reason"] == "target"
+    end = rows(run, "end")[-1]
+    assert end["reason"] == "target"
+    assert rows(run, "eval")[-1]["time"] <= end["seconds_to_target"] <= end["time"]
+    assert end["best_top1"] >= yaml.safe_load((run / "config.yaml").read_text())["run"]["target_top1"] >= 45
     assert "done before" not in first.stdout
     accuracy = json.loads((run / "best_evaluation.json").read_text())
     assert accuracy["count"] == 1000
-    assert accuracy["top1"] == pytest.approx(rows(run, "end")[-1]["best_top1"])
+    assert accuracy["top1"] == pytest.approx(end["best_top1"])
     assert len(json.loads((run / "predictions.json").read_text())) > 0
     table = first.stdout.split("== result ==")[1]
     assert f"{accuracy['top1']:.2f}%" in table

@@ -15,6 +15,7 @@ import pytest
 
 import tars
 
+pytestmark = pytest.mark.usefixtures("one_core")
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("inception", "pipelines", "engine", "launch", "benchmarks")
 NO_PART = ("__pycache__", ".index", "results")

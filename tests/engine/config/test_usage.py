@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from engine.faults.exit_status import run_entry_point
-from engine.train import main
 from inception import create_model, save_weights
 
 TINY = {"network.name": "debug", "data.batch_size": "8", "schedule.epochs": "1"}
-
-
-def train(arguments: list[str], stderr: Path) -> None:
-    """engine/train.py's entry point in this process, its words for a person in the file `stderr`."""
-    with stderr.open("w") as file:
-        os.dup2(file.fileno(), 2)
-        sys.stderr = file
-        sys.argv = ["engine/train.py", *arguments]
-        run_entry_point(main)
-
-
-@pytest.fixture(scope="module")
-def train_process():
-    """Runs `train` in a fork of a process that has its imports done, so that a mistake costs no start-up; not in a fork
-    of this one, whose threads of torch could hold a lock at that moment."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["engine.train", "pipelines.loading.native"])
-
-    def run(arguments: list[str], directory: Path) -> tuple[int | None, str]:
-        process = server.Process(target=train, args=(arguments, directory / "stderr"))
-        process.start()
-        try:
-            process.join()
-        finally:
-            process.kill()  # which does nothing to one that has ended
-        return process.exitcode, (directory / "stderr").read_text()
-
-    return run
 
 
 @pytest.fixture
@@ -139,12 +106,12 @@ def command_line(mistake, data: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
-def test_a_mistake_is_one_line_and_status_2(train_process, broken, tmp_path, mistake):
-    status, stderr = train_process(command_line(mistake, broken), tmp_path)
-    assert status == 2, stderr
-    assert stderr.count("\n") == 1, stderr
-    assert stderr.startswith("error: ")
-    assert MISTAKES[mistake] in stderr
+def test_a_mistake_is_one_line_and_status_2(run_command, broken, mistake):
+    done = run_command(["engine/train.py", *command_line(mistake, broken)])
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert MISTAKES[mistake] in done.stderr
 
 
 @pytest.mark.parametrize("mistake", [unknown_key, unknown_class_in_val, weights_of_another_network])

@@ -40,7 +40,8 @@ class Reached(Exception):
 
 def main() -> None:
     folder, cases, others = Path(sys.argv[1]), json.loads(sys.argv[2]), [int(world) for world in sys.argv[3:]]
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[-1 - int(os.environ["RANK"])]})  # one thread a process
+    cores = sorted(os.sched_getaffinity(0), reverse=True)
+    os.sched_setaffinity(0, {cores[int(os.environ["RANK"]) % len(cores)]})  # one thread a process
     share_one_process_group()
     if not os.environ.get("DRIVER_INDUCTOR"):
         compile_without_code_generation()

@@ -78,38 +78,38 @@ def test_what_a_refused_batch_is_told_to_do_works():
         assert share_batch(DataConfig(batch_size=size, global_batch_size=61), 1).batch_size == size
 
 
-def test_losses_agree_on_one_and_two_ranks(run_command, torchrun, tiny_run, tmp_path):
+def test_losses_agree_on_one_and_two_ranks(run_command, run_on_ranks, tiny_run, tmp_path):
     """20 steps in fp32 with batch normalisation over all ranks, and every kind of augmentation."""
     options = {"strategy.sync_batchnorm": "true", "optimizer.lr": 0.002, "schedule.epochs": 4}
     options |= {"augmentation.policy": "randaugment", "augmentation.mixup": 0.2, "augmentation.cutmix": 1.0}
     options |= {"augmentation.erasing": 0.25, "augmentation.colour": 0.5}
     assert run_command(tiny_run("one", **options)).returncode == 0
-    assert torchrun(tiny_run("two", **options, **{"data.batch_size": 8}), processes=2).returncode == 0
+    assert run_on_ranks(tiny_run("two", **options, **{"data.batch_size": 8})).returncode == 0
     one, two = ([row["loss"] for row in rows(tmp_path / name)][:20] for name in ("one", "two"))
     assert len(one) == 20
     assert two == pytest.approx(one, rel=1e-5)
 
 
-def test_gradients_accumulate_to_the_global_batch(torchrun, tiny_run, tmp_path):
+def test_gradients_accumulate_to_the_global_batch(run_on_ranks, tiny_run, tmp_path):
     """2 ranks with micro-batches of 4: two of them make a step of 16 images."""
-    assert torchrun(tiny_run("parts", **{"data.batch_size": 4}), processes=2).returncode == 0
+    assert run_on_ranks(tiny_run("parts", **{"data.batch_size": 4})).returncode == 0
     state = newest_state(tmp_path / "parts")
     assert (state["step"], state["samples_seen"]) == (12, 192)
     assert [row["samples"] for row in rows(tmp_path / "parts")] == list(range(16, 193, 16))
 
 
-def test_evaluation_counts_every_image_once(run_command, torchrun, tiny_run, tiny_dataset, tmp_path):
+def test_evaluation_counts_every_image_once(run_command, run_on_ranks, tiny_run, tiny_dataset, tmp_path):
     """30 images in batches of 4 on 1 and 2 ranks: 30 counted, the same accuracy, also from inside a training run."""
-    done = torchrun(tiny_run("run", **{"schedule.epochs": 1, "evaluation.batch_size": 4}), processes=2)
+    done = run_on_ranks(tiny_run("run", **{"schedule.epochs": 1, "evaluation.batch_size": 4}))
     assert done.returncode == 0, done.stderr
     inside = rows(tmp_path / "run", "eval")[-1]
     assert inside["count"] == 30
     weights = tmp_path / "run" / "checkpoints" / "best.safetensors"
     results = []
-    for number, (run, options) in enumerate(((run_command, {}), (torchrun, {"processes": 2}))):
+    for number, run in enumerate((run_command, run_on_ranks)):
         file = tmp_path / f"{number}.json"
         arguments = ["--weights", weights, "--data.path", tiny_dataset, "--data.batch_size", 4, "--json", file]
-        done = run(["engine/evaluate.py", *arguments], **options)
+        done = run(["engine/evaluate.py", *arguments])
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("top-1") == 1
         results.append(json.loads(file.read_text()))

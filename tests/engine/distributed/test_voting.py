@@ -65,8 +65,8 @@ def test_a_wish_is_granted_once_and_at_once_where_a_phase_ends(alone):
     assert group.vote((False, False), conclude=True) == (False, False)
 
 
-def test_four_ranks_hear_the_same_at_the_same_calls_over_few_connections(torchrun, tmp_path):
-    done = torchrun(["tests/engine/distributed/voting_driver.py", str(tmp_path / "out")], processes=4)
+def test_four_ranks_hear_the_same_at_the_same_calls_over_few_connections(run_on_ranks, tmp_path):
+    done = run_on_ranks(["tests/engine/distributed/voting_driver.py", str(tmp_path / "out")], processes=4)
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((tmp_path / f"out-{rank}").read_text()) for rank in range(4)]
     assert all(rank["phases"] == ranks[0]["phases"] for rank in ranks)

@@ -75,9 +75,9 @@ def assert_ends_as_the_quiet_run(job, tmp_path) -> None:
     assert computed(tmp_path / "quiet") == computed(tmp_path / "killed")
 
 
-def kill_and_compare(start_command, torchrun, tiny_run, tmp_path, times: int, epochs: int) -> None:
+def kill_and_compare(start_command, run_on_ranks, tiny_run, tmp_path, times: int, epochs: int) -> None:
     options = {"checkpoint.every_seconds": 0.05, "schedule.epochs": epochs}
-    assert torchrun(tiny_run("quiet", **options)).returncode == 0
+    assert run_on_ranks(tiny_run("quiet", **options)).returncode == 0
     job = disturbed(start_command, tiny_run, restarts=times, **options)
     run, last, struck = tmp_path / "killed", 6 * epochs, set()
     for number in range(times):
@@ -92,19 +92,19 @@ def kill_and_compare(start_command, torchrun, tiny_run, tmp_path, times: int, ep
     assert_ends_as_the_quiet_run(job, tmp_path)
 
 
-def test_ranks_killed_and_restarted_end_bit_identical(start_command, torchrun, tiny_run, tmp_path):
-    kill_and_compare(start_command, torchrun, tiny_run, tmp_path, times=2, epochs=2)
+def test_ranks_killed_and_restarted_end_bit_identical(start_command, run_on_ranks, tiny_run, tmp_path):
+    kill_and_compare(start_command, run_on_ranks, tiny_run, tmp_path, times=2, epochs=2)
 
 
 @pytest.mark.soak
-def test_ranks_killed_at_many_moments_end_bit_identical(start_command, torchrun, tiny_run, tmp_path):
-    kill_and_compare(start_command, torchrun, tiny_run, tmp_path, times=20, epochs=12)
+def test_ranks_killed_at_many_moments_end_bit_identical(start_command, run_on_ranks, tiny_run, tmp_path):
+    kill_and_compare(start_command, run_on_ranks, tiny_run, tmp_path, times=20, epochs=12)
 
 
-def kill_writers_and_compare(start_command, torchrun, tiny_run, tmp_path, times: int, epochs: int) -> None:
+def kill_writers_and_compare(start_command, run_on_ranks, tiny_run, tmp_path, times: int, epochs: int) -> None:
     """Kills the rank that writes while the file is being written, until so many kills have left half a file."""
     options = {"checkpoint.every_seconds": 0, "schedule.epochs": epochs}
-    assert torchrun(tiny_run("quiet", **options)).returncode == 0
+    assert run_on_ranks(tiny_run("quiet", **options)).returncode == 0
     job = disturbed(start_command, tiny_run, restarts=3 * times, **options)
     folder, struck, left = tmp_path / "killed" / "checkpoints", set(), 0
     while left < times:
@@ -124,8 +124,8 @@ def kill_writers_and_compare(start_command, torchrun, tiny_run, tmp_path, times:
 
 
 @pytest.mark.soak
-def test_a_rank_killed_while_it_writes_a_checkpoint_many_times(start_command, torchrun, tiny_run, tmp_path):
-    kill_writers_and_compare(start_command, torchrun, tiny_run, tmp_path, times=50, epochs=80)
+def test_a_rank_killed_while_it_writes_a_checkpoint_many_times(start_command, run_on_ranks, tiny_run, tmp_path):
+    kill_writers_and_compare(start_command, run_on_ranks, tiny_run, tmp_path, times=50, epochs=80)
 
 
 # ---- raising and hanging --------------------------------------------------------------------------------------------
@@ -192,10 +192,10 @@ def stopped(pid: int) -> bool:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_suspended_beyond_the_limit_goes_on_and_says_so(
-    ranks, run_command, start_command, start_torchrun, torchrun, tiny_run, tmp_path
+    ranks, run_command, start_command, start_torchrun, run_on_ranks, tiny_run, tmp_path
 ):
     alone = ranks == 1
-    assert (run_command(tiny_run("quiet")) if alone else torchrun(tiny_run("quiet"))).returncode == 0
+    assert (run_command(tiny_run("quiet")) if alone else run_on_ranks(tiny_run("quiet"))).returncode == 0
     _, *arguments = tiny_run("faulty")
     env = RANKS | {"FAULT": "is_suspended", "FAULT_RANK": "0,1", "FAULT_STEP": "3"}
     start = start_command if alone else start_torchrun
@@ -244,7 +244,7 @@ def test_who_holds_up_whom(answers, ranks, words):
 # ---- asked to stop --------------------------------------------------------------------------------------------------
 
 
-def test_one_rank_asked_to_stop_stops_all_at_one_step(start_torchrun, torchrun, tiny_run, tmp_path):
+def test_one_rank_asked_to_stop_stops_all_at_one_step(start_torchrun, tiny_run, tmp_path):
     options = {"schedule.epochs": 200}
     job = start_torchrun(tiny_run("stopped", **options))
     job.wait_until(lambda: len(rows(tmp_path / "stopped")) > 3)

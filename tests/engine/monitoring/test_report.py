@@ -283,8 +283,8 @@ def test_the_entry_point_refuses_what_is_no_run(run_command, tmp_path):
     assert "is no run directory" in done.stderr
 
 
-def test_two_ranks_count_every_image_once_and_tell_what_communication_takes(torchrun, tiny_run, tmp_path):
-    done = torchrun(tiny_run(schedule__epochs=1))
+def test_two_ranks_count_every_image_once_and_tell_what_communication_takes(run_on_ranks, tiny_run, tmp_path):
+    done = run_on_ranks(tiny_run(schedule__epochs=1))
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert sum(found["images"]) == sum(count for _, _, count in found["matrix"]) == 30

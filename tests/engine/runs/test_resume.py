@@ -34,27 +34,27 @@ def kills(soak: bool) -> list[int]:
     return [random.Random(7 + n).randint(2, STEPS - 2) for n in range(10)] if soak else [random.randint(2, STEPS - 2)]
 
 
-def killed_and_resumed(start_torchrun, torchrun, tiny_run, tmp_path, ranks, steps) -> None:
+def killed_and_resumed(start_torchrun, run_on_ranks, tiny_run, tmp_path, ranks, steps) -> None:
     options = {"checkpoint.every_seconds": 0.05, "strategy.sync_batchnorm": "true"}
-    assert torchrun(tiny_run("quiet", **options), processes=ranks).returncode == 0
+    assert run_on_ranks(tiny_run("quiet", **options), processes=ranks).returncode == 0
     for number, step in enumerate(steps):
         name = f"killed{number}"
         kill_after(start_torchrun(tiny_run(name, **options), processes=ranks), tmp_path / name, step)
-        done = torchrun(tiny_run(name, **options), processes=ranks)
+        done = run_on_ranks(tiny_run(name, **options), processes=ranks)
         assert done.returncode == 0, f"killed at {step}: {done.stderr}"
         assert_same_run(tmp_path / "quiet", tmp_path / name)
 
 
-def test_killed_and_resumed_is_bit_identical(start_torchrun, torchrun, tiny_run, tmp_path, ranks):
-    killed_and_resumed(start_torchrun, torchrun, tiny_run, tmp_path, ranks, kills(soak=False))
+def test_killed_and_resumed_is_bit_identical(start_torchrun, run_on_ranks, tiny_run, tmp_path, ranks):
+    killed_and_resumed(start_torchrun, run_on_ranks, tiny_run, tmp_path, ranks, kills(soak=False))
 
 
 @pytest.mark.soak
-def test_killed_at_many_moments_and_resumed_is_bit_identical(start_torchrun, torchrun, tiny_run, tmp_path, ranks):
-    killed_and_resumed(start_torchrun, torchrun, tiny_run, tmp_path, ranks, kills(soak=True))
+def test_killed_at_many_moments_and_resumed_is_bit_identical(start_torchrun, run_on_ranks, tiny_run, tmp_path, ranks):
+    killed_and_resumed(start_torchrun, run_on_ranks, tiny_run, tmp_path, ranks, kills(soak=True))
 
 
-def test_resumed_on_other_ranks_continues_exactly(start_torchrun, torchrun, run_command, tiny_run, tmp_path):
+def test_resumed_on_other_ranks_continues_exactly(start_torchrun, run_command, tiny_run, tmp_path):
     """Interrupted on 2 ranks, finished on 1: every step sees the samples, and learning rate, of the quiet run."""
     options = {"checkpoint.every_seconds": 0.05, "strategy.sync_batchnorm": "true", "optimizer.lr": 0.01}
     assert run_command(tiny_run("quiet", **options)).returncode == 0

@@ -87,12 +87,12 @@ NOTES = """
 """
 
 
-def test_a_checkpoint_is_read_once_by_the_first_rank(torchrun, tiny_run, tmp_path):
-    assert torchrun(tiny_run("whole")).returncode == 0
+def test_a_checkpoint_is_read_once_by_the_first_rank(run_on_ranks, tiny_run, tmp_path):
+    assert run_on_ranks(tiny_run("whole")).returncode == 0
     file = tmp_path / "whole" / "checkpoints" / "step-000000006.pt"
     (tmp_path / "notes.py").write_text(textwrap.dedent(NOTES))
     command = tiny_run("rest", run__resume=file, hooks="notes:Notes")
-    done = torchrun(command, cwd=tmp_path, env={"READ": str(tmp_path / "read")})
+    done = run_on_ranks(command, cwd=tmp_path, env={"READ": str(tmp_path / "read")})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "read").read_text() == "0 step-000000006.pt\n"
     whole = {(row["kind"], row["step"]): row for row in computed(tmp_path / "whole")}

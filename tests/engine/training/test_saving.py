@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,10 @@ import pytest
 import engine.runs.checkpoint_writer
 from engine import ConfigError, Hook, Trainer, assemble, load_config
 from engine.faults.errors import TrainingFailed
-from engine.faults.stop_request import STOP_SIGNALS
 from engine.runs.checkpoint_file import checkpoint_step, list_checkpoints, load_checkpoint
 from runs import assert_same_tensors, computed, newest_state, rows
 
-
-@pytest.fixture(autouse=True)
-def signals():
-    """What a run that was asked to stop leaves ignored is heard again afterwards."""
-    kept = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("signals")
 
 
 class Saves(Hook):

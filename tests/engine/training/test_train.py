@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 
-import yaml
+import psutil
 
 import inception
 from runs import newest_state, rows
 
 
-def test_torchrun_without_options_trains_the_sample_from_any_directory(torchrun, tmp_path):
-    """`torchrun --nproc_per_node=2 engine/train.py`, from an empty directory, to the recipe's target."""
-    done = torchrun(["engine/train.py"], processes=2, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "the embedded sample" in done.stdout
-    run = tmp_path / "runs" / "sample"
-    end = rows(run, "end")[-1]
-    assert end["reason"] == "target"
-    assert rows(run, "eval")[-1]["time"] <= end["seconds_to_target"] <= end["time"]
-    assert end["best_top1"] >= yaml.safe_load((run / "config.yaml").read_text())["run"]["target_top1"] >= 45
+def test_torchrun_without_options_trains_the_sample_from_any_directory(start_torchrun, tmp_path):
+    """`torchrun --nproc_per_node=2 engine/train.py`, from an empty directory, beyond its first epoch; the recipe's target is
+    reached in tests/launch/test_quickstart.py."""
+    job, run = start_torchrun(["engine/train.py"], processes=2, cwd=tmp_path), tmp_path / "runs" / "sample"
+    job.wait_until(lambda: rows(run, "eval"))
+    for rank in psutil.Process(job.pid).children():
+        rank.send_signal(signal.SIGUSR1)
+    done = job.wait()
+    assert "the embedded sample" in done.stdout, done.stderr
+    assert "asked to stop: saved at step" in done.stdout, done.stderr
     assert {file.name for file in run.iterdir()} >= {
         "config.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints", "report.html",
     }  # fmt: skip
@@ -29,7 +30,7 @@ def test_torchrun_without_options_trains_the_sample_from_any_directory(torchrun,
     assert {"top1", "top5", "loss", "count"} <= rows(run, "eval")[0].keys()
     network, weights = inception.network_from_weights(run / "checkpoints" / "best.safetensors")
     assert (network.name, len(weights.metadata["classes"])) == ("debug", 10)
-    assert len(list((run / "checkpoints").glob("step-*.pt"))) == 2
+    assert newest_state(run)["step"] >= rows(run, "eval")[0]["step"] == 41
     environment = json.loads((run / "environment.json").read_text())
     assert environment["command"].endswith("engine/train.py")
 
