@@ -1,0 +1,250 @@
+"""The stores beside each other and beside what people would use instead: images a second a core, room, preparation, slow disks.
+
+    python benchmarks/studies/stores.py
+
+The same photos of 500 x 375 pixels as JPEGs, and rewritten by `prepare --store ...`, in shards. In turns: the native loader on
+each store; torchvision's DataLoader, FFCV's own loader on raw pixels, and libjpeg-turbo decoding whole images in threads. Then
+what preparing costs beside jpegtran and djpeg on the same files; each store from a cold page cache and from disks of given
+speeds, simulated by delayed reads; and, as a model, with how many cores memory's bandwidth is reached. A part that does not
+fit into --budget is left out and named; the file is written after each.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+import torch
+
+from benchmarks.measuring import ROOT, BenchmarkError, Subject, Window, alternate, drained, one_line
+from benchmarks.measuring.budget import Budget
+from benchmarks.measuring.limits import measure_limits
+from benchmarks.measuring.photos import write_photos
+from benchmarks.measuring.processes import finished, own_environment
+from benchmarks.peers import loaders
+from benchmarks.reporting import Result, Study
+from pipelines import TrainPlan, build_loader, open_dataset
+from pipelines.decoding.whole_jpeg import usable
+from pipelines.preparing.stores import STORES
+from pipelines.support.cores import usable_cores
+
+TORCHVISION, RAW, WHOLE = "torchvision's DataLoader", "FFCV's own loader, raw pixels", "libjpeg-turbo, whole images"
+# How many times as fast as another each should be: by photos' quality, since that decides what decoding costs.
+_GOALS = {
+    ("planes", TORCHVISION, 97): 10.0, ("planes", RAW, 97): 2.0, ("planes", WHOLE, 97): 3.0,
+    ("windows", TORCHVISION, 97): 3.4, ("windows", "jpeg", 97): 1.3, ("windows", "jpeg", 85): 1.2,
+}  # fmt: skip
+_PREPARING = 1.2  # times as long as the other tool, at most
+_TOOLS = {  # what does the same to each of the files that follow, by store
+    "planes": ("djpeg", 'for f; do djpeg -outfile "$OUT/${f##*/}" "$f"; done'),
+    "windows": ("jpegtran", 'for f; do jpegtran -copy all -restart 4B -outfile "$OUT/${f##*/}" "$f"; done'),
+}
+_READERS = {"planes": "native"}  # of what is not encoded
+_DISKS = (100e6, 500e6, 3e9)  # bytes a second: a network share, a SATA SSD, NVMe
+_CASE = Path(__file__).with_name("stores_case.py")
+
+
+study = Study(
+    "stores", "The stores side by side.", images=2048, resolution=299, batch_size=64, workers=usable_cores(), windows=5,
+    budget=float("inf"),
+)  # fmt: skip
+study.option("--qualities", type=int, nargs="+", default=[97, 85], help="of the JPEGs; 112 and 46 kB")
+
+
+@study
+def main(options: Any, result: Result) -> None:
+    torch.set_num_threads(1)
+    budget = Budget(options.budget)
+    with tempfile.TemporaryDirectory(prefix="stores-") as work:
+        for quality in options.qualities:
+            photos = _Photos(Path(work) / str(quality), quality, options, result)
+            parts: dict[str, Callable[[], None]] = {
+                "loading": photos.loading, "preparing": photos.preparing, "disks": photos.disks, "many cores": photos.model,
+            }  # fmt: skip
+            for name, part in parts.items():
+                if budget.prepared(f"{name} at quality {quality}", partial(_done, part)):
+                    result.save()
+    if budget.left_out:
+        result.note(f"Left out to keep the budget of {options.budget:g} s: {', '.join(budget.left_out)}.")
+    result.note(
+        f"{options.images} photos of 500 x 375 pixels to {options.resolution}, random crops of 8 to 100% of the area, batches of "
+        f"{options.batch_size}, {options.workers} threads or processes."
+    )
+
+
+def _done(part: Callable[[], None]) -> bool:
+    part()
+    return True
+
+
+class _Photos:
+    """The parts on photos of one quality, which are written to `folder`, with every store of them beside."""
+
+    def __init__(self, folder: Path, quality: int, options: Any, result: Result) -> None:
+        self.folder, self.quality, self.options, self.result = folder, quality, options, result
+        result.say(f"making {options.images} photos of quality {quality}, and the stores of them ...")
+        self.photos = write_photos(folder / "photos", options.images, quality)
+        self.jpegs = sorted((self.photos / "train").rglob("*.jpg"))
+        self.case = {"photos": f"{sum(path.stat().st_size for path in self.jpegs) / len(self.jpegs) / 1e3:.0f} kB"}
+        self.stores = [store for store in STORES if STORES[store].rewrite is None or not STORES[store].missing()]
+        for store in self.stores:
+            self._prepare(store)
+        self.rates: dict[str, float] = {}  # images/s a core
+        self.read: dict[str, float] = {}  # bytes an image that the loader reads
+
+    def _prepare(self, store: str) -> Window:
+        output = self.folder / store
+        shutil.rmtree(output, ignore_errors=True)
+        os.sync()
+        command = [
+            sys.executable,
+            ROOT / "pipelines/prepare.py",
+            "folder",
+            self.photos,
+            "--to",
+            "shards",
+            "--output",
+            output,
+        ]
+        seconds, _ = finished([*command, "--store", store, "--workers", self.options.workers], "preparation")
+        return Window(len(self.jpegs), seconds)
+
+    def loading(self) -> None:
+        """Loaders in turns; the stores' rates a core make the table to choose by."""
+        shape = {name: getattr(self.options, name) for name in ("batch_size", "resolution", "workers")}
+        subjects: dict[str, Subject] = {}
+        for store in self.stores:
+            dataset = open_dataset(self.folder / store, "train", progress=False)
+            plan = TrainPlan(len(dataset), self.options.batch_size, seed=1)
+            passes = partial(build_loader, dataset, plan, "native", **shape)
+            subjects[store] = drained(passes, ahead=5)
+        subjects[WHOLE] = partial(self._whole, [torch.from_numpy(np.fromfile(path, np.uint8)) for path in self.jpegs])
+        job = loaders.DataJob(self.photos, self.folder, **shape)
+        for name, peer in {RAW: self._raw, TORCHVISION: loaders.torchvision}.items():
+            try:
+                subjects[name] = drained(peer(job), ahead=job.ahead)
+            except ImportError as error:
+                self.result.add_failure(self.case | {"what": name}, "images/s", one_line(error))
+        measured = alternate(subjects, windows=self.options.windows)
+        self.result.add_each(self.case, "what", "images/s", measured)
+        for (store, other, quality), goal in _GOALS.items():
+            if quality == self.quality and {store, other} <= {name for name, m in measured.items() if m.windows}:
+                times = measured[store].over(measured[other])
+                self.result.add(self.case | {"what": f"{store} over {other}"}, "times as fast", times, goal=goal)
+        for store in self.stores:
+            windows = measured[store].windows
+            rates = [window.rate / window.cores for window in windows if window.cores]
+            size = sum(path.stat().st_size for path in (self.folder / store).glob("train-*.tar")) / len(self.jpegs)
+            row = {
+                "store": store,
+                "bytes an image": f"{size / 1e3:.0f} kB",
+                "read by": _READERS.get(store, "native, dali"),
+            }
+            self.result.add(self.case | row, "images/s a core", rates)
+            self.rates[store] = float(np.median(rates))
+
+    def _raw(self, job: loaders.DataJob) -> loaders.Passes:
+        """FFCV's raw mode, which keeps RGB pixels."""
+        from ffcv.fields import IntField, RGBImageField
+        from ffcv.writer import DatasetWriter
+        from torchvision.datasets import ImageFolder
+
+        beton = job.work / "raw.beton"
+        fields = {"image": RGBImageField(write_mode="raw"), "label": IntField()}
+        DatasetWriter(str(beton), fields, num_workers=job.workers).from_indexed_dataset(ImageFolder(job.train))
+        size = beton.stat().st_size / len(self.jpegs)
+        self.result.add(self.case | {"what": RAW}, "kB an image", size / 1e3, higher_is_better=False)
+        return loaders.ffcv_reading(beton, job)
+
+    def _whole(self, encoded: list[torch.Tensor]) -> Window:
+        """libjpeg-turbo on every image, in as many threads, with nothing else to do."""
+        with ThreadPoolExecutor(self.options.workers) as pool:
+            started, used = time.perf_counter(), time.process_time()
+            list(pool.map(usable()[0].decode, encoded))
+            seconds = time.perf_counter() - started
+            return Window(len(encoded), seconds, cores=(time.process_time() - used) / seconds)
+
+    def preparing(self) -> None:
+        """Each store beside the tool that does the same to the same files, started once for many of them."""
+        for store, (tool, script) in _TOOLS.items():
+            if store not in self.stores:
+                continue
+            if shutil.which(tool) is None:
+                why = f"{tool} is not installed (libjpeg-turbo-progs)"
+                self.result.add_failure(self.case | {"what": f"prepare {store} over {tool}"}, "times as long", why)
+                continue
+            subjects = {tool: partial(self._tool, script), store: partial(self._prepare, store)}
+            measured = alternate(subjects, windows=self.options.windows, tolerant=False)
+            for name, measurement in measured.items():
+                self.result.add(self.case | {"what": f"preparing by {name}"}, "images/s", measurement)
+            longer, case = measured[tool].over(measured[store]), self.case | {"what": f"prepare {store} over {tool}"}
+            self.result.add(case, "times as long", longer, higher_is_better=False, goal=_PREPARING)
+
+    def _tool(self, script: str) -> Window:
+        output = self.folder / "tool"
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
+        os.sync()
+        command = ["xargs", "-0", "-P", str(self.options.workers), "-n", "64", "sh", "-c", script, "sh"]
+        names, started = b"\0".join(map(os.fsencode, self.jpegs)), time.perf_counter()
+        done = subprocess.run(command, input=names, env=own_environment() | {"OUT": str(output)}, check=False)
+        if done.returncode:
+            raise BenchmarkError(f"the tool beside preparation failed with status {done.returncode}")
+        os.sync()  # as preparation brings its files to the disk
+        return Window(len(self.jpegs), time.perf_counter() - started)
+
+    def disks(self) -> None:
+        """Each store from memory, from this machine's disk, and from disks of given speeds."""
+        library = self.folder / "slow_disk.so"
+        subprocess.run(
+            ["cc", "-O2", "-shared", "-fPIC", str(Path(__file__).with_name("slow_disk.c")), "-o", str(library), "-ldl"],
+            check=True,
+        )
+        slow = {f"{speed / 1e6:,.0f} MB/s": {"DISK_BYTES_PER_SECOND": str(speed)} for speed in _DISKS}
+        for disk, added in {"page cache": {}, "this disk, cold": {}, **slow}.items():
+            environment = added and {"LD_PRELOAD": str(library), **added}
+            subjects = {store: partial(self._case, store, disk.endswith("cold"), environment) for store in self.stores}
+            measured = alternate(subjects, windows=self.options.windows, warmup=0, tolerant=False)
+            self.result.add_each(self.case | {"from": disk}, "store", "images/s", measured)
+        for store in self.stores:
+            case = self.case | {"store": store}
+            self.result.add(case, "kB read an image", self.read[store] / 1e3, higher_is_better=False)
+
+    def _case(self, store: str, cold: bool, added: dict[str, str]) -> Window:
+        shape = [
+            f"--{name}={getattr(self.options, name.replace('-', '_'))}"
+            for name in ("resolution", "batch-size", "workers")
+        ]
+        command = [sys.executable, _CASE, self.folder / store, *shape, *(["--cold"] if cold else [])]
+        found = json.loads(finished(command, f"loading {store}", own_environment() | added)[1])
+        self.read[store] = found["bytes"] / found["images"]
+        return Window(found["images"], found["seconds"], cores=found["cpu"] / found["seconds"])
+
+    def model(self) -> None:
+        """With how many cores memory gives no more: its bandwidth over what a core moves at the measured rate, that is each
+        byte read twice (out of the page cache, by the resize) and the batch once written and once read."""
+        if not self.rates or not self.read:
+            return
+        bandwidth = max(rate for _, rate in measure_limits(torch.device("cpu")).bandwidths[-2:])
+        for store, rate in self.rates.items():
+            moved = 2 * self.read[store] + 2 * 3 * self.options.resolution**2
+            case = self.case | {"store": store, "model": f"at {bandwidth / 1e9:.0f} GB/s of memory"}
+            self.result.add(case, "cores until memory is the limit", bandwidth / (moved * rate))
+            for disk in _DISKS:
+                case = self.case | {"store": store, "model": f"at {disk / 1e6:,.0f} MB/s of disk"}
+                self.result.add(case, "cores until the disk is the limit", disk / (self.read[store] * rate))
+
+
+if __name__ == "__main__":
+    study.start()
