@@ -16,6 +16,8 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.17"],
     "mpi": ["mpi4py>=4.1", "openmpi>=5.0"],
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.6"],
+    "openvino": ["openvino>=2025.0"],  # runs exported ONNX files: the check of an export asks it too
+    "parquet": ["pyarrow>=18"],  # predictions as Parquet
     "wandb": ["wandb>=0.19"],
     "mlflow": ["mlflow>=3.1"],
     "trackio": ["trackio>=0.10"],

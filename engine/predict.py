@@ -41,6 +41,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--top", type=int, default=5, help="classes to show for an image (default: 5)")
     parser.add_argument("--batch_size", type=int, default=32, help="images classified at a time (default: 32)")
+    parser.add_argument(
+        "--weights.classes", dest="classes", help="file of class names, in the order of the network's outputs"
+    )
     add_options(parser, "--resolution")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: auto")
     parser.add_argument(
@@ -63,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         print(passed_over, file=sys.stderr, flush=True)
     device = choose_device(rank_or_alone(), options.device)
     dtype = compute_dtype(options.precision, device)
-    model = open_model(options.weights, device, dtype, options.trust, **given_options(options))
+    model = open_model(options.weights, device, dtype, options.trust, options.classes, **given_options(options))
     print(f"shown: {model.settings} ({model.source})")
     predictions = []
     for prediction in predict(model, images, options.batch_size, options.top):

@@ -5,6 +5,12 @@
 For every entry of the family that the installed torchvision and timm list: the peak signal-to-noise ratio of the pixels of
 photographs, ours (the compiled decoder, as `engine/evaluate.py` loads them) against those of `weights.transforms()` or timm's
 `create_transform`; and with random weights in the publisher's network, converted to ours, how far the logits differ.
+
+Random networks amplify: a change of pixels that nobody sees moves the first of a thousand logits that lie close together. So the
+weights are random but well conditioned: normalisations shift by about one deviation, so that most of ReLU's inputs pass and depth
+adds little to a difference; batch statistics are the photographs'; and the classifier has an output for each photograph (see
+`separate`). What their pixels allow is measured too: white noise of the same size in the publisher's own pixels,
+through the publisher's own network.
 """
 
 import io
@@ -73,11 +79,14 @@ def compare(entry: Published, folder: Path, files: Sequence[Path], with_logits: 
     result.add(case, "dB, median", float(np.median(found)))
     result.add(case, "dB, worst", min(found))
     if with_logits:
-        normal = normalisation(transform)
-        same = Normalise(normal.mean, normal.std)(ours)
-        expected, of_ours, got = logits(network, settings, theirs(), ours, wanted, same)
-        for what, reference in (("each of its own pixels", expected), ("both of ours", of_ours)):
-            difference = float((got - reference).norm() / reference.norm())
+        same = Normalise(*normalisation(transform))(ours)
+        expected, of_noise, of_ours, got = logits(network, settings, theirs(), ours, wanted, same)
+        for what, found_here, reference in (
+            ("each of its own pixels", got, expected),
+            ("theirs, of their pixels with as much noise", of_noise, expected),
+            ("both of ours", got, of_ours),
+        ):
+            difference = float((found_here - reference).norm() / reference.norm())
             result.add(case, f"relative difference of logits, {what}", difference, higher_is_better=False)
         result.add(case, f"top-1 alike, of {len(files)}", int((got.argmax(1) == expected.argmax(1)).sum()))
 
@@ -100,15 +109,15 @@ def publishers(entry: Published) -> tuple[Any, Callable[[], nn.Module]]:
     raise BenchmarkError(f"{entry.name} is neither torchvision's nor timm's")
 
 
-def normalisation(transform: Any) -> Any:
-    """What has a publisher's `mean` and `std`."""
-    return transform if hasattr(transform, "mean") else transform.transforms[-1]
+def normalisation(transform: Any) -> tuple[list[float], list[float]]:
+    """A publisher's mean and deviation."""
+    normal = transform if hasattr(transform, "mean") else transform.transforms[-1]
+    return [float(value) for value in normal.mean], [float(value) for value in normal.std]
 
 
 def pixels_of(images: Tensor, transform: Any) -> np.ndarray:
     """float64 (N, 3, H, W), 0 to 255, of what a transform has normalised."""
-    normal = normalisation(transform)
-    mean, std = (torch.as_tensor(values).view(1, 3, 1, 1).double() for values in (normal.mean, normal.std))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1).double() for values in normalisation(transform))
     return (255 * (images.double() * std + mean)).numpy()
 
 
@@ -137,21 +146,44 @@ def logits(
     wanted: Tensor,
     same: Tensor,
     at_once: int = 8,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The logits of their network for their pixels, `wanted`, and for ours as they normalise them, `same`; and of ours for ours.
-    Both have the same random weights, and the batch statistics of the first photographs, so that images differ."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The logits of their network for their pixels, `wanted`, for those with noise, and for ours as they normalise them, `same`;
+    and of ours for ours. Both have the same random weights, of which see above."""
+    generator = torch.Generator().manual_seed(0)
+    size = (same - wanted).square().mean((1, 2, 3), keepdim=True).sqrt()
+    noisy = wanted + size * torch.randn(wanted.shape, generator=generator)
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.uniform_(module.bias, 0.5, 1.5, generator=generator)
     with TemporaryDirectory() as folder, torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs.train()(wanted[:at_once])
-        torch.save(theirs.eval().state_dict(), Path(folder) / "random.pth")
+        theirs.train()(wanted[: 2 * at_once])
+        separate(theirs.eval(), wanted.split(at_once))
+        torch.save(theirs.state_dict(), Path(folder) / "random.pth")
         load_weights(network, Path(folder) / "random.pth")
         normalise = Normalise(settings.mean, settings.std)
-        expected, of_ours = ([theirs(part) for part in images.split(at_once)] for images in (wanted, same))
-        got = [network.eval()(normalise(part)) for part in ours.split(at_once)]
-    return torch.cat(expected), torch.cat(of_ours), torch.cat(got)
+        found = [torch.cat([theirs(part) for part in images.split(at_once)]) for images in (wanted, noisy, same)]
+        found.append(torch.cat([network.eval()(normalise(part)) for part in ours.split(at_once)]))
+    expected, of_noise, of_ours, got = found
+    return expected, of_noise, of_ours, got
+
+
+def separate(network: nn.Module, images: Sequence[Tensor]) -> None:
+    """Makes the classifier tell these images apart, as that of a trained network tells classes apart: the weights of an output
+    are the features of an image less the mean of all, of length one, and those of the outputs left over are random."""
+    classifier: nn.Linear = network.get_classifier() if hasattr(network, "get_classifier") else network.fc  # type: ignore
+    features: list[Tensor] = []
+    seen = classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    for part in images:
+        network(part)
+    seen.remove()
+    every = torch.cat(features)
+    directions = torch.randn(classifier.weight.shape, generator=torch.Generator().manual_seed(1))
+    directions[: len(every)] = every - every.mean(0)
+    classifier.weight.copy_(nn.functional.normalize(directions))
+    classifier.bias.copy_(-classifier.weight @ every.mean(0))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.config.options import ConfigError
 from inception.weights.published import imagenet_classes
 from pipelines import DataError, Dataset
 from pipelines.datasets.class_names import read_classes
@@ -15,9 +16,13 @@ BACKGROUND = "background"  # the first of TensorFlow's 1,001 outputs
 
 def output_classes(file: str | None, known: Sequence[str] | None, outputs: int) -> tuple[list[str] | None, str]:
     """The names of a network's outputs, in order: of the `file` that is given, as its weights have `known`, ImageNet's where
-    there are 1,000 or 1,001; and what had to be assumed, in words. None where nobody knows."""
+    there are 1,000 or 1,001; and what had to be assumed, in words. None where nobody knows. Raises ConfigError for a file of
+    another number of names, DataError for one that cannot be read."""
     if file:
-        return list(read_classes(Path(file).expanduser())), ""
+        given = list(read_classes(Path(file).expanduser()))
+        if len(given) != outputs:
+            raise ConfigError(f"{file} names {len(given)} classes and the weights tell {outputs} apart")
+        return given, ""
     if known is not None:
         return list(known), ""
     if outputs == 1000:

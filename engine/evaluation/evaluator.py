@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from engine.config.options import ConfigError
 from engine.distributed.communicator import Communicator
 from engine.evaluation.findings import Findings
+from engine.evaluation.passes import Earlier
 from engine.evaluation.recalibration import recalibrate
 from engine.graphs.scorer import Scorer
 from pipelines import Batch, Loader
@@ -34,6 +35,21 @@ class Collector(Protocol):
 
     def sum(self) -> None:
         """Adds the ranks' counts up."""
+
+
+class Together:
+    """Several collectors as one."""
+
+    def __init__(self, *collectors: Collector):
+        self._collectors = collectors
+
+    def add(self, images: Tensor, labels: Tensor, guesses: Tensor, confidence: Tensor, indices: Tensor) -> None:
+        for collector in self._collectors:
+            collector.add(images, labels, guesses, confidence, indices)
+
+    def sum(self) -> None:
+        for collector in self._collectors:
+            collector.sum()
 
 
 class Evaluator:
@@ -110,6 +126,8 @@ def evaluate(
     findings: Collector | None = None,
     begin_batch: Callable[[], None] = lambda: None,
     restricted: bool = False,
+    earlier: Earlier | None = None,
+    share: float = 1.0,
 ) -> dict[str, Any]:
     """Runs `score` (an engine.graphs.scorer.Scorer, perhaps compiled) over the loader's split.
 
@@ -117,14 +135,19 @@ def evaluate(
     counted, and `unreadable`, those that could not be decoded and therefore do not count. `findings` collects what was
     taken for what; with `restricted`, `score` also counts among some classes: top1_among and
     top5_among; `begin_batch` is called once for each global batch, also on a rank that the last one holds nothing for.
+    `earlier`: the passes before this one, of whose averaged predictions `score` gives a `share`.
     """
     totals = torch.zeros(6 if restricted else 4, dtype=torch.float64, device=communicator.device)
     loader.set_epoch(0)
     with torch.no_grad():
-        for batch in loader:
+        for number, batch in enumerate(loader):
             begin_batch()
-            images, labels = _padded(batch.images, batch.labels, batch_size)
-            sums, guesses, confidence = score(images, labels)
+            if earlier is None:
+                images, labels = _padded(batch.images, batch.labels, batch_size)
+                sums, guesses, confidence = score(images, labels)
+            else:
+                images, labels = batch.images, torch.minimum(batch.labels, earlier.labels[number])
+                sums, guesses, confidence = score(images, labels, earlier.probabilities[number], share)
             totals += sums
             if findings is not None:
                 findings.add(images, labels, guesses, confidence, batch.indices)

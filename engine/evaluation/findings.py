@@ -39,7 +39,9 @@ class Findings:
 
     def add(self, images: Tensor, labels: Tensor, guesses: Tensor, confidence: Tensor, indices: Tensor) -> None:
         """One batch: images uint8 (N, 3, H, W), labels int64 (N,) with -1 for slots that do not count, the classes
-        guessed int64 (N,), their probabilities (N,), and the samples' places in the dataset, int64 on the host."""
+        guessed int64 (N, k), the most likely first, their probabilities (N, k), and the samples' places in the dataset, int64 on
+        the host."""
+        guesses, confidence = guesses[:, 0], confidence[:, 0]
         counts = labels >= 0
         truth, right = labels.clamp_min(0), labels == guesses
         if self._rows:
@@ -81,7 +83,13 @@ class Findings:
         return [{"name": dataset.short_name(int(indices[picture.pop("place")])), **picture} for picture in chosen]
 
     def save(self, path: Path, dataset: Dataset, row: dict[str, Any]) -> None:
-        """Writes what was found to `path` as JSON, replacing at once what was there, with the evaluation's own `row`.
+        """Writes what was found to `path` as JSON, replacing at once what was there, with the evaluation's own `row`."""
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.found(dataset, row)))
+        temporary.replace(path)
+
+    def found(self, dataset: Dataset, row: dict[str, Any]) -> dict[str, Any]:
+        """What was found, JSON-able, with the evaluation's own `row`.
 
         The matrix is a list of [true class, guessed class, images] where it is not zero; null above MOST_CLASSES classes.
         """
@@ -92,9 +100,7 @@ class Findings:
             places = matrix.nonzero()
             entries = torch.cat([places, matrix[places[:, 0], places[:, 1]][:, None]], dim=1).tolist()
         found = {"images": images, "right": right, "matrix": entries, "pictures": self.pictures(dataset)}
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({**row, "classes": list(dataset.classes), **found}))
-        temporary.replace(path)
+        return {**row, "classes": list(dataset.classes), **found}
 
 
 class Gallery:

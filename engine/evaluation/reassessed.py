@@ -51,7 +51,7 @@ class Reassessed:
 
     def add(self, images: Tensor, labels: Tensor, guesses: Tensor, confidence: Tensor, indices: Tensor) -> None:
         """One batch, as `Findings.add` takes it."""
-        for label, guess, index in zip(labels.tolist(), guesses.tolist(), indices.tolist()):
+        for label, guess, index in zip(labels.tolist(), guesses[:, 0].tolist(), indices.tolist()):
             fitting = self._labels[index] if label >= 0 else frozenset()
             self._counted += bool(fitting)
             self._right += self._place_of[guess] in fitting

@@ -1,7 +1,8 @@
 """Networks as files that run without this project: ONNX and torch.export, with what they know about images inside.
 
-The function that is exported takes normalised float32 images (N, channels, size, size), any N, and gives logits
-(N, classes). The metadata, JSON under the name `inception`, is that of weights files: classes, size, mean, std, crop.
+What is exported is an `ExportedGraph`: it takes images (N, channels, size, size), normalised float32 or uint8, and gives logits
+(N, classes) in float32. The metadata, JSON under the name `inception`, is that of weights files (classes, size, mean, std, crop)
+and what the graph takes: `takes`, the dtype of its images, and `precision`, in which it computes.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 
 from engine.config.options import ConfigError
-from inception import Network
+from engine.inference.exported_graph import ExportedGraph
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors", "state_dict": ".pth"}
 METADATA = "inception"
@@ -26,8 +28,9 @@ _NEEDS_EXTRA = "ONNX needs the packages of the extra `export`: pip install -e '.
 Function = Callable[[Tensor], Tensor]
 
 
-def export_onnx(network: Network, size: int, metadata: Mapping[str, Any], file: Path) -> None:
-    """Writes `network` as ONNX for images of `size` pixels into `file`. Raises ConfigError without the packages for it."""
+def export_onnx(graph: ExportedGraph, metadata: Mapping[str, Any], file: Path, opset: int | None = None) -> None:
+    """Writes `graph` as ONNX into `file`, in the operators of that `opset` (the exporter's own by default). Raises ConfigError
+    without the packages for it, and for an opset that the exporter cannot write."""
     try:
         import onnx
         import onnxscript  # noqa: F401 (what torch exports with)
@@ -35,20 +38,38 @@ def export_onnx(network: Network, size: int, metadata: Mapping[str, Any], file: 
         raise ConfigError(_NEEDS_EXTRA) from None
     with silent():
         torch.onnx.export(
-            network.eval(),
-            (example(network, size),),
+            graph.eval(),
+            (graph.example(),),
             file,
             input_names=["images"],
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=graph.dynamic_shapes(),
+            opset_version=opset,
             dynamo=True,
             external_data=False,
             verbose=False,
         )
-        model = onnx.load(file)
-        onnx.helper.set_model_props(model, {METADATA: json.dumps(dict(metadata))})
-        onnx.checker.check_model(model)
-        onnx.save(model, file)
+    written = next(each.version for each in onnx.load(file).opset_import if not each.domain)
+    if opset is not None and written != opset:
+        raise ConfigError(f"torch's exporter does not write opset {opset} (it wrote {written}): choose another --opset")
+    set_metadata(file, metadata)
+
+
+def set_metadata(file: Path, metadata: Mapping[str, Any]) -> None:
+    """Puts the metadata into an ONNX file, which is checked."""
+    import onnx
+
+    model = onnx.load(file)
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(dict(metadata))})
+    onnx.checker.check_model(model)
+    onnx.save(model, file)
+
+
+def nodes_before_convolutions(file: Path) -> list[str]:
+    """The names of an ONNX file's nodes that come before the first convolution, in order."""
+    import onnx
+
+    return [node.name for node in takewhile(lambda node: node.op_type != "Conv", onnx.load(file).graph.node)]
 
 
 def open_onnx(file: Path, device: torch.device) -> tuple[Function, dict[str, Any]]:
@@ -74,12 +95,23 @@ def open_onnx(file: Path, device: torch.device) -> tuple[Function, dict[str, Any
     return run, parsed(file, stored)
 
 
-def export_program(network: Network, size: int, metadata: Mapping[str, Any], file: Path) -> None:
-    """Writes `network` as a torch.export program for images of `size` pixels into `file`."""
+def open_openvino(file: Path) -> Function | None:
+    """The function in an ONNX file, run by OpenVINO on the CPU, None where that is not installed. Raises RuntimeError, of its
+    own, for a file that it cannot run."""
+    try:
+        import openvino
+    except ImportError:
+        return None
+    core = openvino.Core()
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core.compile_model(core.read_model(file.read_bytes()), "CPU", hints)
+    return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
+
+
+def export_program(graph: ExportedGraph, metadata: Mapping[str, Any], file: Path) -> None:
+    """Writes `graph` as a torch.export program into `file`."""
     with torch.no_grad(), silent():
-        program = torch.export.export(
-            network.eval(), (example(network, size),), dynamic_shapes=({0: torch.export.Dim("batch")},)
-        )
+        program = torch.export.export(graph.eval(), (graph.example(),), dynamic_shapes=graph.dynamic_shapes())
         with file.open("wb") as opened:  # not by its name, which need not be UTF-8
             torch.export.save(program, opened, extra_files={_EXTRA_FILE: json.dumps(dict(metadata))})
 
@@ -102,26 +134,32 @@ def open_program(file: Path, device: torch.device) -> tuple[Function, dict[str, 
 
 
 def open_exported(file: Path, device: torch.device) -> tuple[Function, dict[str, Any]]:
-    """The function (normalised float32 images -> logits, both on the host) in an exported file, and its metadata."""
+    """The function (images as the metadata's `takes` says -> logits, both on the host) in an exported file, and its metadata."""
     if not file.is_file():
         raise ConfigError(f"there is no exported file {file}")
     return (open_onnx if file.suffix == SUFFIXES["onnx"] else open_program)(file, device)
 
 
-def difference(network: Network, file: Path, size: int) -> float:
-    """How far the logits of an exported file are from the network's own: the relative error for batches of 1 and 3, or
-    NaN when either has logits that are not finite."""
+def runtimes(file: Path) -> dict[str, Function]:
+    """What runs an exported file here, by name: torch, or onnxruntime and OpenVINO where that is installed."""
     run, _ = open_exported(file, torch.device("cpu"))
-    images = torch.randn(3, network.in_channels, size, size, generator=torch.Generator().manual_seed(0))
+    if file.suffix != SUFFIXES["onnx"]:
+        return {"torch": run}
+    other = open_openvino(file)
+    return {"onnxruntime": run, **({"OpenVINO": other} if other else {})}
+
+
+def differences(network: torch.nn.Module, file: Path, graph: ExportedGraph) -> dict[str, float]:
+    """How far the logits of an exported file are from those of `network`, which `graph` was made of, in each of its runtimes: the
+    relative error for batches of 1 and 3, or of its own size, or NaN when either has logits that are not finite."""
+    images = graph.random_images()
     with torch.no_grad():
-        expected = network.eval()(images)
-    found = (run(images), torch.cat([run(images[:1]), run(images[1:])]))
-    return float(torch.stack([(logits - expected).norm() / expected.norm() for logits in found]).max())
-
-
-def example(network: Network, size: int) -> Tensor:
-    """Images to trace with. Two of them: a batch of one would be taken for a constant."""
-    return torch.zeros(2, network.in_channels, size, size)
+        expected = network.eval()(graph.normalised(images))
+    found = {}
+    for name, run in runtimes(file).items():
+        logits = [run(images)] if graph.batch else [run(images), torch.cat([run(images[:1]), run(images[1:])])]
+        found[name] = float(torch.stack([(each - expected).norm() / expected.norm() for each in logits]).max())
+    return found
 
 
 def parsed(file: Path, stored: str | bytes | None) -> dict[str, Any]:
@@ -146,7 +184,7 @@ def written_whole(file: Path) -> Iterator[Path]:
 @contextmanager
 def silent() -> Iterator[None]:
     """Without the exporters' notes and warnings about their own inner workings."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

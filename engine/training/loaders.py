@@ -98,9 +98,10 @@ def evaluation_loader(
     settings: Settings,
     batch_size: int,
     communicator: Communicator,
+    plan: EvalPlan | None = None,
 ) -> Loader:
-    """Every image of a split once, shown as `settings` say; `batch_size` is of one rank."""
-    plan = settings.plan(len(dataset), batch_size * communicator.world_size)
+    """Every image of a split once, shown as `settings` say; `batch_size` is of one rank. plan: of one of several passes."""
+    plan = plan or settings.plan(len(dataset), batch_size * communicator.world_size)
     return _loader(data, dataset, plan, batch_size, settings.resolution, communicator)
 
 

@@ -68,16 +68,17 @@ def save_weights(file: str | os.PathLike[str], state: Mapping[str, Tensor], meta
         os.close(folder)
 
 
-def read_weights(file: str | os.PathLike[str]) -> Weights:
+def read_weights(file: str | os.PathLike[str], averaged: bool | None = None) -> Weights:
     """Read a weights file of ours or anyone's: safetensors, our checkpoints, state dicts, training scripts' files.
 
     A run directory stands for its best weights, or its newest checkpoint while it has none. Averaged (EMA) weights are
-    preferred where a file holds both. No code in the file is run. Raises NetworkError for a file that is missing,
-    truncated, not a weights file, or that needs code to be read.
+    preferred where a file holds both. `averaged`: those must be the weights that are read, or must not be; a run directory then
+    stands for its newest checkpoint. No code in the file is run. Raises NetworkError for a file that is missing,
+    truncated, not a weights file, or that needs code to be read, and where it does not hold the weights that must be.
     """
     path = Path(file)
     if path.is_dir():
-        path = weights_of_run(path)
+        path = weights_of_run(path) if averaged is None else newest_checkpoint(path)
     try:
         with path.open("rb") as opened:
             start = opened.read(9)
@@ -87,9 +88,9 @@ def read_weights(file: str | os.PathLike[str]) -> Weights:
         raise NetworkError(f"cannot read the weights file {path}: {error.strerror}") from None
     # safetensors begins with the length of its header, any eight bytes, so that what follows is asked for first.
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size:
-        return read_safetensors(path)
+        return of_one_kind(path, read_safetensors(path), averaged)
     if start.startswith((b"PK\x03\x04", b"\x80")):
-        return read_torch(path)
+        return read_torch(path, averaged)
     if start[8:] == b"{":
         return read_safetensors(path)  # cut off within its header
     what = "is empty" if not start else "is neither safetensors nor a PyTorch file"
@@ -107,6 +108,24 @@ def weights_of_run(folder: Path) -> Path:
         if found:
             return found[-1]
     raise NetworkError(f"{folder} is a directory without checkpoints; name a run directory or a weights file")
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint of a run directory, which holds the weights as they were trained beside their averages."""
+    found = sorted([*folder.glob("checkpoints/step-*.pt"), *folder.glob("step-*.pt")])
+    if not found:
+        raise NetworkError(
+            f"{folder} holds no checkpoint, in which trained and averaged weights stand beside each other"
+        )
+    return found[-1]
+
+
+def of_one_kind(path: Path, weights: Weights, averaged: bool | None) -> Weights:
+    """`weights` that a file holds alone, if they are those that must be."""
+    if averaged is not None and weights.metadata.get("evaluation", {}).get("average", False) != averaged:
+        held = "trained" if averaged else "averaged"
+        raise NetworkError(f"{path} holds {held} weights alone; a run's checkpoints (step-*.pt) hold both kinds")
+    return weights
 
 
 def read_safetensors(path: Path) -> Weights:
@@ -127,8 +146,9 @@ def read_safetensors(path: Path) -> Weights:
     return Weights(state, metadata, "our safetensors")
 
 
-def read_torch(path: Path) -> Weights:
-    """Read a file of torch.save: one of our checkpoints, a state dict, or a dict with state dicts in it."""
+def read_torch(path: Path, averaged: bool | None = None) -> Weights:
+    """Read a file of torch.save: one of our checkpoints, a state dict, or a dict with state dicts in it; `averaged` as
+    `read_weights` has it."""
     try:
         # Training scripts like to keep their command line beside the weights; a Namespace is a plain record.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -150,22 +170,28 @@ def read_torch(path: Path) -> Weights:
     if not isinstance(content, dict):
         raise NetworkError(f"{path} holds a {type(content).__name__}, not a dict of tensors; save a state dict")
     if content.get("format") in CHECKPOINT_FORMATS:
-        return checkpoint_weights(path, content)
+        return checkpoint_weights(path, content, averaged)
     for keys, kind in ((AVERAGED_KEYS, "averaged weights"), (PLAIN_KEYS, "weights")):
-        for key in keys:
+        for key in keys if averaged is None or averaged == (keys is AVERAGED_KEYS) else ():
             if isinstance(content.get(key), dict):
                 return Weights(unwrapped(path, content[key]), {}, f"the {kind} {key!r} of a training script")
-    return Weights(unwrapped(path, content), {}, "a state dict")
+    if averaged is not None and any(isinstance(content.get(key), dict) for key in (*AVERAGED_KEYS, *PLAIN_KEYS)):
+        raise NetworkError(f"{path} holds no {'averaged' if averaged else 'trained'} weights beside the others")
+    return of_one_kind(path, Weights(unwrapped(path, content), {}, "a state dict"), averaged)
 
 
-def checkpoint_weights(path: Path, content: dict[str, Any]) -> Weights:
-    """The averaged weights of one of our checkpoints, else the trained ones."""
-    averaged = content.get("ema") is not None
+def checkpoint_weights(path: Path, content: dict[str, Any], wanted: bool | None = None) -> Weights:
+    """The averaged weights of one of our checkpoints, else the trained ones; or those that are `wanted`."""
+    averaged = content.get("ema") is not None and wanted is not False
+    if wanted and not averaged:
+        raise NetworkError(f"{path} holds no averaged weights: its run kept none (ema.decay 0)")
     state, metadata = content["ema"] if averaged else content.get("network"), content.get("metadata")
     if not isinstance(state, dict) or not isinstance(metadata, dict):
         raise NetworkError(f"{path} is a checkpoint without network or metadata; it was not written by this program")
     # Batch statistics that were measured for the averaged weights stand in the run's evaluator.
     measured = (content.get("evaluator") or {}).get("statistics", {}) if averaged else {}
+    if wanted is False and isinstance(metadata.get("evaluation"), dict):
+        metadata = {**metadata, "evaluation": {**metadata["evaluation"], "average": False, "recalibrated": False}}
     return Weights(
         {**unwrapped(path, state), **measured}, metadata, f"our checkpoint{', averaged weights' if averaged else ''}"
     )

@@ -36,15 +36,15 @@ class Fitting:
         return f"{ours} ({self.foreign[ours]})" if ours in self.foreign else ours
 
 
-def read_weights(file: str | os.PathLike[str]) -> Weights:
-    """Read weights: a file (see `files.read_weights`), or published ones by name (see `fetching.fetch`).
+def read_weights(file: str | os.PathLike[str], averaged: bool | None = None) -> Weights:
+    """Read weights: a file (see `files.read_weights`, also of `averaged`), or published ones by name (see `fetching.fetch`).
 
     Of published weights the metadata says how their publisher shows images to them and which classes they tell apart, also
     where the file was downloaded by other means. Raises NetworkError.
     """
     named = is_name(os.fspath(file))
     path, known = fetch(os.fspath(file)) if named else (Path(file), {})
-    weights = files.read_weights(path)
+    weights = files.read_weights(path, averaged)
     if weights.metadata:
         return weights
     if not known and path.is_file() and (entry := published_file(path)) is not None:
@@ -67,13 +67,14 @@ def load_weights(network: Network, file: str | os.PathLike[str], fine_tune: bool
     return put(network, weights, layout, os.fspath(file), fine_tune)
 
 
-def network_from_weights(file: str | os.PathLike[str]) -> tuple[Network, Weights]:
+def network_from_weights(file: str | os.PathLike[str], averaged: bool | None = None) -> tuple[Network, Weights]:
     """Build the network that a file belongs to and load the file into it.
 
     The file's metadata says which it is, with which options; for files with another project's names, the names say it
-    and the shapes give the number of classes and channels. Raises NetworkError for files that tell neither.
+    and the shapes give the number of classes and channels. `averaged` as `files.read_weights` has it. Raises NetworkError for
+    files that tell neither.
     """
-    weights = read_weights(file)
+    weights = read_weights(file, averaged)
     layout = recognise(weights.state, LAYOUTS)
     metadata = weights.metadata
     if {"network", "options", "num_classes"} <= set(metadata):

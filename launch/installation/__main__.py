@@ -19,7 +19,7 @@ from launch.installation.stages import Stages
 ROOT = Path(__file__).resolve().parents[2]
 CONSTRAINTS = ROOT / "launch" / "constraints.txt"
 # DALI's and FFCV's are chosen and built apart.
-EXTRAS = ("deepspeed", "mpi", "export", "wandb", "mlflow", "trackio", "dev")
+EXTRAS = ("deepspeed", "mpi", "export", "openvino", "parquet", "wandb", "mlflow", "trackio", "dev")
 
 
 class SetUpError(Exception):

@@ -78,6 +78,11 @@ import onnx, onnxruntime, onnxscript
 print(f"{onnx.__version__}|runtime {onnxruntime.__version__}, script {onnxscript.__version__}")
 """
 
+OPENVINO = """
+import openvino
+print(f"{openvino.__version__.partition('-')[0]}|{', '.join(openvino.Core().available_devices)}")
+"""
+
 
 # What a library does when Python ends is not asked: numba's threads (FFCV) may wait there for one another for ever.
 _END = """
@@ -111,6 +116,7 @@ COMPONENTS = (
     Component("DeepSpeed", DEEPSPEED, "deepspeed", "deepspeed"),
     Component("MPI", MPI, "mpi4py", "mpi"),
     Component("ONNX", ONNX, "onnx", "export"),
+    Component("OpenVINO", OPENVINO, "openvino", "openvino"),
 )
 
 

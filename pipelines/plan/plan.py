@@ -260,6 +260,14 @@ class EvalPlan(_Plan):
         return np.concatenate([resized, corner], axis=1).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class SpreadPlan(EvalPlan):
+    """Evaluation in an order in which the first samples, however many, stand for all; the same every time."""
+
+    def order(self, epoch: int, positions: Array) -> Array:
+        return permute(positions, self.length, key(0, 0, _ORDER))
+
+
 def check_interpolation(wanted: str, known: tuple[str, ...]) -> None:
     """DataError when that is none of those."""
     if wanted not in known:

@@ -4,7 +4,8 @@ import pytest
 
 from benchmarks import published
 from benchmarks.reporting.results import read_results
-from inception import NetworkError
+from inception import NetworkError, create_model, list_pretrained
+from pipelines import sample_path
 from pipelines.tools.parity import photos
 
 
@@ -29,6 +30,20 @@ def test_stated_and_measured_stand_beside_each_other(data, tmp_path, capsys):
     assert rows["top-5 measured, %"].value == 100
     assert rows["top-1 measured, %"].case == {"weights": name, "shown": "bilinear, 256 to 224", "images": 4}
     assert "as torchvision:googlenet.IMAGENET1K_V1 has it" in capsys.readouterr().out
+
+
+def test_the_embedded_sample_with_random_weights(tmp_path, monkeypatch):
+    """All of it, shown as the publisher does; the trunk is a small one, since large ones take minutes."""
+    monkeypatch.setattr(published, "create_model", lambda _, classes: create_model("debug", classes, width=0.25))
+    names = list_pretrained("googlenet")
+    options = ["--data.path", sample_path(), "--random", "--batch-size", 50, "--output", tmp_path, "--weights", *names]
+    assert published.main([str(option) for option in options]) == 0
+    (result,) = read_results(tmp_path)
+    rows = {row.metric: row for row in result["rows"]}
+    assert {row.case["weights"] for row in result["rows"]} == set(names)
+    assert rows["top-1 measured, %"].case == {"weights": names[0], "shown": "bilinear, 256 to 224", "images": 1000}
+    assert 0 < rows["top-1 measured, %"].value < rows["top-5 measured, %"].value < 100
+    assert any("random weights" in note for note in result["notes"])
 
 
 def test_what_cannot_be_fetched_is_a_row_that_says_so(data, tmp_path, monkeypatch):

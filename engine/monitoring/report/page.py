@@ -48,7 +48,7 @@ def render(run: RunRecord, live: bool = False, stamp: str = "") -> str:
     """The page as HTML; `live`: one that a server shows, which follows the run from the state that `stamp` names."""
     state, explanation = state_of(run)
     spans = time_spent(run)
-    return _template().render(
+    return template(_TEMPLATE).render(
         live=live,
         stamp=stamp,
         run=run,
@@ -62,18 +62,18 @@ def render(run: RunRecord, live: bool = False, stamp: str = "") -> str:
         events=_events(run)[-_EVENTS:],
         events_before=max(len(run.of("event")) - _EVENTS, 0),
         options=options_by_section(run.config),
-        **_findings(run.findings),
+        **findings_shown(run.findings),
     )
 
 
 @functools.cache
-def _template() -> jinja2.Template:
-    """Compiled once a process, which takes longer than filling it."""
+def template(name: str) -> jinja2.Template:
+    """A page's template, compiled once a process, which takes longer than filling it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"duration": duration, "number": number}
-    return environment.get_template(_TEMPLATE)
+    return environment.get_template(name)
 
 
 def _tiles(run: RunRecord) -> list[tuple[str, str, str]]:
@@ -154,8 +154,8 @@ def _charts(run: RunRecord) -> list[tuple[str, list[Markup]]]:
     return [("epoch", drawn("epoch", "epoch", 1.0)), ("time", drawn("time", unit, scale))]
 
 
-def _findings(findings: dict[str, Any] | None) -> dict[str, Any]:
-    """What the template shows of the last evaluation."""
+def findings_shown(findings: dict[str, Any] | None) -> dict[str, Any]:
+    """What `findings.html` shows of an evaluation."""
     if findings is None:
         return {"findings": None}
     scores = class_scores(findings)

@@ -25,4 +25,7 @@ def test_logits_of_random_weights_agree(tmp_path):
     found = rows(tmp_path)
     assert found[name, "relative difference of logits, both of ours"] < 1e-4
     assert found[name, "relative difference of logits, each of its own pixels"] < 0.2
-    assert found[name, "top-1 alike, of 8"] >= 6  # the largest two of random logits may lie nearer than the pixels
+    # No more than noise of the same size moves the publisher's own network.
+    noise = found[name, "relative difference of logits, theirs, of their pixels with as much noise"]
+    assert found[name, "relative difference of logits, each of its own pixels"] < 2 * noise
+    assert found[name, "top-1 alike, of 8"] == 8

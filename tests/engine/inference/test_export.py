@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from pathlib import Path
 
 import onnx
@@ -16,7 +17,15 @@ from engine.config.options import ConfigError
 from engine.export import main
 from engine.faults.exit_status import TrainingFailed
 from engine.inference.classify import predict
-from engine.inference.exported_files import SUFFIXES, difference, export_onnx, export_program, open_exported
+from engine.inference.exported_files import (
+    SUFFIXES,
+    differences,
+    export_onnx,
+    export_program,
+    open_exported,
+    open_openvino,
+)
+from engine.inference.exported_graph import ExportedGraph
 from engine.inference.models import open_model
 from engine.predict import main as predict_command
 from inception import NetworkError
@@ -24,7 +33,7 @@ from inception.speed.folding import fold_batch_norm
 from inception.vocabulary.modules import ConvUnit
 
 CPU = torch.device("cpu")
-NAMES = [f"kind {number}" for number in range(10)]
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def settled(name: str, size: int, **options) -> inception.Network:
@@ -72,14 +81,75 @@ def test_exported_files_compute_what_the_network_computes(network, exported, kin
         with torch.no_grad():
             assert torch.allclose(run(images), network(images), atol=1e-5)
     assert metadata.pop("evaluation")["resolution"] == 32
-    assert metadata == network.metadata() | {"classes": NAMES}
-    assert difference(network, exported[kind], 32) < 1e-5
+    takes = {"takes": "float32", "precision": "fp32", "batch": 0}
+    assert metadata == network.metadata() | {"classes": NAMES} | takes
+    found = differences(network, exported[kind], ExportedGraph(network, 32))
+    assert sorted(found) == (["torch"] if kind == "torch_export" else ["OpenVINO", "onnxruntime"])
+    assert max(found.values()) < 1e-5
+
+
+@pytest.mark.parametrize("format_", ["onnx", "torch_export"])
+def test_uint8_images_are_normalised_inside_with_the_weights_own_numbers(network, weights, tmp_path, capsys, format_):
+    file = tmp_path / f"n{SUFFIXES[format_]}"
+    options = ["--input", "uint8", "--evaluation.mean", "0.4,0.5,0.6", "--evaluation.std", "0.2,0.3,0.4"]
+    assert main(["--weights", str(weights), "--format", format_, "--output", str(file), *options]) == 0
+    assert "uint8, which it normalises itself; cutting out and resizing are the caller's" in capsys.readouterr().out
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4]))
+    with torch.no_grad():
+        expected = network((images / 255 - mean) / std)
+    runs = [open_exported(file, CPU)[0], *([open_openvino(file)] if format_ == "onnx" else [])]
+    for run in runs:
+        assert torch.allclose(run(images), expected, atol=1e-4)
+    model = open_model(str(file), CPU, dtype=torch.float32, trust=True)
+    assert torch.allclose(model.probabilities(images), expected.softmax(1), atol=1e-5)
+    with pytest.raises(ConfigError, match=r"normalises images itself: export it again"):
+        open_model(str(file), CPU, dtype=torch.float32, trust=True, mean=(0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("format_", ["onnx", "torch_export"])
+def test_fp16_a_fixed_batch_and_the_opset_are_what_was_asked_for(network, weights, tmp_path, capsys, format_):
+    file = tmp_path / f"n{SUFFIXES[format_]}"
+    options = ["--precision", "fp16", "--batch", "4", *(["--opset", "20"] if format_ == "onnx" else [])]
+    assert main(["--weights", str(weights), "--format", format_, "--output", str(file), *options]) == 0
+    assert "4 at a time; fp16; relative error against PyTorch" in capsys.readouterr().out
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        expected = network(images)
+    found = open_exported(file, CPU)[0](images)
+    assert found.dtype == torch.float32
+    assert 1e-5 < (found - expected).norm() / expected.norm() < 1e-2
+    model = open_model(str(file), CPU, dtype=torch.float32, trust=True)
+    assert model.probabilities(torch.zeros(6, 3, 32, 32, dtype=torch.uint8)).shape == (6, 10)
+    if format_ == "onnx":
+        read = onnx.load(file)
+        assert [each.version for each in read.opset_import] == [20]
+        assert read.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+        kinds = {tensor.data_type for tensor in read.graph.initializer if len(tensor.dims) == 4}
+        assert kinds == {onnx.TensorProto.FLOAT16}
+
+
+def test_int8_says_what_it_costs(weights, tmp_path, capsys):
+    file = tmp_path / "n.onnx"
+    options = ["--precision", "int8", "--input", "uint8", "--calibration_images", "64", "--accuracy_images", "160"]
+    assert main(["--weights", str(weights), "--format", "onnx", "--output", str(file), *options]) == 0
+    said = capsys.readouterr().out
+    found = re.search(
+        r"top-1 on 160 val images of .*: ([\d.]+)% in fp32, ([\d.]+)% in int8 by onnxruntime, ([\d.]+)%", said
+    )
+    assert found, said
+    # The network is random: what matters is that the answers are those of int8, and near those in fp32.
+    assert max(abs(float(found[1]) - float(found[k])) for k in (2, 3)) < 10
+    tensors = onnx.load(file).graph.initializer
+    assert {each.data_type for each in tensors if len(each.dims) == 4 and each.dims[0] > 1} == {onnx.TensorProto.INT8}
+    assert open_model(str(file), CPU, dtype=torch.float32).classes == NAMES
+    assert [path.name for path in tmp_path.iterdir()] == ["n.onnx"]
 
 
 def test_a_difference_is_noticed(network, exported):
     other = settled("debug", 32)
     other.classifier.weight.data *= 1.01
-    assert difference(other, exported["onnx"], 32) > 1e-3
+    assert min(differences(other, exported["onnx"], ExportedGraph(other, 32)).values()) > 1e-3
 
 
 def test_onnx_files_are_complete_and_folding_leaves_convolutions_only(exported):
@@ -130,7 +200,7 @@ def test_a_program_is_opened_only_when_it_is_trusted(exported, tmp_path, monkeyp
 @pytest.mark.parametrize("before", [b"a good one", None], ids=["over a good file", "where none was"])
 @pytest.mark.parametrize(("error", "said"), [(0.5, "differs by 5.0e-01"), (math.nan, "logits that are not finite")])
 def test_a_failed_check_keeps_the_file_that_was_there(weights, tmp_path, monkeypatch, format_, before, error, said):
-    monkeypatch.setattr("engine.export.difference", lambda *_: error)
+    monkeypatch.setattr("engine.export.differences", lambda *_: {"onnxruntime": 0.0, "OpenVINO": error})
     output = tmp_path / f"n{SUFFIXES[format_]}"
     if before:
         output.write_bytes(before)
@@ -199,6 +269,24 @@ def test_weights_go_out_as_torchvision_reads_them(tmp_path):
             "--resolution is for onnx and torch_export",
         ),
         (["--format", "state_dict", "--output", "w.pth", "--layout", "timm"], NetworkError, "timm has no debug"),
+        (
+            ["--format", "onnx", "--output", "w.onnx", "--opset", "17"],
+            ConfigError,
+            r"does not write opset 17 \(it wrote 18",
+        ),
+        (["--format", "torch_export", "--output", "w.pt2", "--opset", "18"], ConfigError, "--opset is ONNX's"),
+        (["--format", "torch_export", "--output", "w.pt2", "--precision", "int8"], ConfigError, "int8 is for onnx"),
+        (
+            ["--format", "safetensors", "--output", "w.safetensors", "--input", "uint8"],
+            ConfigError,
+            "--input is for onnx",
+        ),
+        (
+            ["--format", "onnx", "--output", "w.onnx", "--data.path", "here"],
+            ConfigError,
+            "--data.path is for --precision",
+        ),
+        (["--format", "onnx", "--output", "w.onnx", "--batch", "-1"], ConfigError, "batch"),
         (["--format", "onnx", "--output", "w.onnx", "--resolution", "5"], NetworkError, "at least 14 pixels, not 5"),
         (["--format", "state_dict", "--output", "/proc/no/w.pth"], ConfigError, "cannot write /proc/no/w.pth"),
     ],
@@ -239,10 +327,11 @@ def test_every_network_can_be_exported(name, fold, tmp_path):
     for size in (107, network.smallest_size + 5):
         # Random weights let rounding grow, most of all in Inception-v4, the deepest without residuals.
         limit = 1e-4 + 5 * rounding(network, size)
-        export_onnx(written, size, network.metadata(), tmp_path / "n.onnx")
-        assert difference(network, tmp_path / "n.onnx", size) < limit
-        export_program(written, size, network.metadata(), tmp_path / "n.pt2")
-        assert difference(network, tmp_path / "n.pt2", size) < limit
+        graph = ExportedGraph(written, size)
+        export_onnx(graph, network.metadata(), tmp_path / "n.onnx")
+        assert max(differences(network, tmp_path / "n.onnx", graph).values()) < limit
+        export_program(graph, network.metadata(), tmp_path / "n.pt2")
+        assert max(differences(network, tmp_path / "n.pt2", graph).values()) < limit
 
 
 def rounding(network: inception.Network, size: int) -> float:

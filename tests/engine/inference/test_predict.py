@@ -12,6 +12,7 @@ from PIL import Image
 import inception
 from engine.config.options import ConfigError
 from engine.evaluation.settings import Settings
+from engine.export import main as export
 from engine.graphs.scorer import Scorer
 from engine.inference.classify import find_images, predict, read_image
 from engine.inference.models import class_names, open_model
@@ -79,6 +80,28 @@ def test_predictions_are_those_of_evaluation(weights, photos, compiled, nearness
         assert [guess.index for guess in prediction.guesses] == indices.tolist()
         assert [guess.name for guess in prediction.guesses] == [NAMES[index] for index in indices]
         assert [guess.percent for guess in prediction.guesses] == pytest.approx(values.tolist(), rel=nearness)
+
+
+def test_classes_are_named_by_a_file_that_exports_carry_on(weights, photos, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("\n".join(f"kind {number}" for number in range(10)))
+    image = str(next(photos.rglob("*.jpg")))
+    named = ["--weights.classes", str(tmp_path / "names.txt")]
+    assert main(["--weights", str(weights), image, *named]) == 0
+    assert "kind " in capsys.readouterr().out
+    exported = str(tmp_path / "w.safetensors")
+    assert export(["--weights", str(weights), "--format", "safetensors", "--output", exported, *named]) == 0
+    assert open_model(exported, CPU, dtype=torch.float32).classes == [f"kind {number}" for number in range(10)]
+    with pytest.raises(ConfigError, match=r"--weights.classes has no place in a state dict"):
+        export(["--weights", str(weights), "--format", "state_dict", "--output", str(tmp_path / "w.pth"), *named])
+    (tmp_path / "names.txt").write_text("one\ntwo")
+    for command in (
+        lambda: main(["--weights", str(weights), image, *named]),
+        lambda: export(["--weights", str(weights), "--format", "safetensors", "--output", exported, *named]),
+    ):
+        with pytest.raises(ConfigError, match=r"names.txt names 2 classes and the weights tell 10 apart"):
+            command()
+    with pytest.raises(DataError, match=r"file of classes .*absent.txt cannot be read"):
+        main(["--weights", str(weights), image, "--weights.classes", str(tmp_path / "absent.txt")])
 
 
 def shown(resolution: int) -> Settings:

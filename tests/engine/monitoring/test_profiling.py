@@ -97,8 +97,8 @@ def random_batches(classes: int, sizes: tuple[int, ...], filled_to: int):
     for size in sizes:
         labels = torch.randint(0, classes, (filled_to,), generator=generator)
         labels[size:] = -1
-        guesses = torch.randint(0, classes, (filled_to,), generator=generator)
-        confidence = torch.rand(filled_to, generator=generator)
+        guesses = torch.randint(0, classes, (filled_to, 1), generator=generator)
+        confidence = torch.rand(filled_to, 1, generator=generator)
         images = torch.randint(0, 256, (filled_to, 3, 8, 8), dtype=torch.uint8, generator=generator)
         yield images, labels, guesses, confidence, torch.arange(place, place + size) * 10
         place += size
@@ -110,9 +110,10 @@ def test_confusion_counts_every_image_once_and_pictures_are_the_surest_mistakes(
     for images, labels, guesses, confidence, indices in random_batches(3, (16, 16, 5), filled_to=16):
         findings.add(images, labels, guesses, confidence, indices)
         for k, index in enumerate(indices.tolist()):
-            expected[labels[k], guesses[k]] += 1
-            if labels[k] != guesses[k]:
-                mistakes.append((float(confidence[k]), f"image-{index}", int(labels[k]), int(guesses[k])))
+            guess = int(guesses[k, 0])
+            expected[labels[k], guess] += 1
+            if labels[k] != guess:
+                mistakes.append((float(confidence[k, 0]), f"image-{index}", int(labels[k]), guess))
     findings.sum()
     assert findings.matrix.tolist() == expected.tolist()
     findings.save(tmp_path / "evaluation.json", Names(), {"top1": 1.0})
@@ -131,10 +132,10 @@ def test_more_classes_than_a_matrix_can_hold_are_counted_one_by_one():
     findings = Findings(1500, Communicator(Environment(), torch.device("cpu")))
     total = right = 0
     for images, labels, guesses, confidence, indices in random_batches(1500, (16, 9), filled_to=16):
-        guesses[::2] = labels[::2].clamp_min(0)
+        guesses[::2, 0] = labels[::2].clamp_min(0)
         findings.add(images, labels, guesses, confidence, indices)
         total += len(indices)
-        right += int((labels == guesses)[: len(indices)].sum())
+        right += int((labels == guesses[:, 0])[: len(indices)].sum())
     assert findings.matrix is None
     assert [int(counts.sum()) for counts in findings.by_class()] == [total, right]
 
