@@ -237,30 +237,32 @@ def _of_pattern(pattern: Path, split: str) -> Source:
 
 def _beside(top: Path, names: list[str]) -> PassedOver:
     """What lies beside the splits and belongs to none of them."""
-    found, used, lists = PassedOver(), [], set()
+    found, used, lists, folder = PassedOver(), [], set(), "folder beside the splits"
     for split in SPLITS:
         for called in _CALLED[split]:
             if forms := _forms(top, names, called, split):
                 used.append(called)
                 with suppress(DataError):  # said when that split is opened
                     source = next(iter(forms.values()))()
-                    lists |= {source.list_file, *source.bases} if isinstance(source, Listed) else set()
+                    if isinstance(source, Listed):
+                        lists |= {source.list_file, *source.bases}
+                        folder = folder if source.folder else "folder of which only what is listed is used"
                 break
     for name in names:
         if name == INDEX or _OURS.fullmatch(name) or top / name in lists:
             continue
         if not any(name.lower() == called or _is_of(name, called, (".tar", *_BETONS)) for called in used):
-            found.add(_called(top / name), name)
+            found.add(_called(top / name, folder), name)
     return found
 
 
-def _called(path: Path) -> str:
-    """What something beside the splits is."""
+def _called(path: Path, folder: str) -> str:
+    """What something beside the splits is; folder: what a folder there is called."""
     if left_behind(path.name):
         return kind_of(path.name)
     try:
         if is_folder(path):
-            return "folder beside the splits"
+            return folder
         if not mode_of(path):
             return "link to nothing"
     except OSError as error:

@@ -65,12 +65,12 @@ class Listed(Source):
         self.groups = [file.name]
         usual = (file.parent / name for name in (file.stem, file.stem.partition("_")[0], split, "images"))
         self.bases = [*bases, file.parent, *filter(is_folder, usual), file.parent.parent]
-        self.list_file, self._folder = file, folder
+        self.list_file, self.folder = file, folder
         self.remarks.append(f"labels from {file}" + ("" if folder else "; only what it lists is used"))
 
     def state(self) -> list[list]:
         found = self.list_file.stat()
-        common = [[str(self._folder), self._folder.stat().st_mtime_ns]] if self._folder else []
+        common = [[str(self.folder), self.folder.stat().st_mtime_ns]] if self.folder else []
         return [[self.groups[0], found.st_size, found.st_mtime_ns], *common]
 
     def check(self) -> None:
@@ -104,8 +104,8 @@ class Listed(Source):
             raise DataError(
                 f"{self.list_file} names no image that is there: {self._aside.passed_over or 'it is empty'}"
             )
-        if self._folder is not None:
-            self._count_unlisted(self._folder, seen)
+        if self.folder is not None:
+            self._count_unlisted(self.folder, seen)
 
     def _count_unlisted(self, folder: Path, seen: dict[str, str]) -> None:
         aside = Aside.none()

@@ -231,6 +231,7 @@ def test_a_list_of_numbers_names_classes_by_number(root):
     assert dataset.classes == tuple("01234567")
     assert dataset.name(0) == f"{root}/train.txt:pictures with blanks/0.jpg"
     assert dataset.remarks[0] == f"labels from {root}/train.txt; only what it lists is used"
+    assert dataset.passed_over == {"folder of which only what is listed is used": (1, ["pictures with blanks"])}
 
 
 def test_what_a_list_and_its_folder_do_not_share_is_counted(root):
