@@ -236,7 +236,9 @@ class _Photos:
         byte read twice (out of the page cache, by the resize) and the batch once written and once read."""
         if not self.rates or not self.read:
             return
+        torch.set_num_threads(usable_cores())  # all of them move bytes
         bandwidth = max(rate for _, rate in measure_limits(torch.device("cpu")).bandwidths[-2:])
+        torch.set_num_threads(1)
         for store, rate in self.rates.items():
             moved = 2 * self.read[store] + 2 * 3 * self.options.resolution**2
             case = self.case | {"store": store, "model": f"at {bandwidth / 1e9:.0f} GB/s of memory"}
