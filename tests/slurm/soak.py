@@ -97,8 +97,11 @@ class Soak:
 
     def look(self) -> None:
         """Where all jobs are; takes leave of those that ended."""
-        lines = self.cluster.run("squeue", "--noheader", "-r", "--states=all", "--format=%i|%T|%r").splitlines()
-        states = {number: (state, reason) for number, state, reason in (line.split("|") for line in lines)}
+        answer = self.cluster.run("squeue", "--noheader", "-r", "--states=all", "--format=%i|%T|%r", check=False)
+        lines = [line.split("|") for line in answer.splitlines() if line.count("|") == 2]
+        if not lines:  # on a machine that is busy enough, SLURM does not answer
+            return
+        states = {number: (state, reason) for number, state, reason in lines}
         now = time.monotonic()
         for task in list(self.tasks):
             state = states.get(task.number, ("GONE", ""))[0]

@@ -66,8 +66,8 @@ class Disturbances:
 
     def _look_at_nodes(self) -> None:
         """Gives back nodes that SLURM itself has taken out of use."""
-        lines = self._cluster.run("sinfo", "--Node", "--noheader", "--format=%N|%T|%E").splitlines()
-        for node, state, reason in (line.split("|", 2) for line in lines):
+        lines = self._cluster.run("sinfo", "--Node", "--noheader", "--format=%N|%T|%E", check=False).splitlines()
+        for node, state, reason in (line.split("|", 2) for line in lines if line.count("|") >= 2):
             if "drain" in state and node not in self._drained:
                 self._command(f"{node} was drained by SLURM ({reason})", *_state(node, "RESUME"))
 
@@ -85,7 +85,7 @@ class Disturbances:
 
     def _lose(self, node: str) -> None:
         self._count("lose", f"{node} is lost")
-        self._cluster.script("lose", node)
+        self._command("", "bash", LOCAL_CLUSTER, "lose", node)
 
         def restore() -> None:
             if not self._cluster.lost(node):
@@ -131,7 +131,7 @@ class Disturbances:
         if words:
             self._note(words)
         answer = self._cluster.run(*command, check=False).strip()
-        if answer:  # a job that has just ended, a node that has just been lost
+        if answer and not answer.endswith("is gone"):  # a job that has just ended, a node that has just been lost
             self.refused += 1
             self._note(f"{' '.join(command)}: {answer}")
 
