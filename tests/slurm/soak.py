@@ -55,6 +55,7 @@ class Task:
     useful: float = 0.0  # of these, seconds of steps that stayed
     ranks: list[int] = field(default_factory=list)  # of each start that trained
     result: str = ""
+    failures: int = 0  # after which it was requeued: none of what happens here should cause one
     deviation: float = 0.0  # of a loss from the quiet run's, relative, at most
 
 
@@ -88,8 +89,8 @@ class Soak:
             del arguments[place : place + 2]
         script = ROOT / "slurm" / "imagenet.sbatch"
         job = self.cluster.sbatch(
-            *KINDS[kind], f"--signal=USR1@{NOTICE}", script, *arguments, PYTHONPATH=f"{ROOT}/tests/support",
-            SECONDS_A_STEP=str(STEP_SECONDS), **sweep,
+            *KINDS[kind], f"--signal=USR1@{NOTICE}", script, *arguments, "--requeue-on-failure", "3",
+            PYTHONPATH=f"{ROOT}/tests/support", SECONDS_A_STEP=str(STEP_SECONDS), **sweep,
         )  # fmt: skip
         for seed in seeds:
             run, number = str(folder / str(seed)), f"{job.number}_{seed}" if kind == "array" else str(job.number)
@@ -123,9 +124,10 @@ class Soak:
 
     def examine(self, task: Task, state: str) -> str:
         """What came of a job that ended, in a line."""
+        log = next(self.cluster.folder.glob(f"imagenet-{self.job_id(task)}.log"), None)
+        words = log.read_text() if log else ""
+        task.failures = words.count("\nfailed with status ")
         if state != "COMPLETED":
-            log = next(self.cluster.folder.glob(f"imagenet-{self.job_id(task)}.log"), None)
-            words = log.read_text() if log else ""
             return f"gave up: {state}" if GAVE_UP in words else f"FAILED: {state}: {words[-2000:]}"
         run, quiet = Path(task.run), Path(task.quiet or task.run)
         try:
@@ -159,7 +161,7 @@ class Soak:
             "seed": self.told.seed, "minutes": minutes, "asked_minutes": self.told.minutes,
             "disturbances": self.disturbances.counts, "refused": self.disturbances.refused,
             "results": {result: results.count(result) for result in sorted(set(results))},
-            "starts": sum(len(task.ranks) for task in self.done),
+            "failures": sum(task.failures for task in self.done), "starts": sum(len(task.ranks) for task in self.done),
             "largest_deviation": max((task.deviation for task in self.done), default=0.0),
             "goodput": round(useful / running, 4) if running else None,
             "jobs": [asdict(task) for task in self.done], "events": self.disturbances.events,
