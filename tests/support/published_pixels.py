@@ -1,6 +1,6 @@
 """What our evaluation shows to published weights, beside what their publishers' own transforms show, and the logits of both.
 
-    python benchmarks/studies/published_pixels.py
+    python tests/support/published_pixels.py
 
 For every entry of the family that the installed torchvision and timm list: the peak signal-to-noise ratio of the pixels of
 photographs, ours (the compiled decoder, as `engine/evaluate.py` loads them) against those of `weights.transforms()` or timm's
@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch

@@ -1,7 +1,7 @@
 """What published weights are shown is what their publishers' own transforms show."""
 
+import published_pixels
 from benchmarks.reporting.results import read_results
-from benchmarks.studies import published_pixels
 from inception import list_pretrained
 
 
