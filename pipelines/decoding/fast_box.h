@@ -48,3 +48,12 @@ static int last_seen(const axis *a, int side) {
     float high = (a->offset + side) * (a->length / a->whole) + a->reach * reduced(a);
     return (int)(a->start + (high < a->length ? high : a->length) + 0.999f) + MARGIN;
 }
+
+/* The sides of a stored box once the decoder has made the image smaller `by` times, and what the square sees of them: columns
+ * from seen[0] to before seen[2], rows from seen[1] to before seen[3], where the image may begin later or end before. */
+static void look(const item *it, int by, int side, region *out, int seen[4]) {
+    out->x = side_of(it->left, it->width, it->across, it->x, it->bicubic, by);
+    out->y = side_of(it->top, it->height, it->down, it->y, it->bicubic, by);
+    seen[0] = first_seen(&out->x), seen[1] = first_seen(&out->y);
+    seen[2] = last_seen(&out->x, side), seen[3] = last_seen(&out->y, side);
+}

@@ -3,9 +3,10 @@
  *
  * Decoding is libjpeg-turbo's accurate integer transform. Rows above the box are skipped, columns beside it are not
  * transformed, rows below it are not read. What it gives are planes of luma and chroma, which fast_resize.h makes RGB. Of
- * planes that are stored as such (y4m.h) the rows that the box shows are read, and nothing is decoded.
+ * planes that are stored as such (y4m.h) the rows that the box shows are read, and nothing is decoded. JPEGs with fitting
+ * restart markers are cut down to the box before (fast_cut.h).
  */
-#include "fast_box.h"
+#include "fast_cut.h"
 #include "jpeg_errors.h"
 #include "y4m.h"
 
@@ -24,7 +25,7 @@
 enum { HANDS_OUT_PLANES = 206 };
 
 typedef struct {
-    buffer file, pixels, tables, square;
+    buffer file, pixels, tables, square, starts, cut;
 } scratch;
 
 /* The largest reduction by the decoder itself that leaves the antialiased resize at least `keep` pixels for each. */
@@ -61,9 +62,9 @@ static void turn(const uint8_t *stored, int side, int orientation, int flip, uin
 }
 
 /* Starts to decode and tells what of the image will come; which planes, of which shape, and the box in them. */
-static int begin(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, const item *shown, item *it, int by,
-                 int side, region *out) {
-    jpeg_mem_src(jpeg, (unsigned char *)bytes, shown->size);
+static int begin(struct jpeg_decompress_struct *jpeg, const part *of, const item *shown, item *it, int by, int side,
+                 region *out) {
+    jpeg_mem_src(jpeg, (unsigned char *)of->bytes, of->room);
     jpeg_read_header(jpeg, TRUE);
     switch (jpeg->jpeg_color_space) {
     case JCS_GRAYSCALE: out->colours = GRAY; break;
@@ -71,8 +72,10 @@ static int begin(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, cons
     case JCS_YCbCr: out->colours = YCBCR; break;
     default: return UNDECODABLE;
     }
-    if (!as_stored(shown, jpeg->image_width, jpeg->image_height, side, it))
+    if (of->whole_width ? !as_stored(shown, of->whole_width, of->whole_height, side, it)
+                        : !as_stored(shown, jpeg->image_width, jpeg->image_height, side, it))
         return UNDECODABLE;
+    it->left -= of->left, it->top -= of->top;
     jpeg->out_color_space = jpeg->jpeg_color_space;
     jpeg->dct_method = JDCT_ISLOW;
     jpeg->do_fancy_upsampling = FALSE; /* nothing is upsampled here; rows can be skipped by blocks */
@@ -89,16 +92,15 @@ static int begin(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, cons
 }
 
 /* Decodes the rows and columns that the box needs; errors leave by `fail`. */
-static int decode(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, const item *shown, int by, int side,
-                  buffer *pixels, region *out) {
+static int decode(struct jpeg_decompress_struct *jpeg, const part *of, const item *shown, int by, int side, buffer *pixels,
+                  region *out) {
     item stored, *it = &stored;
-    int status = begin(jpeg, bytes, shown, it, by, side, out);
+    int seen[4], status = begin(jpeg, of, shown, it, by, side, out);
     if (status != DONE)
         return status;
     int whole_width = jpeg->output_width, whole_height = jpeg->output_height;
-    out->x = side_of(it->left, it->width, it->across, it->x, it->bicubic, by);
-    out->y = side_of(it->top, it->height, it->down, it->y, it->bicubic, by);
-    int x0 = first_seen(&out->x), x1 = last_seen(&out->x, side), y0 = first_seen(&out->y), y1 = last_seen(&out->y, side);
+    look(it, by, side, out, seen);
+    int x0 = seen[0], y0 = seen[1], x1 = seen[2], y1 = seen[3];
     int lines = jpeg->max_v_samp_factor * LEAST(jpeg); /* of a row of blocks */
     x0 = x0 < 0 ? 0 : x0;
     y0 = y0 < 0 ? 0 : y0 / lines * lines;
@@ -149,37 +151,53 @@ static int decode(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, con
     return DONE;
 }
 
-static int decode_or_fail(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, const item *it, int by, int side,
+static int decode_or_fail(struct jpeg_decompress_struct *jpeg, const part *of, const item *it, int by, int side,
                           buffer *pixels, region *out) {
     volatile int status = UNDECODABLE;
-    if (!setjmp(((error_state *)jpeg->err)->failed))
-        status = decode(jpeg, bytes, it, by, side, pixels, out);
+    error_state *state = (error_state *)jpeg->err;
+    state->strict = of->whole_width > 0; /* what is odd about a cut is judged by the whole */
+    if (!setjmp(state->failed))
+        status = decode(jpeg, of, it, by, side, pixels, out);
     jpeg_abort_decompress(jpeg); /* also when rows are left unread */
     return status;
 }
 
+/* Decodes the part that restart markers let be cut out, or the whole. */
+static int decode_a_part(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, const item *it, int side, int keep,
+                         scratch *s, region *out) {
+    int by = reduction(it, keep), status;
+    part piece;
+    if (cut_for(bytes, it, by, side, 1, &s->starts, &s->cut, &piece)) {
+        status = decode_or_fail(jpeg, &piece, it, by, side, &s->pixels, out);
+        if (status != UNDECODABLE)
+            return status;
+    }
+    piece = (part){.bytes = bytes, .size = it->size, .room = it->size};
+    return decode_or_fail(jpeg, &piece, it, by, side, &s->pixels, out);
+}
+
 static int carry_out(struct jpeg_decompress_struct *jpeg, const item *it, int side, int keep, scratch *s, uint8_t *out) {
     const uint8_t *bytes = it->bytes;
-    region part;
+    region seen;
     int file = bytes ? -1 : opened(it), status = bytes || file >= 0 ? DONE : UNREADABLE;
     if (status == DONE && (it->planes || (bytes && is_y4m(bytes, it->size))))
-        status = read_planes(it, file, side, &s->pixels, &part);
+        status = read_planes(it, file, side, &s->pixels, &seen);
     else if (status == DONE) {
         if (!bytes && (status = read_item(it, file, &s->file)) == DONE)
             bytes = s->file.data;
         if (status == DONE)
-            status = decode_or_fail(jpeg, bytes, it, reduction(it, keep), side, &s->pixels, &part);
+            status = decode_a_part(jpeg, bytes, it, side, keep, s, &seen);
     }
     done_with(it, file);
-    if (status == DONE && !grow(&s->tables, resize_needs(&part, side)))
+    if (status == DONE && !grow(&s->tables, resize_needs(&seen, side)))
         status = NO_MEMORY;
     if (status == DONE && it->orientation > 1 && !grow(&s->square, 3 * (size_t)side * side))
         status = NO_MEMORY;
     if (status == DONE && it->orientation > 1) {
-        resize(&part, side, 0, s->tables.data, s->square.data);
+        resize(&seen, side, 0, s->tables.data, s->square.data);
         turn(s->square.data, side, it->orientation, it->flip != 0, out);
     } else if (status == DONE)
-        resize(&part, side, it->flip, s->tables.data, out);
+        resize(&seen, side, it->flip, s->tables.data, out);
     return status;
 }
 
@@ -205,5 +223,32 @@ int carry_out_items(item *items, int count, int side, int keep, uint8_t *out) {
     free(s.pixels.data);
     free(s.tables.data);
     free(s.square.data);
+    free(s.starts.data);
+    free(s.cut.data);
     return done;
+}
+
+/* For another decoder: reads `count` items and puts their bytes one behind another to `out`, which has room for all of them, each
+ * cut down to what its square of `side` shows where restart markers let that be; an item's size and box are those of what is left.
+ * One that cannot be read gets no size. */
+void cut_items(item *items, int count, int side, uint8_t *out) {
+    buffer file = {0}, starts = {0}, cut = {0};
+    for (item *it = items; it < items + count; it++) {
+        int from = opened(it);
+        part piece;
+        it->status = from < 0 ? UNREADABLE : read_item(it, from, &file);
+        done_with(it, from);
+        if (it->status != DONE) {
+            it->size = 0;
+            continue;
+        }
+        const uint8_t *bytes = file.data;
+        if (it->orientation == 1 && cut_for(bytes, it, 1, side, 0, &starts, &cut, &piece) && piece.size < it->size)
+            bytes = piece.bytes, it->size = piece.size, it->left -= piece.left, it->top -= piece.top;
+        memcpy(out, bytes, it->size);
+        out += it->size;
+    }
+    free(file.data);
+    free(starts.data);
+    free(cut.data);
 }

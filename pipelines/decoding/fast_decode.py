@@ -19,7 +19,7 @@ from pipelines.decoding import build
 from pipelines.decoding.decode import empty_images
 
 _SOURCE = Path(__file__).with_suffix(".c")
-_HEADERS = ("fast_box.h", "fast_item.h", "fast_resize.h", "fast_filter.h", "jpeg_errors.h", "y4m.h")
+_HEADERS = ("fast_box.h", "fast_cut.h", "fast_item.h", "fast_resize.h", "fast_filter.h", "jpeg_errors.h", "y4m.h")
 _INCLUDED = [_SOURCE.with_name(name) for name in _HEADERS]
 _COMMAND = ("cc", "-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _SIDE = 48, 40, 8, 9, 24  # of the test picture, and of the box in it
@@ -51,6 +51,7 @@ def library() -> tuple[ctypes.CDLL | None, str]:
 def _wrong(compiled: ctypes.CDLL) -> str:
     """What is wrong with how the C decodes a picture; nothing when it does it rightly."""
     compiled.carry_out_items.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+    compiled.cut_items.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
     rows, columns = np.mgrid[0:_HEIGHT, 0:_WIDTH]
     picture = np.stack([5 * columns, 6 * rows, 2 * (rows + columns)], axis=-1).astype(np.uint8)
     file = io.BytesIO()
@@ -105,3 +106,13 @@ def carry_out_items(compiled: ctypes.CDLL, items: np.ndarray, out: Tensor, keep:
     an open file is read at its place."""
     compiled.carry_out_items(items.ctypes.data, len(items), out.shape[-1], keep, out.data_ptr())
     return items["status"] == _DONE
+
+
+def cut_items(compiled: ctypes.CDLL, items: np.ndarray, side: int) -> list[NDArray[np.uint8]]:
+    """What another decoder needs of each of n samples that lie in files, a structured array (n,) of `ITEM`, for a square
+    of `side` pixels: a smaller JPEG where restart markers let it be cut out, else all its bytes. The items' boxes are in it
+    afterwards. One that could not be read has no bytes."""
+    room = np.empty(int(items["size"].sum()), np.uint8)
+    compiled.cut_items(items.ctypes.data, len(items), side, room.ctypes.data)
+    ends = np.cumsum(items["size"], dtype=np.int64)
+    return [room[end - size : end] for end, size in zip(ends.tolist(), items["size"].tolist())]

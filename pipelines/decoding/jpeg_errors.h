@@ -12,6 +12,7 @@
 typedef struct {
     struct jpeg_error_mgr errors; /* first, so that a pointer to one is a pointer to the other */
     jmp_buf failed;
+    int strict; /* any warning is an error, but of bytes before a marker */
 } error_state;
 
 static void fail(j_common_ptr info) { longjmp(((error_state *)info->err)->failed, 1); }
@@ -19,6 +20,8 @@ static void fail(j_common_ptr info) { longjmp(((error_state *)info->err)->failed
 static void on_message(j_common_ptr info, int level) {
     if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF)
         fail(info); /* cut off: what is missing would come out gray */
+    if (level < 0 && ((error_state *)info->err)->strict && info->err->msg_code != JWRN_EXTRANEOUS_DATA)
+        fail(info);
     info->err->num_warnings += level < 0;
 }
 
@@ -26,6 +29,7 @@ static void no_output(j_common_ptr info) { (void)info; }
 
 static struct jpeg_error_mgr *leaving_by(error_state *state) {
     jpeg_std_error(&state->errors);
+    state->strict = 0;
     state->errors.error_exit = fail;
     state->errors.emit_message = on_message;
     state->errors.output_message = no_output;

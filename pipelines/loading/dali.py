@@ -22,9 +22,11 @@ from torch import Tensor
 
 from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.image_headers import WHOLE, Flag
+from pipelines.decoding import fast_decode
 from pipelines.decoding.decode import empty_images
 from pipelines.loading import nvjpeg
 from pipelines.loading.batch import Batch, decoding_threads, to_device
+from pipelines.loading.dali_inputs import Inputs, feed, inputs_of
 from pipelines.loading.loader import Loader
 from pipelines.loading.task import Failure, Options, Task
 from pipelines.plan.plan import Plan
@@ -34,7 +36,6 @@ from pipelines.support.errors import DataError, nearest
 fn: Any = nvidia.dali.fn
 types: Any = nvidia.dali.types
 
-_CUBIC, _TRIANGULAR = int(types.INTERP_CUBIC), int(types.INTERP_TRIANGULAR)
 _SURVEYED = 10_000  # samples whose sizes stand for the dataset's when memory is set aside
 
 
@@ -44,7 +45,8 @@ class Settings:
 
     hw_decoder_load: share of a batch that the JPEG engine decodes, the rest goes to CUDA cores; width_hint, height_hint:
     pixels that decoder memory is set aside for (0: the largest of a sample of the dataset); device_padding,
-    host_padding: bytes set aside for each; affinity: bind threads to the cores nearest to the GPU (NUMA).
+    host_padding: bytes set aside for each; affinity: bind threads to the cores nearest to the GPU (NUMA). cut: hand DALI only
+    what the box shows of a JPEG whose restart markers let it be cut out; by default on a CPU alone.
     """
 
     hw_decoder_load: float = 0.65
@@ -53,6 +55,7 @@ class Settings:
     device_padding: int = 16 << 20
     host_padding: int = 8 << 20
     affinity: bool = True
+    cut: bool | None = None
 
 
 @dataclass
@@ -63,7 +66,7 @@ class _Handle:
     labels: Tensor
     indices: Tensor
     odd: dict[int, tuple[Tensor, Future]] = field(default_factory=dict)
-    inputs: list[np.ndarray] = field(default_factory=list)  # fed without a copy: alive until the batch is collected
+    inputs: Inputs | None = None  # fed without a copy: alive until the batch is collected
 
 
 class DaliLoader(Loader):
@@ -86,7 +89,12 @@ class DaliLoader(Loader):
             named = "no nvJPEG found" if found is None else f"nvJPEG {found[0]}.{found[1]}"
             self.remark = f"; {named}: whole images are decoded, then cropped, on the GPU"
         self._pool = decoding_threads(2, options.device)
-        self._by_path = dataset.source.kind == "folders"
+        self._cutter, why = None, ""
+        if self._cuts_in_decoder if self._settings.cut is None else self._settings.cut:
+            self._cutter, why = fast_decode.library()
+        if why:
+            self.remark += f"; JPEGs with restart markers are not cut, for want of the compiled decoder ({why})"
+        self._by_path = dataset.source.kind == "folders" and self._cutter is None
         self._avoided: set[int] = set()  # samples that stopped DALI, or came with one that did
         self._pipeline = self._build()
 
@@ -156,7 +164,7 @@ class DaliLoader(Loader):
             blank = np.frombuffer(str(file).encode() if self._by_path else file.read_bytes(), np.uint8)
             for _ in range(depth):
                 whole, no = np.array([[0, 0, 16, 16]], np.int32), np.array([False])
-                _feed(pipeline, [blank], whole, np.array([[16, 16, 0, 0]], np.int32), no, no, 16)
+                feed(pipeline, [blank], whole, np.array([[16, 16, 0, 0]], np.int32), no, no, 16)
             pipeline.schedule_run()
             for _ in range(depth):
                 pipeline.share_outputs()
@@ -187,20 +195,18 @@ class DaliLoader(Loader):
             handle.odd[slot] = (out, work)
 
     def _feed(self, task: Task, handle: _Handle) -> None:
-        encoded = self.dataset.encoded(task.indices[handle.regular])
-        gone = np.array([data is None for data in encoded], np.bool_)
+        handle.inputs = inputs_of(self.dataset, task, handle.regular, self._cutter)
         # A shard that changed: the native decoder says which sample it was, or replaces it.
-        self._start_native(task, handle, handle.regular[gone].tolist())
-        handle.regular = handle.regular[~gone]
-        handle.inputs = [np.frombuffer(data, np.uint8) for data in encoded if data is not None]
+        self._start_native(task, handle, np.setdiff1d(handle.regular, handle.inputs.slots).tolist())
+        handle.regular = handle.inputs.slots
         if len(handle.regular):
             self._schedule(task, handle)
 
     def _schedule(self, task: Task, handle: _Handle) -> None:
-        slots = handle.regular
-        boxes, views = task.boxes[slots], task.views[slots]
-        flips, bicubic = task.flips[slots], task.bicubic[slots]
-        _feed(self._pipeline, handle.inputs, boxes, views, flips, bicubic, task.resolution)
+        assert handle.inputs is not None
+        slots, encoded, boxes = handle.inputs
+        how = task.views[slots], task.flips[slots], task.bicubic[slots], task.resolution
+        feed(self._pipeline, encoded, boxes, *how)
         self._pipeline.schedule_run()
 
     def _collect(self, task: Task, handle: _Handle) -> tuple[Batch, list[Failure]]:
@@ -261,30 +267,3 @@ class DaliLoader(Loader):
     def _release(self) -> None:
         self._pool.shutdown(cancel_futures=True)
         del self._pipeline
-
-
-def _feed(
-    pipeline: Pipeline,
-    encoded: list[np.ndarray],
-    boxes: np.ndarray,
-    views: np.ndarray,
-    flips: np.ndarray,
-    bicubic: np.ndarray,
-    size: int,
-) -> None:
-    """One task's inputs: encoded bytes or paths, boxes and views int32 (n, 4), flips and bicubic bool (n,), and the side of its
-    images. Decoded is what the square shows of a box and its filter sees around that; `begin` and `end` are the square's rows
-    and columns in it."""
-    scale = boxes[:, 2:] / views[:, :2]
-    around = np.where(bicubic, 2, 1)[:, None] * np.maximum(scale, 1)
-    begin, end = views[:, 2:] * scale, (views[:, 2:] + size) * scale
-    first = np.maximum(np.floor(begin - around), 0).astype(np.int32)
-    last = np.minimum(np.ceil(end + around), boxes[:, 2:]).astype(np.int32)
-    pipeline.feed_input("encoded", encoded)
-    pipeline.feed_input("start", np.ascontiguousarray(boxes[:, :2] + first))
-    pipeline.feed_input("shape", np.ascontiguousarray(last - first))
-    for name, place in (("begin", begin), ("end", end)):
-        pipeline.feed_input(name, np.ascontiguousarray((place - first)[:, ::-1], np.float32))
-    pipeline.feed_input("flip", flips.astype(np.int32))
-    pipeline.feed_input("size", np.full((len(encoded), 2), size, np.int32))
-    pipeline.feed_input("filter", np.where(bicubic, _CUBIC, _TRIANGULAR).astype(np.int32))

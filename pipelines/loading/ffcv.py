@@ -20,6 +20,7 @@ from pipelines.datasets.beton import Beton
 from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.image_headers import SLOW, Flag
 from pipelines.decoding import fast_decode
+from pipelines.loading.items import items_of
 from pipelines.loading.native import NativeLoader
 from pipelines.loading.task import Options, Task
 from pipelines.plan.plan import Plan
@@ -133,7 +134,7 @@ class FfcvLoader(NativeLoader):
         here = slice(slots.start, slots.stop)
         jobs, done = prepared.jobs[here], np.zeros(len(slots), np.bool_)
         if self._compiled is not None:
-            items, located = self._items(task, here)
+            items, located = items_of(self.dataset, task, here)
             if prepared.bytes is not None:  # read already
                 items["bytes"] = np.where(
                     jobs["kind"] == self._ffcv.IS_JPEG, prepared.bytes.ctypes.data + jobs["place"], 0

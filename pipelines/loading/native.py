@@ -12,16 +12,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipelines.datasets.dataset import Dataset
-from pipelines.datasets.files import Located
-from pipelines.datasets.image_headers import Flag, cut_by_c
 from pipelines.decoding import fast_decode, whole_jpeg
 from pipelines.decoding.decode import empty_images
 from pipelines.loading.batch import Batch, decoding_threads
+from pipelines.loading.items import items_of
 from pipelines.loading.loader import Loader
 from pipelines.loading.task import Failure, Options, Task
 from pipelines.plan.plan import Plan
@@ -109,31 +107,10 @@ class NativeLoader(Loader):
         if self._compiled is None:
             return slots
         here = slice(slots.start, slots.stop)
-        items, located = self._items(task, here)
+        items, located = items_of(self.dataset, task, here)
         done = fast_decode.carry_out_items(self._compiled, items, draft.images[here])
         del located  # what kept the files open
         return [slot for slot, is_done in zip(slots, done.tolist()) if not is_done]
-
-    def _items(self, task: Task, here: slice) -> tuple[np.ndarray, Located]:
-        """What the compiled decoder is to do, structured array (n,) of `fast_decode.ITEM`, and what it reads from, which must
-        be there as long."""
-        indices = task.indices[here]
-        entries, (flags, orientations) = self.dataset.entries(indices), self.dataset.flags(indices)
-        items = np.zeros(len(indices), fast_decode.ITEM)
-        for name in ("place", "size", "modified"):
-            items[name] = entries[name]
-        items["left"], items["top"], items["width"], items["height"] = task.boxes[here].T
-        items["across"], items["down"], items["x"], items["y"] = task.views[here].T
-        items["flip"], items["bicubic"] = task.flips[here], task.bicubic[here]
-        located = self.dataset.located(indices)
-        items["file"] = located.files
-        if located.starts is not None:
-            items["path"] = np.frombuffer(located.paths, np.uint8).ctypes.data + located.starts
-        items["orientation"] = orientations
-        items["planes"] = flags & int(Flag.PLANES) != 0
-        odd = ~cut_by_c(flags)
-        items["file"][odd], items["path"][odd] = -1, 0
-        return items, located
 
     def _carry_out_singly(self, task: Task, draft: _Draft, slots: Sequence[int]) -> None:
         for slot in slots:

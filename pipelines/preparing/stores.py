@@ -5,24 +5,16 @@ Whatever the store, training gets the same pixels.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.datasets import y4m
 from pipelines.datasets.image_headers import Header
 from pipelines.decoding import jpeg_planes
+from pipelines.preparing import windows
+from pipelines.preparing.rewriting import Rewritten
 
 JPEG = "jpeg"
-
-
-class Rewritten(NamedTuple):
-    """data: the bytes to store; nothing for an image that stays as it is, and then why, in a word or two that images of the
-    same kind share. extension: that its name gets, without the dot; nothing for the one it has."""
-
-    data: bytes | memoryview | None
-    why: str = ""
-    extension: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,5 +34,6 @@ def _as_planes(data: np.ndarray, header: Header) -> Rewritten:
 
 STORES = {
     JPEG: Store(("folder", "shards", "beton")),
+    "windows": Store(("folder", "shards", "beton"), windows.rewrite, windows.missing),
     "planes": Store(("folder", "shards"), _as_planes, jpeg_planes.missing),
 }

@@ -1,10 +1,11 @@
 """Damaged images through the compiled decoder, under the address and undefined-behaviour sanitizers.
 
 Sound JPEGs of every form (baseline, progressive, gray, CMYK, each chroma subsampling, restart markers) are changed at random:
-bits, bytes, markers, pieces left out or repeated, ends cut off. So are those with restart markers everywhere (windows), and
-planes (.y4m) of every form, half of their damage to the header; half of those whose header can still be read get as many bytes
-as it asks for. Boxes, sizes and orientations are drawn too, some of them nonsense. Half of the mutants go to the code for AVX2,
-half to the code for any processor. The first fault ends a build's run.
+bits, bytes, markers, pieces left out or repeated, ends cut off. So are those with restart markers everywhere (windows), half of
+the damage to these; what is cut out of them for other decoders is looked at too. So are planes (.y4m) of every form, half of
+their damage to the header; half of those whose header can still be read get as many bytes as it asks for. Boxes, sizes and
+orientations are drawn too, some of them nonsense. Half of the mutants go to the code for AVX2, half to the code for any
+processor. The first fault ends a build's run.
 """
 
 from __future__ import annotations

@@ -31,3 +31,4 @@ def test_losses_are_the_same_to_the_last_digit(curve):
     wanted = curve("jpeg")
     assert len([row for row in wanted if row["kind"] == "train"]) == 12
     assert curve("planes") == wanted
+    assert curve("windows") == wanted

@@ -13,6 +13,7 @@ from archives import picture, write_folder
 from pipelines import DataError, open_dataset
 from pipelines.prepare import main
 from pipelines.preparing import stores
+from pipelines.preparing.rewriting import Rewritten
 
 
 def prepare(*arguments: str | Path) -> None:
@@ -21,9 +22,7 @@ def prepare(*arguments: str | Path) -> None:
 
 def longer(data, header):
     """A rewriting that adds a byte to pictures of an even length and leaves others alone."""
-    return (
-        stores.Rewritten(None, "odd") if len(data) % 2 else stores.Rewritten(data.tobytes() + b"\0", extension="jfif")
-    )
+    return Rewritten(None, "odd") if len(data) % 2 else Rewritten(data.tobytes() + b"\0", extension="jfif")
 
 
 @pytest.fixture
