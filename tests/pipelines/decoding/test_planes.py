@@ -209,3 +209,17 @@ def test_pillow_opens_them_by_name_and_from_memory(tmp_path):
         with Image.open(file) as ours, Image.open(io.BytesIO(data)) as theirs:
             assert (ours.format, ours.size, ours.mode) == ("YUV4MPEG2", theirs.size, theirs.mode)
             assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+@pytest.mark.parametrize("form", ["420", "422", "444", "gray"])
+def test_ffmpeg_reads_them_as_one_frame_of_the_full_range(tmp_path, form):
+    """The FFmpeg within OpenCV, which FFCV needs; it enlarges halved chroma in steps."""
+    import cv2
+
+    data, file = jpeg(97, 131, form), tmp_path / "picture.y4m"
+    file.write_bytes(planes_of(data))
+    video = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
+    there, shown = video.read()
+    assert (there, video.read()[0]) == (True, False)
+    error = np.square(shown[..., ::-1].astype(float) - decode(data).permute(1, 2, 0).numpy()).mean()
+    assert 10 * np.log10(255**2 / (error + 1e-9)) > (28 if form in ("420", "422") else 70)
