@@ -360,9 +360,11 @@ def test_a_run_on_a_full_disk_ends_with_one_line(run_command, tiny_run, tmp_path
         ("open('.', 'w')", "."),
     ],
 )
-def test_what_happens_to_files_is_one_line(error, words, run_command):
+def test_what_happens_to_files_is_one_line(error, words, run_command, tmp_path):
+    script = tmp_path / "fails.py"
     code = f"from engine.faults.exit_status import run_entry_point\ndef main(arguments): raise {error}\nrun_entry_point(main)"
-    done = run_command([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)})
+    script.write_text(code)
+    done = run_command([script], env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {words} could not be read or written (")
     assert done.stderr.count("\n") == 1
