@@ -255,8 +255,8 @@ def test_several_ranks_give_the_same_numbers(networks, data, torchrun, tmp_path)
     for name in ("top1", "top5", "loss", "ece", "mce", "count", "mean_class_top1"):
         assert ranks[name] == pytest.approx(alone[name], rel=1e-5), name
     assert ranks["per_class"] == alone["per_class"]
-    guesses = [
-        [[row["image"], row["guess1"]] for row in csv.DictReader((tmp_path / name).open(newline=""))]
-        for name in ("ranks.csv", "alone.csv")
-    ]
+    guesses = []
+    for name in ("ranks.csv", "alone.csv"):
+        with (tmp_path / name).open(newline="") as file:
+            guesses.append([[row["image"], row["guess1"]] for row in csv.DictReader(file)])
     assert guesses[0] == guesses[1]
