@@ -31,6 +31,7 @@ from engine.evaluation.passes import CROPS, Earlier, crop_plans, crops_in_words
 from engine.evaluation.predictions import check_name, write_predictions
 from engine.evaluation.reassessed import Reassessed
 from engine.evaluation.settings import Settings, add_options, check_options, given_options
+from engine.evaluation.several_labels import check_several, evaluate_several
 from engine.faults.exit_status import run_entry_point
 from engine.monitoring.report.evaluation import write_evaluation
 from engine.training.loaders import evaluation_loader, open_split, print_remarks
@@ -112,9 +113,16 @@ def main(arguments: Sequence[str]) -> int:
     communicator = join(environment, StrategyConfig(), options.device)
     answers = Answers(communicator)
     findings = Findings(members[0].network.num_classes, communicator)
-    result = measure(options, members, data, dataset, classes, communicator, answers, findings)
+    if dataset.combinations is None:
+        result = measure(options, members, data, dataset, classes, communicator, answers, findings)
+    else:
+        check_several(options, dataset)
+        with evaluation_loader(data, dataset, shown, options.batch_size, communicator) as loader:
+            dtype = compute_dtype(options.precision, communicator.device)
+            result = evaluate_several(members[0].network, shown.flip, dtype, loader, options.batch_size, communicator)
     if communicator.is_main:
-        result |= answers.by_class(dataset.classes) | answers.calibration()
+        if dataset.combinations is None:
+            result |= answers.by_class(dataset.classes) | answers.calibration()
         tell(options, members, dataset, result)
     for averaged in others:
         members = open_members(options.weights, averaged, given_options(options))
@@ -235,6 +243,8 @@ def tell(options: argparse.Namespace, members: Sequence[Member], dataset: Datase
             f"guessing among the {len(present(dataset))} classes of the dataset alone: top-1 {result['top1_among']:.2f}%, "
             f"top-5 {result['top5_among']:.2f}%"
         )
+    if "map" in result:
+        print(f"several labels an image: mean average precision {result['map']:.2f}%")
     if "real_top1" in result:
         print(f"by ReaL labels, on {result['real_count']} images: top-1 {result['real_top1']:.2f}%")
     if "ece" in result:

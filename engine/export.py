@@ -140,7 +140,7 @@ def main(arguments: Sequence[str]) -> int:
     graph = options.format in GRAPHS
     size = settings.resolution if graph else network.input_size
     metadata = {**network.metadata(), "input_size": size, KEY: settings.to_dict()}
-    names = ("classes", "held_out", "published")
+    names = ("classes", "held_out", "published", "several_labels")
     metadata |= {name: weights.metadata[name] for name in names if name in weights.metadata}
     if options.classes:
         metadata["classes"], _ = output_classes(options.classes, None, network.num_classes)

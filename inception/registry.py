@@ -17,12 +17,13 @@ from inception.speed.padding import pad_images
 from inception.speed.sibling_convolutions import fuse
 from inception.vocabulary.errors import NetworkError
 from inception.vocabulary.layers import Style
+from inception.vocabulary.modules import set_drop_path
 from inception.vocabulary.network import Design, Network
 
 PAGES = (debug, googlenet, inception_v2, inception_v3, inception_v4, inception_resnet_v1, inception_resnet_v2)
 DESIGNS: dict[str, Callable[..., Design]] = {page.__name__: page for page in PAGES}
 COMMON_OPTIONS = (
-    "width", "dropout", "auxiliary", "batch_norm", "in_channels", "fuse", "fused_norm", "pad_channels",
+    "width", "dropout", "drop_path", "auxiliary", "batch_norm", "in_channels", "fuse", "fused_norm", "pad_channels",
 )  # fmt: skip
 
 
@@ -37,6 +38,7 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
     Options, all of them for every network; the defaults are the paper's:
       width        multiplies every number of channels (1.0)
       dropout      probability before the classifier
+      drop_path    probability with which the last residual block leaves out its branches in training (0)
       auxiliary    auxiliary heads in training, yes or no
       batch_norm   batch normalisation, or convolutions with biases instead
       in_channels  channels of the images (3)
@@ -74,8 +76,10 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
 
     design = DESIGNS[name](**{option: value for option, value in options.items() if option in own})
     dropout = options.get("dropout", design.dropout)
+    drop_path = options.get("drop_path", 0.0)
     auxiliary = options.get("auxiliary", bool(design.auxiliary) and design.auxiliary_by_default)
     check_number(name, "dropout", dropout, low=0.0, high=1.0)
+    check_number(name, "drop_path", drop_path, low=0.0, high=1.0)
     check_flag(name, "auxiliary", auxiliary)
     if auxiliary and not design.auxiliary:
         raise NetworkError(f"{name} has no auxiliary head; leave out auxiliary=True")
@@ -84,6 +88,8 @@ def create_model(name: str, num_classes: int = 1000, **options: Any) -> Network:
         name, design, num_classes, in_channels=in_channels, dropout=float(dropout), auxiliary=auxiliary, style=style,
         options=dict(options),
     )  # fmt: skip
+    if drop_path and not set_drop_path(network, float(drop_path)):
+        raise NetworkError(f"{name} has no residual blocks, whose branches drop_path could leave out; use dropout")
     fuse(network, fused)
     fuse_norms(network, fused_norm)
     if padded:

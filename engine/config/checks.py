@@ -12,6 +12,7 @@ def check_values(config: Config) -> None:
     """Raises ConfigError for the first value that makes no sense, naming its option."""
     require_within(dict(leaves(config)), dict(bounds_of(config)))
     _check_start(config)
+    _check_learning(config)
     _check_ranges(config)
     _check_schedule(config)
     _check_batch(config)
@@ -19,6 +20,11 @@ def check_values(config: Config) -> None:
         raise ConfigError(
             "option --precision fp16 does not go with --strategy.name deepspeed, whose own fp16 would cast weights and batch "
             "statistics too: use --strategy.name ddp, or --precision bf16 where the device has it"
+        )
+    if config.ema.recalibrate and config.network.freeze_batch_norm:
+        raise ConfigError(
+            f"option --ema.recalibrate {config.ema.recalibrate} measures the statistics of batch normalisation anew, which "
+            "--network.freeze_batch_norm keeps: leave out one of them"
         )
     if config.ema.recalibrate and config.network.batch_norm is False:
         raise ConfigError(
@@ -39,6 +45,19 @@ def require_within(values: Mapping[str, Any], bounds: Mapping[str, Bounds]) -> N
 def _numbers(value: Any) -> list[float]:
     entries = value if isinstance(value, tuple) else (value,)
     return [entry for entry in entries if isinstance(entry, int | float)]
+
+
+def _check_learning(config: Config) -> None:
+    if config.data.sampler == "balanced" and config.data.shuffle != "full":
+        raise ConfigError(
+            f"options --data.sampler balanced and --data.shuffle {config.data.shuffle} both decide the order of an epoch: "
+            "leave out one of them"
+        )
+    if config.distillation.teacher and config.loss.name != "cross_entropy":
+        raise ConfigError(
+            f"option --distillation.teacher compares distributions over the classes, which --loss.name {config.loss.name} has "
+            "not: leave out one of them"
+        )
 
 
 def _check_start(config: Config) -> None:

@@ -62,6 +62,8 @@ class DataConfig:
     """File that lists images to leave out, one a line [path]."""
     shuffle: Literal["full", "block", "none"] = "full"
     """Order of an epoch: any sample anywhere, windows of neighbouring samples for slow storage, or as stored."""
+    sampler: Literal["all", "balanced"] = "all"
+    """Which images make an epoch: each once, or each class equally often, images of rare ones several times."""
     resolution: int = bounded(0, least=0, most=8192)
     """Side of the square images given to the network [pixels; 0: the network's own size]."""
     crop_scale: tuple[float, float] = bounded((0.08, 1.0), above=0, most=1)

@@ -22,6 +22,14 @@ class NetworkConfig:
     """Normalise activations; false gives convolutions biases instead [null: the network's default]."""
     dropout: float | None = bounded(None, least=0, below=1)
     """Dropout before the classifier [probability; null: the paper's]."""
+    drop_path: float | None = bounded(None, least=0, below=1)
+    """Stochastic depth: how often the last residual block leaves out its branches for an image in training, the blocks before it
+    less, in proportion to their depth (arXiv 1603.09382); for networks with residual blocks [probability; null: never]."""
+    freeze: str | None = None
+    """Stages whose weights and batch statistics stay as they are, by their names on the network's page: stem,
+    stem..inception_b4, or several, with commas [null: none]."""
+    freeze_batch_norm: bool = False
+    """Keep every batch normalisation as it is: normalise by the statistics of the weights, not by the batch's."""
     fuse: bool | None = None
     """Run a block's 1x1 convolutions of one input as one: the same function, another speed [null: in training on CPUs,
     and compiled on GPUs]."""
@@ -69,6 +77,11 @@ class OptimizerConfig:
     """Added to the mean of squared gradients (RMSprop) or to its root (LAMB) [null: 1.0, for LAMB 1e-6]."""
     weight_decay: float = bounded(4e-5, least=0, most=1)
     """Decay of convolution and linear weights, not of biases or batch normalisation."""
+    head_lr: float | None = bounded(None, above=0, most=1000)
+    """Peak learning rate of the classifier and the auxiliary heads, where theirs is another [null: lr]."""
+    layer_decay: float = bounded(1.0, above=0, most=1)
+    """Layer-wise decay of the learning rate: the last stage before the classifier learns at so much of it, each stage before
+    at so much of the next one's (arXiv 1801.06146, section 3.2) [factor; 1: all alike]."""
     clip_norm: float | None = bounded(None, above=0, most=1_000_000_000)
     """Largest norm of the gradient; longer ones are scaled down [null: never]."""
 
@@ -83,10 +96,29 @@ class OptimizerConfig:
 class LossConfig:
     """The loss."""
 
+    name: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """Cross-entropy over the classes, or binary cross-entropy of each class by itself, which several labels an image need (mean
+    over images and classes)."""
+    class_weights: str | None = None
+    """Weight of each class in the loss: balanced (images over classes and images of the class, so that their mean over the
+    images is 1), or a JSON file of class names and weights [path; null: all 1]."""
     label_smoothing: float = bounded(0.0, least=0, below=1)
     """Probability mass spread evenly over the classes (Inception-v3 paper, section 7)."""
     auxiliary_weight: float | None = bounded(None, least=0, most=100)
     """Weight of each auxiliary classifier's loss [null: the paper's]."""
+
+
+@dataclass
+class DistillationConfig:
+    """Learning from another network's answers beside the labels (arXiv 1503.02531)."""
+
+    teacher: str | None = None
+    """Weights of the teacher, as evaluate.py takes them: it sees the training images in its own size, mean and deviation
+    [path; null: none]."""
+    temperature: float = bounded(2.0, above=0, most=100)
+    """By what the logits of both are divided before they are compared."""
+    weight: float = bounded(0.5, least=0, most=1)
+    """Share of the loss that comes from the teacher; the labels have the rest."""
 
 
 @dataclass

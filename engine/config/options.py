@@ -14,6 +14,7 @@ import yaml
 from engine.config.bounds import bounded
 from engine.config.data_options import AugmentationConfig, DataConfig, ProgressiveConfig
 from engine.config.learning_options import (
+    DistillationConfig,
     EmaConfig,
     EvaluationConfig,
     LossConfig,
@@ -139,6 +140,7 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -6,9 +6,10 @@ from engine.config.options import Config, leaves
 _FREE = (
     "run.dir", "run.resume", "run.branch", "run.target_top1", "run.on_nan", "run.rollbacks", "run.deterministic", "hooks",
     "device", "data.path", "data.train", "data.val", "data.classes", "data.backend", "data.batch_size", "data.workers",
-    "data.prefetch", "data.on_error", "network.weights", "network.fuse", "network.fused_norm", "strategy.name",
-    "strategy.zero_stage", "strategy.deepspeed_config", "strategy.timeout",
+    "data.prefetch", "data.on_error", "network.weights", "distillation.teacher", "network.fuse", "network.fused_norm",
+    "strategy.name", "strategy.zero_stage", "strategy.deepspeed_config", "strategy.timeout",
 )  # fmt: skip
+_HOW_TRAINED = ("--network.freeze ", "--network.freeze_batch_norm ", "--network.drop_path ")  # any weights fit
 _FREE_BRANCHES = ("data.dali.", "data.ffcv.", "evaluation.", "compile.", "checkpoint.", "monitor.", "profile.")
 
 
@@ -39,10 +40,11 @@ def evaluation_differences(config: Config, saved: Config) -> list[str]:
 
 def network_differences(config: Config, saved: Config) -> list[str]:
     """The options by which the weights of `saved` do not fit the network of `config`, in the same words."""
-    return [words for words in differences(config, saved) if words.startswith("--network.")]
+    found = [words for words in differences(config, saved) if words.startswith("--network.")]
+    return [words for words in found if not words.startswith(_HOW_TRAINED)]
 
 
 def shared_options(config: Config) -> str:
     """The options that all ranks of a run must have alike, a line each; where the data lies may differ."""
-    own = ("data.path", "data.train", "data.val", "run.dir", "network.weights", "compile.cache")
+    own = ("data.path", "data.train", "data.val", "run.dir", "network.weights", "distillation.teacher", "compile.cache")
     return "\n".join(f"--{key} {value}" for key, value in leaves(config) if key not in own)

@@ -87,9 +87,9 @@ class Parallelism:
         self._optimizer.zero_grad(set_to_none=True)
 
     def set_learning_rate(self, lr: float) -> None:
-        """Sets the learning rate of every parameter group."""
+        """Sets the learning rate of every parameter group, which may be a multiple of the run's."""
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """The optimizer's state by name of parameter, the same on every strategy. Every rank must call it; only the

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.config.options import ConfigError
 from engine.distributed.communicator import Communicator
+from engine.evaluation.average_precision import AveragePrecision
 from engine.evaluation.findings import Findings
 from engine.evaluation.passes import Earlier
 from engine.evaluation.recalibration import recalibrate
@@ -102,9 +103,15 @@ class Evaluator:
                 if name.endswith((".running_mean", ".running_var"))
             }
 
-    def evaluate(self, classes: int, begin_batch: Callable[[], None]) -> tuple[dict[str, Any], Findings]:
+    def evaluate(
+        self, classes: int, begin_batch: Callable[[], None]
+    ) -> tuple[dict[str, Any], Findings | AveragePrecision]:
         """What `evaluate` returns, and what was taken for what; `begin_batch` is called before each batch, as often on every
         rank."""
+        if self.loader.dataset.combinations is not None:
+            precision = AveragePrecision(self.loader.dataset, self._communicator)
+            result = evaluate(self.score, self.loader, self.batch_size, self._communicator, precision, begin_batch)
+            return {**result, **precision.result()}, precision
         findings = Findings(classes, self._communicator)
         return evaluate(self.score, self.loader, self.batch_size, self._communicator, findings, begin_batch), findings
 

@@ -26,13 +26,16 @@ def recalibrate(
     """Replaces the running statistics of `network` by the mean over `count` of this rank's batches, and over the ranks.
 
     `forward` runs uint8 images (N, 3, H, W) through the network, which is in evaluation mode before and after. Weights
-    stay as they are. Every rank must call it. Raises ConfigError when nothing in the network has such statistics.
+    stay as they are, and frozen stages keep their statistics. Every rank must call it. Raises ConfigError when nothing in
+    the network has such statistics.
     """
     layers = [
         layer
         for name, layer in network.named_modules()
         # torch's SyncBatchNorm is no BatchNorm2d. Auxiliary heads only serve training.
-        if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm) and not name.startswith("auxiliary")
+        if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm)
+        and not name.startswith("auxiliary")
+        and name.partition(".")[0] not in getattr(network, "frozen", ())
     ]
     if not layers:
         raise ConfigError(

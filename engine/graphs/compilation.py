@@ -60,7 +60,8 @@ def compiled(module: nn.Module, options: CompileConfig) -> Callable[..., Any]:
         return module
     if options.scope == "block":
         network: nn.Module = module.network  # type: ignore[assignment]
-        for stage in network.children():
+        teacher: nn.Module | None = getattr(module, "teacher", None)
+        for stage in (*network.children(), *(teacher.network.children() if teacher else ())):  # type: ignore[union-attr]
             stage.compile(dynamic=False, **_how(options))
         return module
     return torch.compile(module, dynamic=False, **_how(options))

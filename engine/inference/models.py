@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.config.options import ConfigError
 from engine.evaluation.classes import output_classes
 from engine.evaluation.settings import Settings, check_settings, overridden, settings_of, stored_settings
+from engine.graphs.multilabel_scorer import MultilabelScorer
 from engine.graphs.normalisation import Normalise
 from engine.graphs.scorer import Scorer
 from engine.inference.exported_files import SUFFIXES, open_exported
@@ -57,7 +58,9 @@ def open_model(
         raise ConfigError(f"{file} takes images of {network.in_channels} channels; predict.py reads RGB images")
     settings, source = settings_of(network, weights.metadata, weights.assumed, **options)
     network.to(device).to(memory_format=torch.channels_last).eval()
-    scorer = Scorer(network, dtype, settings.flip).to(device)
+    scorer = (MultilabelScorer if weights.metadata.get("several_labels") else Scorer)(network, dtype, settings.flip).to(
+        device
+    )
 
     def probabilities(images: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -82,12 +85,15 @@ def open_exported_model(file: Path, device: torch.device, classes: str | None = 
         raise ConfigError(f"{file} normalises images itself: export it again with another --evaluation.mean or .std")
     normalise = Normalise(settings.mean, settings.std)
 
+    def chances(logits: Tensor) -> Tensor:
+        return logits.sigmoid() if metadata.get("several_labels") else logits.softmax(dim=1)
+
     def answers(pixels: Tensor) -> Tensor:
         if not batch:
-            return run(pixels).softmax(dim=1)
+            return chances(run(pixels))
         missing = -len(pixels) % batch
         filled = torch.cat([pixels, pixels[:1].expand(missing, -1, -1, -1)])
-        return torch.cat([run(part) for part in filled.split(batch)])[: len(pixels)].softmax(dim=1)
+        return chances(torch.cat([run(part) for part in filled.split(batch)])[: len(pixels)])
 
     def probabilities(images: Tensor) -> Tensor:
         pixels = images if takes_pixels else normalise(images)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from engine.evaluation.average_precision import AveragePrecision
 from engine.evaluation.findings import Findings
 from engine.monitoring.progress_bar import StepBar, figures
 from engine.monitoring.report.writer import ReportWriter
@@ -87,7 +88,7 @@ class Monitor:
             self._last_line = time.monotonic()
             self.say(f"step {row['step']}  epoch {row['epoch']:.2f}  {figures(row)}  lr {row['lr']:.4g}")
 
-    def keep_findings(self, findings: Findings, dataset: Dataset, row: dict[str, Any]) -> None:
+    def keep_findings(self, findings: Findings | AveragePrecision, dataset: Dataset, row: dict[str, Any]) -> None:
         """Keeps what the evaluation of `row` found, for the report, in `evaluation.json`; in the background."""
         if self._is_main:
             self._report.submit(findings.save, self._run_dir / "evaluation.json", dataset, row)

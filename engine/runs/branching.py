@@ -53,10 +53,17 @@ def branched(
         lines.append(
             f"the optimizer starts afresh: {config.optimizer.name} cannot use the state of {before.optimizer.name}"
         )
+    elif _frozen(config) != _frozen(before):
+        changed["optimizer"] = None
+        lines.append("the optimizer starts afresh: other weights are frozen than were")
     if config.ema.decay and state["ema"] is None:
         changed["ema"] = state["network"]
         lines.append("the average of the weights starts at this checkpoint, which has none")
     return {**state, **changed}, lines
+
+
+def _frozen(config: Config) -> tuple[str | None, bool]:
+    return config.network.freeze, config.network.freeze_batch_norm
 
 
 def _placed(progress: dict[str, Any], images: int, plan: Plan) -> dict[str, Any]:

@@ -20,7 +20,8 @@ _AT_ONCE = 1 << 20  # samples
 @dataclass(frozen=True)
 class Identity:
     """train, val: digests of the splits; images, classes: of the training split; weights: digest of the file that the
-    run started from, None for fresh ones; names: of the classes, in order."""
+    run started from, None for fresh ones; names: of the classes, in order; teacher: digest of the file of the network that
+    this one learns from."""
 
     train: str
     val: str
@@ -28,6 +29,7 @@ class Identity:
     classes: int
     weights: str | None
     names: list[str] = field(default_factory=list)
+    teacher: str | None = None
 
     def statements(self) -> dict[str, str]:
         """What ranks compare, by what it is called."""
@@ -35,6 +37,7 @@ class Identity:
             "training split": f"{self.images} images of {self.classes} classes, digest {self.train}",
             "val split": f"digest {self.val}",
             "file of initial weights": str(self.weights),
+            "file of the teacher": str(self.teacher),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,9 +47,11 @@ class Identity:
 
 def identify(config: Config, train: Dataset, val: Dataset) -> Identity:
     """What the run of `config` trains, on these splits."""
-    weights = os.fspath(path_of(config.network.weights)) if config.network.weights else None
-    if weights and not Path(weights).exists():
-        raise NetworkError(f"there is no weights file {weights}")
+    named = (config.network.weights, config.distillation.teacher)
+    weights, teacher = (os.fspath(path_of(name)) if name else None for name in named)
+    for file in filter(None, (weights, teacher)):
+        if not Path(file).exists():
+            raise NetworkError(f"there is no weights file {file}")
     return Identity(
         dataset_digest(train),
         dataset_digest(val),
@@ -54,6 +59,7 @@ def identify(config: Config, train: Dataset, val: Dataset) -> Identity:
         len(train.classes),
         _file_digest(weights) if weights else None,
         list(train.classes),
+        _file_digest(teacher) if teacher else None,
     )
 
 
@@ -61,6 +67,8 @@ def dataset_digest(dataset: Dataset) -> str:
     """Names the classes, and label, size in pixels and length in bytes of every sample in order; where the files lie, how they
     are stored and when they were written is left out."""
     digest = hashlib.sha256("\0".join(dataset.classes).encode("utf-8", "surrogateescape"))
+    if dataset.combinations is not None:
+        digest.update(dataset.combinations.tobytes())
     for start in range(0, len(dataset), _AT_ONCE):
         indices = np.arange(start, min(start + _AT_ONCE, len(dataset)))
         entries = dataset.entries(indices)

@@ -55,13 +55,13 @@ class MetricsFile:
         write_whole(self.path, _lines(rows))
 
     def best_top1(self) -> float | None:
-        """The best top-1 accuracy of all evaluations [percent], None before the first."""
+        """The best accuracy of all evaluations [percent], None before the first."""
         return max(self.top1_by_step().values(), default=None)
 
     def top1_by_step(self) -> dict[int, float]:
-        """Top-1 accuracy of every evaluation [percent], by step."""
+        """Top-1 accuracy of every evaluation, or mean average precision where images have several labels [percent], by step."""
         evaluations = (row for row in self.rows() if row["kind"] == "eval" and row["top1"] is not None)
-        return {row["step"]: row["top1"] for row in evaluations}
+        return {row["step"]: row.get("map", row["top1"]) for row in evaluations}
 
     def end(self) -> dict[str, Any] | None:
         """The row that ended the run, or None while it is unfinished."""

@@ -120,6 +120,8 @@ def _require_same_run(
     found = differences(config, saved) + data_differences(identity, trained)
     if identity.weights is not None and trained.get("weights", identity.weights) != identity.weights:
         found.append("other initial weights (--network.weights)")
+    if trained.get("teacher", identity.teacher) != identity.teacher:
+        found.append("another teacher (--distillation.teacher)")
     if found:
         raise _refusal(found, "a run", directory, where)
 

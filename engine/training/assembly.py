@@ -22,7 +22,6 @@ from engine.faults.stop_request import StopRequest
 from engine.faults.watchdog import Watchdog, record_collectives
 from engine.graphs.compilation import check_accumulation, compiled, prepare_compiler
 from engine.graphs.objective import Objective, build_objective
-from engine.graphs.scorer import Scorer
 from engine.monitoring.hardware import Hardware
 from engine.monitoring.hooks import Hook, Hooks, load_hooks
 from engine.monitoring.monitor import Monitor
@@ -38,6 +37,7 @@ from engine.runs.run_directory import RunDirectory
 from engine.runs.state import Part, RunState
 from engine.training.batch_that_fits import settle_batching
 from engine.training.loaders import evaluation_loader, evaluation_settings, open_splits, training_loader
+from engine.training.losses import build_criterion, build_scorer, build_teacher
 from engine.training.network import build_network, settle_fusion
 from engine.training.optimizers import create_optimizer
 from engine.training.progress import Progress, RecentSteps
@@ -139,11 +139,11 @@ def _joined(
     if config.run.deterministic:
         make_deterministic()
     begun = communicator.from_first(lambda: goes_on(config, directory))
-    step = assemble_step(config, communicator, len(train.classes), begun)
+    step = assemble_step(config, communicator, len(train.classes), begun, train)
     loader = training_loader(config, train, step.network, step.batching, communicator)
     average = Ema(step.network, config.ema.decay) if config.ema.decay else None
     settings = evaluation_settings(config, step.network, average is not None)
-    evaluator = _evaluator(config, step, val, settings, communicator)
+    evaluator = _evaluator(config, step, train, val, settings, communicator)
     progress, recent = Progress(loader.plan.samples), RecentSteps(communicator)
     parts: dict[str, Part | None] = {
         "network": step.network, "ema": average, "optimizer": step.parallelism, "progress": progress, "recent": recent,
@@ -179,9 +179,11 @@ def _met(config: Config, environment: Environment, identity: Identity, directory
     return communicator
 
 
-def _evaluator(config: Config, step: Step, val: Dataset, settings: Settings, communicator: Communicator) -> Evaluator:
+def _evaluator(
+    config: Config, step: Step, train: Dataset, val: Dataset, settings: Settings, communicator: Communicator
+) -> Evaluator:
     """What evaluates `val` as `settings` say, compiled where that is wanted."""
-    scorer = Scorer(step.network, step.dtype, config.evaluation.flip).to(communicator.device)
+    scorer = build_scorer(config, step.network, step.dtype, train, val).to(communicator.device)
     in_blocks = config.compile.enabled and config.compile.scope == "block"  # then the network is compiled already
     batch = config.evaluation.batch_size or step.batching.batch_size
     loader = evaluation_loader(config.data, val, settings, batch, communicator)
@@ -191,6 +193,8 @@ def _evaluator(config: Config, step: Step, val: Dataset, settings: Settings, com
 def _metadata(network: Network, train: Dataset, settings: Settings) -> dict[str, Any]:
     """What weights say of themselves."""
     metadata = {**network.metadata(), "classes": list(train.classes), KEY: settings.to_dict()}
+    if train.combinations is not None:
+        metadata["several_labels"] = True  # an image has as many of its classes as their own probabilities say
     # Whoever evaluates on the same folder has to hold out the same images.
     return metadata | ({"held_out": train.held_out} if train.held_out else {})
 
@@ -202,8 +206,11 @@ def _writer(config: Config, directory: RunDirectory, batches: int, recorder: Rec
     return CheckpointWriter(directory.checkpoints, retention, recorder.trouble, directory.metrics.top1_by_step)
 
 
-def assemble_step(config: Config, communicator: Communicator, num_classes: int, begun: bool = False) -> Step:
-    """The training step that `config` describes, on the device of `communicator`, with fresh or given weights.
+def assemble_step(
+    config: Config, communicator: Communicator, num_classes: int, begun: bool = False, train: Dataset | None = None
+) -> Step:
+    """The training step that `config` describes, on the device of `communicator`, with fresh or given weights; what its loss
+    takes from the images, it takes from `train`.
 
     Every rank must call it. What was settled on, batch and fusion, is written into `config`; a run that is `begun` may be on any
     number of ranks.
@@ -213,7 +220,9 @@ def assemble_step(config: Config, communicator: Communicator, num_classes: int, 
     network = build_network(config, num_classes)
     network.to(device).to(memory_format=torch.channels_last)
     dtype = compute_dtype(config.precision, device)
-    objective = build_objective(network, config.loss, dtype).to(device)
+    criterion = build_criterion(config, train) if train is not None else None
+    teacher = build_teacher(config.distillation, list(train.classes)) if train is not None else None
+    objective = build_objective(network, config.loss, dtype, criterion, teacher).to(device)
     batching = settle_batching(config, objective, communicator, begun)
     full = config.data.resolution or network.input_size
     sizes = {resolution_at(epoch, full, config.progressive) for epoch in range(config.schedule.epochs)}

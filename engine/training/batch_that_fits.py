@@ -100,7 +100,7 @@ def settle_batching(config: Config, objective: Objective, communicator: Communic
     if (
         (batching.least or batching.batch_size) == 1
         and not synchronised
-        and any(isinstance(m, nn.BatchNorm2d) for m in objective.modules())
+        and any(isinstance(m, nn.BatchNorm2d) and m.training for m in objective.modules())
     ):
         raise ConfigError(
             f"batch normalisation needs more than 1 image at a time, and the global batch of {batching.global_batch} leaves "

@@ -13,6 +13,7 @@ from engine.graphs.objective import Objective
 from engine.runs.resuming import global_batch_size, goes_on
 from engine.runs.run_directory import RunDirectory
 from engine.training.assembly import assemble_step
+from engine.training.fine_tuning import what_learns
 from engine.training.introduction import a_step
 from engine.training.loaders import open_splits, training_loader
 from engine.training.schedules import resolution_at
@@ -32,7 +33,7 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
     config.data.global_batch_size = global_batch_size(config, directory)
     train, val = open_splits(config.data, progress=environment.local_rank == 0)
     communicator = join(environment, config.strategy, config.device)
-    step = assemble_step(config, communicator, len(train.classes), goes_on(config, directory))
+    step = assemble_step(config, communicator, len(train.classes), goes_on(config, directory), train)
     with training_loader(config, train, step.network, step.batching, communicator) as loader:
         steps, size, backend = loader.plan.batches, loader.resolution, f"{loader.backend} decoding ({loader.reason})"
     sizes = sorted({resolution_at(epoch, size, config.progressive) for epoch in range(config.schedule.epochs)})
@@ -49,6 +50,8 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
         for name, shape in shapes.items():
             say(f"  {name}: {' x '.join(map(str, shape))}")
         say(a_step(config, step.batching, communicator.world_size, steps))
+        for line in what_learns(step.network, config):
+            say(line)
         weights = sum(parameter.nbytes for parameter in step.network.parameters()) / _GIB
         copies = 2 + optimizer_copies(config.optimizer) + bool(config.ema.decay)
         say(

@@ -37,7 +37,8 @@ def recalibrate(run: Run) -> None:
 
 
 def evaluate(run: Run) -> float:
-    """Top-1 in percent of the averaged weights, or of the weights where none are averaged; keeps the best.
+    """Top-1, or mean average precision where images have several labels, in percent, of the averaged weights, or of the weights
+    where none are averaged; keeps the best.
 
     Every rank must call it. Raises Stopped, leaving no trace, when a rank is asked to stop meanwhile.
     """
@@ -50,8 +51,9 @@ def evaluate(run: Run) -> float:
     with evaluator.standing_in(run.network, run.average):
         result, findings = evaluator.evaluate(run.network.num_classes, begin_batch=lambda: _begin_batch(run))
         run.recorder.substitutions(evaluator.loader)
-        if result["top1"] > progress.best_top1:
-            progress.best_top1 = result["top1"]
+        accuracy = result.get("map", result["top1"])
+        if accuracy > progress.best_top1:
+            progress.best_top1 = accuracy
             if run.communicator.is_main:
                 _save_best(run)  # once the row is there, so are its weights
     run.writer.wait()
@@ -62,7 +64,7 @@ def evaluate(run: Run) -> float:
         run.writer.remove_superfluous()
     run.monitor.keep_findings(findings, evaluator.loader.dataset, row)
     run.hooks.evaluation(run, row, findings)
-    return result["top1"]
+    return accuracy
 
 
 def _save_best(run: Run) -> None:

@@ -4,6 +4,8 @@ from engine.config.batching import Batching
 from engine.config.options import Config
 from engine.distributed.device import idle_gpus
 from engine.training.assembly import Run
+from engine.training.fine_tuning import what_learns
+from engine.training.losses import words_of
 from engine.training.outcome import Outcome
 from engine.training.schedules import peak_learning_rate
 
@@ -23,6 +25,10 @@ def introduce(run: Run) -> None:
         f"of {run.network.num_classes} classes, global batch {run.batching.global_batch}, {config.schedule.epochs} epochs"
     )
     say(a_step(config, run.batching, communicator.world_size, run.loader.plan.batches))
+    for line in what_learns(run.network, config):
+        say(line)
+    if run.objective.teacher is not None:
+        say(words_of(run.objective.teacher, config.distillation, run.loader.resolution))
     say(
         f"on {communicator.device.type}, {ranks}, {run.loader.backend} decoding ({run.loader.reason}); "
         f"run directory {run.directory.path}"

@@ -4,6 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from engine.config.batching import Batching
 from engine.config.options import Config, ConfigError, DataConfig
 from engine.distributed.communicator import Communicator
@@ -12,6 +14,7 @@ from inception.vocabulary.network import Network
 from pipelines import DataError, Dataset, EvalPlan, Loader, TrainPlan, build_loader, open_dataset, sample_path
 from pipelines.datasets.class_names import read_classes
 from pipelines.plan.augmentation import Augmentation
+from pipelines.plan.balance import Balance
 
 
 def open_splits(options: DataConfig, progress: bool) -> tuple[Dataset, Dataset]:
@@ -67,6 +70,7 @@ def training_loader(
         ratio=data.crop_ratio,
         flip=data.flip,
         augmentation=Augmentation(**asdict(config.augmentation)),
+        balance=Balance(dataset.labels(np.arange(len(dataset)))) if data.sampler == "balanced" else None,
     )
     return _loader(data, dataset, plan, batching.batch_size, data.resolution or network.input_size, communicator)
 

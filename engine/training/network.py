@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from engine.config.options import Config
+from engine.training.fine_tuning import stages_to_freeze
 from inception import create_model, load_weights
 from inception.speed.sibling_convolutions import fuse
 from inception.vocabulary.network import Network
@@ -25,9 +26,9 @@ def settle_fusion(config: Config, device: torch.device) -> None:
 def build_network(config: Config, num_classes: int) -> Network:
     """The run's network on the CPU, its fresh weights fixed by the seed; with `network.weights`, what fits of them.
 
-    Raises NetworkError for an unknown network or weights that do not fit.
+    Raises NetworkError for an unknown network or weights that do not fit, ConfigError for a stage that it does not have.
     """
-    names = ("auxiliary", "batch_norm", "dropout", "fused_norm", "pad_channels")
+    names = ("auxiliary", "batch_norm", "dropout", "drop_path", "fused_norm", "pad_channels")
     given = {name: getattr(config.network, name) for name in names}
     options: dict[str, Any] = {"width": config.network.width}
     options |= {name: value for name, value in given.items() if value is not None}
@@ -38,4 +39,5 @@ def build_network(config: Config, num_classes: int) -> Network:
     if config.network.weights:
         line = load_weights(network, config.network.weights, fine_tune=True)
         print(line, file=sys.stderr)
+    network.freeze(stages_to_freeze(config.network.freeze or "", network), config.network.freeze_batch_norm)
     return network

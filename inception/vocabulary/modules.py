@@ -85,11 +85,27 @@ class ResidualBlock(nn.Module):
         self.project = project
         self.scale = scale
         self.relu = relu
+        self.keep: Tensor | None  # how often the body counts in training; set by `set_drop_path`
+        self.register_buffer("keep", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         # Rounded after each operation, as everyone's released weights were trained; in place, which saves two buffers.
-        x = self.project(self.body(x)).mul_(self.scale).add_(x)
+        scaled = self.project(self.body(x)).mul_(self.scale)
+        if self.training and self.keep is not None:
+            chosen = torch.rand(len(x), 1, 1, 1, device=x.device) < self.keep
+            scaled.mul_((chosen / self.keep).to(scaled.dtype))
+        x = scaled.add_(x)
         return F.relu(x, inplace=True) if self.relu else x
+
+
+def set_drop_path(network: nn.Module, rate: float) -> int:
+    """Stochastic depth (arXiv 1603.09382, section 3): in training each residual block leaves its body out for an image with a
+    probability that rises with its depth, in equal steps, to `rate` in the last; returns the number of blocks."""
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    for place, block in enumerate(blocks, start=1):
+        # A tensor, so that blocks share their compiled graph.
+        block.keep = torch.tensor(1.0 - rate * place / len(blocks))
+    return len(blocks)
 
 
 class AuxiliaryHead(nn.Module):

@@ -6,9 +6,9 @@ auxiliary heads, features and embeddings, the check of the images, and the initi
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +88,8 @@ class Network(nn.Module):
         self.std: tuple[float, ...] = design.std
         self.crop_fraction = design.crop_fraction
         self.preprocessing: Mapping[str, Any] | None = None
+        self.frozen: tuple[str, ...] = ()
+        self.frozen_batch_norm = False
         self.auxiliary_weights = design.auxiliary_weights if auxiliary else ()
         self.smallest_size = smallest_input(Chain(tuple(design.stages.values())))
         device = torch.get_default_device()
@@ -113,6 +115,26 @@ class Network(nn.Module):
         self.classifier = nn.Linear(design.embedding or channels, self.num_classes)
         for name, head in heads.items():
             self.add_module(name, head)
+
+    def freeze(self, stages: Sequence[str], batch_norm: bool = False) -> None:
+        """Keep the weights and batch statistics of `stages` as they are, and with `batch_norm` every batch normalisation:
+        training leaves them alone."""
+        self.frozen, self.frozen_batch_norm = tuple(stages), batch_norm
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, in which what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        normalisations = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+        norms = [m for m in self.modules() if isinstance(m, normalisations)] if self.frozen_batch_norm else []
+        return [*(getattr(self, name) for name in self.frozen), *norms]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last feature map: (N, in_channels, H, W) -> (N, num_features, h, w)."""

@@ -1,8 +1,8 @@
 """Weights files on disk: safetensors and PyTorch files, written atomically and read without running any code in them.
 
 A file gives `Weights`: tensors by name, metadata, and words that say what kind of file it was. Wrapper prefixes
-(`module.`, `_orig_mod.`) and the surroundings of training scripts are taken off here; foreign names stay as they are,
-`others_layouts.py` knows about them.
+(`module.`, `_orig_mod.`) and the surroundings of training scripts are taken off here (`wrapping.py`); foreign names stay as they
+are, `others_layouts.py` knows about them.
 """
 
 import argparse
@@ -23,13 +23,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from inception.vocabulary.errors import NetworkError
+from inception.weights.wrapping import tensors_in, without_wrappers
 
 CHECKPOINT_FORMATS = ("inception-checkpoint-1", "inception-checkpoint-2")
 METADATA_KEY = "inception"
 HUB_FILE = "model.safetensors"
-# Where training scripts keep weights, the averaged ones first: they are the ones to use when both are there.
-AVERAGED_KEYS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema")
-PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "network", "net")
 
 
 @dataclass(frozen=True)
@@ -171,13 +169,12 @@ def read_torch(path: Path, averaged: bool | None = None) -> Weights:
         raise NetworkError(f"{path} holds a {type(content).__name__}, not a dict of tensors; save a state dict")
     if content.get("format") in CHECKPOINT_FORMATS:
         return checkpoint_weights(path, content, averaged)
-    for keys, kind in ((AVERAGED_KEYS, "averaged weights"), (PLAIN_KEYS, "weights")):
-        for key in keys if averaged is None or averaged == (keys is AVERAGED_KEYS) else ():
-            if isinstance(content.get(key), dict):
-                return Weights(unwrapped(path, content[key]), {}, f"the {kind} {key!r} of a training script")
-    if averaged is not None and any(isinstance(content.get(key), dict) for key in (*AVERAGED_KEYS, *PLAIN_KEYS)):
+    found = tensors_in(content, averaged)
+    if found is None and averaged is not None and tensors_in(content):
         raise NetworkError(f"{path} holds no {'averaged' if averaged else 'trained'} weights beside the others")
-    return of_one_kind(path, Weights(unwrapped(path, content), {}, "a state dict"), averaged)
+    state, source = found or ({}, "a state dict")
+    weights = Weights(unwrapped(path, state), {}, source)
+    return of_one_kind(path, weights, averaged) if source == "a state dict" else weights
 
 
 def checkpoint_weights(path: Path, content: dict[str, Any], wanted: bool | None = None) -> Weights:
@@ -198,15 +195,11 @@ def checkpoint_weights(path: Path, content: dict[str, Any], wanted: bool | None 
 
 
 def unwrapped(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """`state` without the prefixes that DistributedDataParallel, torch.compile and averaging put before every name."""
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and name != "n_averaged"}
+    """`state` without what DistributedDataParallel, torch.compile and averaging put into every name."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors or not all(isinstance(name, str) for name in tensors):
         raise NetworkError(f"{path} holds no tensors by name; save a state dict")
-    tensors = {name.replace("_orig_mod.", ""): value for name, value in tensors.items()}
-    for prefix in ("module.", "model."):
-        while all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
+    return without_wrappers(tensors)
 
 
 def first_line(error: BaseException) -> str:

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from inception.registry import create_model
@@ -14,26 +15,14 @@ from inception.vocabulary.network import Network
 from inception.weights import files
 from inception.weights.fetching import fetch, is_name
 from inception.weights.files import Weights, save_weights
+from inception.weights.fitting import Fitting, fit, heads_fit, notes, other_classifier
 from inception.weights.normalisation import recognised
-from inception.weights.others_layouts import Layout, recognise, to_ours, to_theirs
+from inception.weights.others_layouts import Layout, recognise, share_of_names, to_ours, to_theirs
 from inception.weights.others_names import LAYOUTS, layout_for
 from inception.weights.published import published_file
+from inception.weights.wrapping import below, prefix_of
 
 __all__ = ["Weights", "export_state", "load_weights", "network_from_weights", "read_weights", "save_weights"]
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """Tensors under our names, where they came from, and the names that messages use for them."""
-
-    state: Mapping[str, Tensor]
-    file: str
-    holds: str
-    foreign: Mapping[str, str]
-
-    def name(self, ours: str) -> str:
-        """Our name of a tensor, with the file's own when that differs."""
-        return f"{ours} ({self.foreign[ours]})" if ours in self.foreign else ours
 
 
 def read_weights(file: str | os.PathLike[str], averaged: bool | None = None) -> Weights:
@@ -57,14 +46,16 @@ def load_weights(network: Network, file: str | os.PathLike[str], fine_tune: bool
 
     The file may be ours or have the names of torchvision, timm, Cadene's models, pytorchcv or facenet-pytorch; if its
     weights expect images of another mean and deviation, the network's `mean` and `std` become those.
-    Everything must fit. Two things may be missing on either side and are said: auxiliary heads that only the file has,
-    and counters of normalisation batches that only the network has. With `fine_tune`, classifiers of another number of
-    classes, and auxiliary heads that only the network has, keep their fresh weights.
-    Raises NetworkError for anything else, naming the first mismatch; the network is then as it was.
+    A prefix before the names comes off, what lies beside it is not used, and a classifier by another name is taken for what
+    it is. Everything else must fit. Two things may be missing on either side and are said: auxiliary heads that only the
+    file has, and counters of normalisation batches that only the network has. With `fine_tune`, classifiers and auxiliary
+    heads that the file has not, or for another number of classes, keep their fresh weights, and what it has besides is
+    left out. Raises NetworkError for anything else, naming the first mismatch; the network is then as it was.
     """
     weights = read_weights(file)
-    layout = recognise(weights.state, LAYOUTS)
-    return put(network, weights, layout, os.fspath(file), fine_tune)
+    prefix = "" if weights.metadata.get("network") else found_below(weights.state, network)
+    layout = recognise(below(weights.state, prefix), LAYOUTS)
+    return put(network, weights, layout, prefix, os.fspath(file), fine_tune)
 
 
 def network_from_weights(file: str | os.PathLike[str], averaged: bool | None = None) -> tuple[Network, Weights]:
@@ -75,18 +66,26 @@ def network_from_weights(file: str | os.PathLike[str], averaged: bool | None = N
     files that tell neither.
     """
     weights = read_weights(file, averaged)
-    layout = recognise(weights.state, LAYOUTS)
-    metadata = weights.metadata
+    metadata, prefix = weights.metadata, ""
     if {"network", "options", "num_classes"} <= set(metadata):
+        layout = recognise(weights.state, LAYOUTS)
         network = create_model(metadata["network"], metadata["num_classes"], **metadata["options"])
-    elif layout is not None:
-        network = network_like(layout, weights.state, os.fspath(file))
     else:
-        raise NetworkError(
-            f"{os.fspath(file)} does not say which network it belongs to; create the network and use load_weights"
-        )
-    said = put(network, weights, layout, os.fspath(file), fine_tune=False)
-    if layout is not None and not weights.metadata:
+        prefix = found_below(weights.state)
+        layout = recognise(below(weights.state, prefix), LAYOUTS)
+        if layout is None:
+            raise NetworkError(
+                f"{os.fspath(file)} does not say which network it belongs to; create the network and use load_weights"
+            )
+        network = network_like(layout, weights.state, prefix, os.fspath(file))
+    if network.heads and not heads_fit(network, translated(network, weights, layout, prefix)[0]):
+        # They only serve training.
+        network = create_model(network.name, network.num_classes, **{**network.options, "auxiliary": False})
+    said = put(network, weights, layout, prefix, os.fspath(file), fine_tune=False)
+    left = said.partition(f"{os.fspath(file)}: ")[2]
+    if left and not left.startswith("all "):
+        weights = replace(weights, assumed=left)
+    elif layout is not None and not weights.metadata:
         weights = replace(weights, assumed=said.rpartition("; ")[2])
     return network, weights
 
@@ -103,41 +102,93 @@ def export_state(network: Network, source: str) -> dict[str, Tensor]:
     return to_theirs(layout, network)
 
 
-def network_like(layout: Layout, state: Mapping[str, Tensor], file: str) -> Network:
-    """A network of the classes, channels and heads that a file in `layout` holds weights for."""
+def found_below(state: Mapping[str, Tensor], network: Network | None = None) -> str:
+    """The prefix in a file's names below which `network` lies, or any that is known by another project's names."""
+    trunk = {name for name in network.state_dict() if name.split(".")[0] in network.stages} if network else set()
+
+    def likeness(tensors: Mapping[str, Tensor]) -> float:
+        own = len(trunk & tensors.keys()) / len(trunk) if trunk else 0.0
+        return max(own, *(share_of_names(tensors, layout) for layout in LAYOUTS))
+
+    return prefix_of(state, likeness)
+
+
+def network_like(layout: Layout, state: Mapping[str, Tensor], prefix: str, file: str) -> Network:
+    """A network of the classes, channels and heads that a file in `layout` holds weights for, below `prefix`."""
     theirs = dict(layout.parts)
-    classifier = state.get(f"{theirs['classifier']}.weight")
-    first = state.get(f"{layout.conv.format(theirs['stem.0'])}.weight")
+    inside = below(state, prefix)
+    with torch.device("meta"):
+        features = create_model(layout.network, 1).classifier.in_features
+    parts = tuple(f"{name}{layout.join}" for ours, name in layout.parts if ours != "classifier")
+    left = {name: tensor for name, tensor in inside.items() if not name.startswith(parts)}
+    left |= {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    other = other_classifier(left, features)
+    classifier = inside.get(f"{theirs['classifier']}.weight", left.get(f"{other}.weight"))
+    first = inside.get(f"{layout.conv.format(theirs['stem.0'])}.weight")
     if classifier is None or first is None:
-        raise NetworkError(f"{file} holds {layout.network} ({layout.source}) without its first or last layer")
+        raise NetworkError(
+            f"{file} holds {layout.network} ({layout.source}) without its {'last' if first is not None else 'first'} layer; "
+            "to train it anew for classes of your own: engine/train.py --network.weights"
+        )
     head = theirs.get("auxiliary1")
-    auxiliary = head is not None and any(name.startswith(f"{head}.") for name in state)
+    auxiliary = head is not None and any(name.startswith(f"{head}.") for name in inside)
     options: dict[str, Any] = {"auxiliary": auxiliary}
     if first.shape[1] != 3:
         options["in_channels"] = first.shape[1]
     return create_model(layout.network, classifier.shape[0], **options)
 
 
-def put(network: Network, weights: Weights, layout: Layout | None, file: str, fine_tune: bool) -> str:
+def translated(
+    network: Network, weights: Weights, layout: Layout | None, prefix: str
+) -> tuple[dict[str, Tensor], dict[str, str], frozenset[str]]:
+    """A file's tensors under the names of `network` as far as they have any; by those, the file's own names where they differ;
+    and which of the tensors lay beside `prefix`."""
+    inside = below(weights.state, prefix)
+    beside = {name: tensor for name, tensor in weights.state.items() if not name.startswith(prefix)}
+    state, foreign = {**beside, **inside}, {}
+    if layout is not None and layout.network == network.name:
+        state = to_ours(layout, network, state)
+        foreign = {ours: theirs for theirs, ours in layout.keys(network).items()}
+    if "classifier.weight" not in state:
+        left = {name: tensor for name, tensor in state.items() if name.split(".")[0] not in network.stages}
+        other = other_classifier(left, network.classifier.in_features)
+        if other is not None:
+            weight = state.pop(f"{other}.weight")
+            bias = state.pop(f"{other}.bias", torch.zeros(len(weight)))  # of a layer without
+            state |= {"classifier.weight": weight, "classifier.bias": bias}
+            foreign |= {f"classifier.{what}": f"{other}.{what}" for what in ("weight", "bias")}
+    return state, foreign, frozenset(beside)
+
+
+def put(network: Network, weights: Weights, layout: Layout | None, prefix: str, file: str, fine_tune: bool) -> str:
     """Load what was read and recognised; see `load_weights`."""
-    foreign: dict[str, str] = {}
-    state, holds, source = weights.state, weights.metadata.get("network", network.name), weights.source
+    holds, source = weights.metadata.get("network", network.name), weights.source
+    state, foreign, beside = translated(network, weights, layout, prefix)
     if layout is not None:
         source = f"{weights.source} in the layout of {layout.source}"
-        holds = layout.network
-        if holds == network.name:
-            state = to_ours(layout, network, state)
-            foreign = {ours: theirs for theirs, ours in layout.keys(network).items()}
-        else:
-            holds = f"{holds} in the layout of {layout.source}"
-    fitting = Fitting(state, file, holds, foreign)
-    fresh, unused = fit(network, fitting, fine_tune)
+        holds = (
+            layout.network if layout.network == network.name else f"{layout.network} in the layout of {layout.source}"
+        )
+    fresh, unused = fit(network, Fitting(state, file, holds, foreign, beside), fine_tune)
     left_out = {*fresh, *unused}
-    network.load_state_dict({k: v for k, v in state.items() if k not in left_out}, strict=False)
-    notes = [f"{name} keeps its fresh weights" for name in owners(fresh)]
-    notes += [f"{name} of the file is not used" for name in owners(unused)]
-    text = "; ".join(notes) or f"all {len(state)} tensors fit"
+    taken = {k: v for k, v in state.items() if k not in left_out}
+    for name, tensor in taken.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NetworkError(
+                f"{file} holds numbers that are not finite, in {foreign.get(name, name)}: its training failed"
+            )
+    network.load_state_dict(taken, strict=False)
+    said = notes(fresh, unused)
+    their_classifier = foreign.get("classifier.weight", "").removesuffix(".weight")
+    if "classifier.weight" not in fresh and their_classifier not in (
+        "",
+        dict(layout.parts).get("classifier") if layout else "",
+    ):
+        said.append(f"the classifier is its {their_classifier}")
+    text = "; ".join(said) or f"all {len(state)} tensors fit"
     text = "; ".join(filter(None, (text, expect(network, weights, layout))))
+    if prefix:
+        source = f"{source}, below {prefix.removesuffix('.')!r},"
     return f"{network.name}: loaded {source} from {file}: {text}"
 
 
@@ -155,50 +206,6 @@ def expect(network: Network, weights: Weights, layout: Layout | None) -> str:
     if not how and (network.mean, network.std) == before:
         return ""
     return f"images are normalised with mean {rounded(network.mean)} and deviation {rounded(network.std)}{how}"
-
-
-def fit(network: Network, fitting: Fitting, fine_tune: bool) -> tuple[list[str], list[str]]:
-    """Names of the network's tensors to leave fresh and of the file's tensors to leave out; see `load_weights`."""
-    own = network.state_dict()
-    fresh = []
-    for name, tensor in own.items():
-        found = fitting.state.get(name)
-        if found is not None and found.shape == tensor.shape:
-            continue
-        if found is None and name.endswith("num_batches_tracked"):
-            continue
-        if fine_tune and (is_classifier(name) if found is not None else name.startswith("auxiliary")):
-            fresh.append(name)
-            continue
-        problem = "is not in the file" if found is None else f"is {shape(tensor)} here and {shape(found)} in the file"
-        raise NetworkError(f"{misfit(network, fitting)}: {fitting.name(name)} {problem}")
-    unused = [name for name in fitting.state if name not in own]
-    for name in unused:
-        if not name.startswith("auxiliary"):
-            raise NetworkError(f"{misfit(network, fitting)}: it has no {name}")
-    return fresh, unused
-
-
-def misfit(network: Network, fitting: Fitting) -> str:
-    """The start of the line that refuses a file."""
-    whose = f"it holds {fitting.holds}, " if fitting.holds != network.name else ""
-    return f"{fitting.file} does not fit {network.name} ({whose}first mismatch)"
-
-
-def is_classifier(name: str) -> bool:
-    """Whether `name` is a tensor whose first axis is the classes."""
-    return name.split(".")[-2] == "classifier"
-
-
-def owners(names: list[str]) -> list[str]:
-    """The modules that hold the named tensors, each once: whole auxiliary heads, otherwise the layer."""
-    found = (n.split(".")[0] if n.startswith("auxiliary") else n.rpartition(".")[0] for n in names)
-    return list(dict.fromkeys(found))
-
-
-def shape(tensor: Tensor) -> str:
-    """A tensor's shape as in 32 x 3 x 3 x 3."""
-    return " x ".join(str(side) for side in tensor.shape) or "a scalar"
 
 
 def rounded(values: tuple[float, ...]) -> str:

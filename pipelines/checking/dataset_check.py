@@ -185,6 +185,7 @@ def _opened(location: Location, split: str, without: frozenset[str]) -> Dataset:
 def _examine_chunk(task: tuple[Location, str, frozenset[str], int, int, int]) -> tuple[np.ndarray, dict[int, str]]:
     location, split, without, start, stop, smallest = task
     dataset = _opened(location, split, without)
+    dataset.require_single_labels("doctor.py")
     records, reasons = np.zeros(stop - start, RECORD), {}
     records["label"] = dataset.labels(np.arange(start, stop))
     for position in range(start, stop):

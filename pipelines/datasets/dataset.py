@@ -15,6 +15,7 @@ from pipelines.datasets.image_headers import Flag, Header, probe_bytes
 from pipelines.datasets.index import Index, open_index
 from pipelines.datasets.passed_over import PassedOver
 from pipelines.datasets.quarantine import read_quarantine
+from pipelines.datasets.several_labels import items_of, refuse, table
 from pipelines.datasets.source import Source
 from pipelines.support.errors import DataError, nearest
 
@@ -85,10 +86,19 @@ class Dataset:
     ) -> None:
         self.path, self.split = str(source.root), source.split
         self.source, self._index, self.exif = source, index, exif
-        named = name_classes(index.classes, f"{self.path} ({self.split})", classes)
+        where = f"{self.path} ({self.split})"
+        items = items_of(index.classes, where)
+        named = name_classes(index.classes if items is None else items, where, classes)
         self.classes, self._assumed = named.order, named.remarks
         position = {name: number for number, name in enumerate(self.classes)}
         self._labels = np.array([position[name] for name in named.names], np.int64)
+        # uint8 (combinations, classes) where images have several labels: `labels` are then its rows.
+        self.combinations: NDArray[np.uint8] | None = None
+        if items is not None:
+            class_of = dict(zip(items, self._labels.tolist()))
+            self.combinations = table(index.classes, class_of, len(self.classes), where)
+            self._labels = np.arange(len(index.classes))
+            self._assumed = (*self._assumed, f"several labels an image: {len(index.classes):,} combinations")
         self._excluded = (
             read_quarantine(Path(quarantine), source, index, shared) if quarantine else np.empty(0, np.int64)
         )
@@ -134,8 +144,13 @@ class Dataset:
         return len(self._excluded)
 
     def labels(self, indices: NDArray[np.integer]) -> NDArray[np.int64]:
-        """int64 (n,): positions in `classes`."""
+        """int64 (n,): positions in `classes`; rows of `combinations` where images have several."""
         return self._labels[self._index.entries["label"][self._entries(indices)]]
+
+    def require_single_labels(self, who: str) -> None:
+        """DataError where images have several labels, which `who` does not take."""
+        if self.combinations is not None:
+            refuse(self._index.classes, self.path, who)
 
     def sizes(self, indices: NDArray[np.integer]) -> NDArray[np.int32]:
         """int32 (n, 2): width and height in pixels as displayed, after EXIF rotation; 0 for unreadable samples."""

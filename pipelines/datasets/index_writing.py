@@ -19,7 +19,7 @@ from pipelines.datasets.indexing import Part, parts
 from pipelines.datasets.source import Aside, Source
 from pipelines.support.errors import DataError
 
-VERSION = 3
+VERSION = 4
 _LARGEST_NAMES = 0xFFFFFFFF  # bytes
 _ABANDONED = 24 * 3600.0  # seconds after which another machine's unfinished index counts as left behind
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from pipelines.datasets.files import ABSENT, check_regular, is_folder, retried
 from pipelines.datasets.folders import images_below
 from pipelines.datasets.image_names import IMAGES, is_image
+from pipelines.datasets.several_labels import COLUMNS, are_flags, are_several, of_cell, of_flags
 from pipelines.datasets.source import Aside, Found, Source
 from pipelines.support.errors import DataError
 
@@ -20,7 +21,7 @@ from pipelines.support.errors import DataError
 _PATHS = ("path", "file_path", "filepath", "image_path", "img_path", "file_name", "filename", "file", "image_name", "image",
           "img", "image_id", "imageid", "name", "id")  # fmt: skip
 _LABELS = ("label", "labels", "class", "class_name", "classname", "class_id", "category", "target", "species", "breed",
-           "wnid", "synset", "predictionstring", "y")  # fmt: skip
+           "wnid", "synset", "predictionstring", "y", "tags", "classes", "categories", "finding labels")  # fmt: skip
 _WORDNET_ID = re.compile(r"n\d{8}(?!\S)")
 _ADDED = ("", ".jpg", ".JPEG", ".jpeg", ".png", ".JPG")  # what lists that name images by number leave out
 _ABOVE = 3  # folders up in which Kaggle's labels lie
@@ -174,15 +175,27 @@ def read_rows(file: Path) -> Iterator[tuple[int, str, str]]:
     heading = [cell.strip().lower() for cell in _cells(first, separator)]
     label_at = next((heading.index(name) for name in _LABELS if name in heading), -1)
     has_heading = label_at >= 0
+    rows = [(number, line, _cells(line.rstrip("\n"), separator)) for number, line in lines]
     if not has_heading and heading and heading[0] in _PATHS:
-        raise DataError(f"{file}: its heading ({first}) names no column of labels, such as label or class")
+        classes = _cells(first, separator)[1:]
+        others = (cells for _, line, cells in rows if line[0] != "#" and line.rstrip("\n") != first)
+        if not are_flags(next(others, [])[1:]):
+            raise DataError(f"{file}: its heading ({first}) names no column of labels, such as label or class")
+        for number, line, cells in rows:
+            if line[0] != "#" and line.rstrip("\n") != first:
+                label = of_flags(cells[1:], [name.strip() for name in classes], f"{file}, line {number}")
+                yield number, cells[0].strip().replace("\\", "/"), label
+        return
     path_at, label_at = (_path_column(heading), label_at) if has_heading else (0, 1)
-    for number, line in lines:
+    plural = has_heading and heading[label_at] in COLUMNS
+    several = plural and are_several(cells[label_at].strip() for _, _, cells in rows if label_at < len(cells))
+    for number, line, cells in rows:
         if has_heading and line.rstrip("\n") == first:
             continue
-        cells = _cells(line.rstrip("\n"), separator)
         path, label = (cells[at].strip() if at < len(cells) else "" for at in (path_at, label_at))
-        if id_ := _WORDNET_ID.match(label):  # Kaggle's solutions have a box behind it
+        if several and label_at < len(cells):
+            label = of_cell(label, f"{file}, line {number}")
+        elif id_ := _WORDNET_ID.match(label):  # Kaggle's solutions have a box behind it
             label = id_[0]
         if path and label.rstrip("/"):
             yield number, path.replace("\\", "/"), label.rstrip("/")

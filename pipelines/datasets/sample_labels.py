@@ -3,10 +3,11 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipelines.datasets.image_names import IMAGES, suffix
 from pipelines.datasets.passed_over import PassedOver
+from pipelines.datasets.several_labels import of_fields
 from pipelines.datasets.tar_files import File
 from pipelines.support.errors import DataError
 
@@ -88,12 +89,16 @@ def label_of(image: File, labels: Sequence[File], descriptor: int, passed_over: 
     number = text or number
     if number or name:
         return f"{number}\t{name}" if number and name and _is_number(number) else number or name
+    for file in labels if not text else ():
+        if suffix(file.path) == "json" and (several := of_fields(_fields(file, descriptor), file.name)):
+            return several
     path = os.path.normpath(os.path.dirname(image.path))  # noqa: PTH120
     folders = [part for part in path.split("/") if part not in ("", ".", "..")]
     if folders:
         return "/".join(folders) + "/"
     raise DataError(
-        f"{image.name} has no class: expected a .cls beside it, a .json with a label, or a class folder in its name"
+        f"{image.name} has no class: expected a .cls beside it, a .json with a label or a list of labels, or a class folder in "
+        "its name"
     )
 
 
@@ -124,14 +129,18 @@ def _text(file: File, descriptor: int) -> str:
 
 def _from_json(file: File, descriptor: int) -> tuple[str, str]:
     """A class's number and name in a .json; empty where it has none."""
-    try:
-        found = json.loads(os.pread(descriptor, file.size, file.place))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file.name} is damaged: {error}") from None
-    found = _single(found)
-    named = found if isinstance(found, dict) else {"label": found}  # the class alone
-    fields = {name.lower(): _single(value) for name, value in named.items()}
+    fields = {name: _single(value) for name, value in _fields(file, descriptor).items()}
     texts = (f"{fields[field]:.0f}" if _is_whole(fields.get(field)) else str(fields.get(field)) for field in _NUMBERS)
     numbers = (text for text in texts if _is_number(text))
     names = (value.strip() for value in map(fields.get, _NAMES) if isinstance(value, str))
     return next(numbers, ""), next((name for name in names if name and not _is_number(name)), "")
+
+
+def _fields(file: File, descriptor: int) -> dict[str, Any]:
+    """What a .json says, by its fields in lower case; of one that is no object, the class alone."""
+    try:
+        found = json.loads(os.pread(descriptor, file.size, file.place))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file.name} is damaged: {error}") from None
+    lone = _single(found)
+    return {name.lower(): value for name, value in (lone if isinstance(lone, dict) else {"label": found}).items()}

@@ -190,16 +190,18 @@ class Loader(ABC):
         for slot in np.flatnonzero(np.isin(indices, self._unreadable)) if len(self._unreadable) else ():
             index = int(indices[slot])
             bad[int(slot)] = Failure(self.dataset.name(index), self.dataset.reason(index))
-        boxes = self.plan.boxes(epoch, indices, self.dataset.sizes(indices))
+        draws = self.plan.draws(epoch, positions, indices)
+        boxes = self.plan.boxes(epoch, draws, self.dataset.sizes(indices))
         views = self.plan.views(boxes, self._resolution)
-        flips, bicubic = self.plan.flips(epoch, indices), self.plan.bicubic(epoch, indices)
+        flips, bicubic = self.plan.flips(epoch, draws), self.plan.bicubic(epoch, draws)
         return Task(epoch, positions, indices, labels, boxes, views, flips, bicubic, self._resolution, seen, bad)
 
     def _augmented(self, task: Task, batch: Batch) -> Batch:
         """The batch with the plan's augmentation, which crosses to the device in one piece."""
         if isinstance(self.plan, EvalPlan):
             return batch
-        arrays = self.plan.augmentations(task.epoch, batch.indices.numpy(), task.resolution)
+        draws = self.plan.draws(task.epoch, task.positions, batch.indices.numpy())
+        arrays = self.plan.augmentations(task.epoch, draws, task.resolution)
         if not arrays:
             return batch
         # One after the other, so that each lies densely, as the graphs that are compiled ahead expect it.

@@ -36,7 +36,10 @@ class Singly:
         """
         failure = task.bad.get(slot)
         if failure is None:
-            failure = self._load(task.epoch, int(task.indices[slot]), task.boxes[slot], bool(task.flips[slot]), out)
+            draw = self._plan.draws(task.epoch, task.positions[slot : slot + 1], task.indices[slot : slot + 1])
+            failure = self._load(
+                task.epoch, int(task.indices[slot]), draw, task.boxes[slot], bool(task.flips[slot]), out
+            )
             if failure is None:
                 return None
         if not self._skip or isinstance(self._plan, EvalPlan):
@@ -49,24 +52,28 @@ class Singly:
     def _substitute(self, epoch: int, position: int, slot: int, out: Tensor, labels: Tensor, indices: Tensor) -> None:
         """Fill a slot with the first readable sample that follows in the epoch's order, wherever that is."""
         for step in range(1, self._plan.length):
-            index = self._plan.order(epoch, np.array([(position + step) % self._plan.length]))
+            place = np.array([(position + step) % self._plan.length])
+            index = self._plan.order(epoch, place)
             if np.isin(index, self._unreadable)[0]:
                 continue
-            box = self._plan.boxes(epoch, index, self._dataset.sizes(index))[0]
-            if self._load(epoch, int(index[0]), box, bool(self._plan.flips(epoch, index)[0]), out) is None:
+            draw = self._plan.draws(epoch, place, index)
+            box = self._plan.boxes(epoch, draw, self._dataset.sizes(index))[0]
+            if self._load(epoch, int(index[0]), draw, box, bool(self._plan.flips(epoch, draw)[0]), out) is None:
                 labels[slot], indices[slot] = int(self._dataset.labels(index)[0]), int(index[0])
                 return
         raise DataError(f"no image of {self._dataset.path} can be read")
 
-    def _load(self, epoch: int, index: int, box: NDArray[np.int32], flip: bool, out: Tensor) -> Failure | None:
+    def _load(
+        self, epoch: int, index: int, draw: NDArray[np.int64], box: NDArray[np.int32], flip: bool, out: Tensor
+    ) -> Failure | None:
         at = np.array([index])
         try:
             size = self._dataset.sizes(at)
             data = self._dataset.read(index)
             if (self._dataset.sizes(at) != size).any():  # the file changed since the box was cut for it
-                box = self._plan.boxes(epoch, at, self._dataset.sizes(at))[0]
+                box = self._plan.boxes(epoch, draw, self._dataset.sizes(at))[0]
             flags, orientation = self._dataset.flags(at)
-            views, bicubic = self._plan.views(box[None], out.shape[-1]), bool(self._plan.bicubic(epoch, at)[0])
+            views, bicubic = self._plan.views(box[None], out.shape[-1]), bool(self._plan.bicubic(epoch, draw)[0])
             if self.compiled is not None and cut_by_c(flags)[0]:
                 what = [data], np.array([len(data)]), box[np.newaxis], np.array([flip]), out
                 turn = int(orientation[0])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.plan.augmentation import Augmentation, Floats
+from pipelines.plan.balance import Balance
 from pipelines.plan.random_numbers import key, permute, uniform, unpermute
 from pipelines.support.errors import DataError, nearest
 
@@ -23,7 +24,7 @@ _ATTEMPTS = 10
 # How boxes are resized, always antialiased. "random" takes either, as timm does in training.
 _INTERPOLATIONS = ("bilinear", "bicubic")
 # Names of the random streams of one epoch.
-_ORDER, _BLOCKS, _BOX, _FLIP, _AUGMENT, _FILTER = range(6)
+_ORDER, _BLOCKS, _BOX, _FLIP, _AUGMENT, _FILTER, _CLASSES = range(7)
 
 Array = NDArray[np.int64]
 Boxes = NDArray[np.int32]
@@ -66,6 +67,11 @@ class _Plan:
         """int64 (n,): the sample at each position (0..length-1) of an epoch."""
         raise NotImplementedError
 
+    def draws(self, epoch: int, positions: Array, indices: Array) -> Array:
+        """int64 (n,): what the random decisions about the samples `indices` at `positions` count by, in their place: other
+        numbers where a sample comes again in an epoch."""
+        return indices
+
     def views(self, boxes: Boxes, resolution: int) -> Boxes:
         """int32 (n, 4): width and height that each box is resized to, and left and top of the square of `resolution` pixels in
         that which is shown: all of it."""
@@ -81,7 +87,7 @@ class TrainPlan(_Plan):
     samples. interpolation: of the resize, "bilinear", "bicubic", or "random" for either of each sample. shuffle: "full";
     "block" (blocks of `BLOCK` neighbours mixed in windows of `WINDOW` blocks, for storage that is slow at random reads);
     "none". drop_last: leave out the tail that fills no global batch. augmentation:
-    what is done beside crop and flip.
+    what is done beside crop and flip. balance: draws every class equally often, in place of every sample once.
     """
 
     seed: int = 0
@@ -92,6 +98,7 @@ class TrainPlan(_Plan):
     flip: float = 0.5
     drop_last: bool = True
     augmentation: Augmentation = field(default_factory=Augmentation)
+    balance: Balance | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,11 +126,21 @@ class TrainPlan(_Plan):
         return self.length // self.global_batch if self.drop_last else super().batches
 
     def order(self, epoch: int, positions: Array) -> Array:
+        if self.balance is not None:
+            return self._balanced(epoch, positions)[0]
         if self.shuffle == "none":
             return np.array(positions, np.int64)
         if self.shuffle == "full":
             return permute(positions, self.length, key(self.seed, epoch, _ORDER))
         return self._block_order(epoch, np.asarray(positions, np.int64))
+
+    def _balanced(self, epoch: int, positions: Array) -> tuple[Array, Array]:
+        assert self.balance is not None
+        places = permute(positions, self.length, key(self.seed, epoch, _ORDER))
+        return self.balance.draw(key(self.seed, _CLASSES), epoch, places)
+
+    def draws(self, epoch: int, positions: Array, indices: Array) -> Array:
+        return indices if self.balance is None else indices + self.length * self._balanced(epoch, positions)[1]
 
     def augmentations(self, epoch: int, indices: Array, resolution: int) -> dict[str, Floats]:
         """What is done to samples of resolution x resolution pixels: `Augmentation.parameters`, empty for nothing."""

@@ -22,6 +22,7 @@ from pipelines.datasets.forms import SPLITS
 from pipelines.datasets.imagenet import open_train, open_val
 from pipelines.datasets.location import Location
 from pipelines.datasets.passed_over import PassedOver
+from pipelines.datasets.several_labels import refuse
 from pipelines.datasets.source import Piece, Source
 from pipelines.preparing.output_names import CONTROL, OutputNames
 from pipelines.support.errors import DataError
@@ -140,6 +141,7 @@ def build_catalogue(
         if not found:
             raise DataError(f"{source.root} holds no images of the {split} split")
         labels = sorted(found)
+        refuse(labels, f"{source.root} ({split})", "prepare.py")
         classes = name_classes(labels, f"{source.root} ({split})", expected)
         for name in classes.names:
             _check_class(name, source)

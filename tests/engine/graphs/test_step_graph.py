@@ -12,7 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.config.options import LossConfig, OptimizerConfig
 from engine.distributed.sync_batchnorm import synchronise_batchnorm
+from engine.graphs.criterion import Criterion
 from engine.graphs.objective import Objective, build_objective
+from engine.graphs.teacher import Teacher
 from engine.training.optimizers import create_optimizer
 from engine.training.weight_averaging import Ema
 from inception import create_model
@@ -31,6 +33,15 @@ def test_normalisation_network_and_losses_are_one_graph(variant):
     assert_one_graph(build_objective(network, LossConfig(label_smoothing=0.1), dtype=torch.bfloat16))
 
 
+def test_what_fine_tuning_adds_is_in_the_same_graph():
+    network = create_model("inception_resnet_v1", 4, width=0.125, drop_path=0.5, auxiliary=False).train()
+    network.freeze(["stem"], batch_norm=True)
+    criterion = Criterion(binary=False, class_weights=torch.ones(4))
+    teacher = Teacher(create_model("debug", 4, width=0.5), 32, [3, 2, 1, 0], temperature=2.0, weight=0.5)
+    objective = build_objective(network, LossConfig(), torch.bfloat16, criterion, teacher)
+    assert_one_graph(objective, size=75)
+
+
 def test_statistics_of_all_ranks_do_not_cut_the_graph():
     """Where torch cannot trace an exchange between ranks, it runs all of the objective uncompiled."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -42,8 +53,8 @@ def test_statistics_of_all_ranks_do_not_cut_the_graph():
         dist.destroy_process_group()
 
 
-def assert_one_graph(objective: Objective) -> None:
-    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+def assert_one_graph(objective: Objective, size: int = 32) -> None:
+    images = torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     torch._dynamo.reset()
     explained = torch._dynamo.explain(objective)(images, torch.tensor([0, 1, 2, 3]))
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
