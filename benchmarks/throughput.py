@@ -2,6 +2,7 @@
 
     python benchmarks/throughput.py
     python benchmarks/throughput.py --networks inception_v4 --backends native dali --batch-sizes 64 128 --compile eager default
+    python benchmarks/throughput.py --backends native dali --stores windows planes --quality 97
     torchrun --nproc_per_node=8 benchmarks/throughput.py --networks inception_v3 --batch-sizes 256
 
 For every case: (a) the step on synthetic batches, (b) the loader alone, (c) both together; then a verdict in words, with
@@ -23,7 +24,16 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
-from benchmarks.measuring import PRECISIONS, Measurement, Parser, Subject, alternate, as_arguments, one_line
+from benchmarks.measuring import (
+    PRECISIONS,
+    BenchmarkError,
+    Measurement,
+    Parser,
+    Subject,
+    alternate,
+    as_arguments,
+    one_line,
+)
 from benchmarks.measuring.budget import Budget
 from benchmarks.measuring.limits import Limits, measure_limits
 from benchmarks.measuring.photos import shared_photos
@@ -34,7 +44,7 @@ from benchmarks.peers.subjects import compared_counts, data_setting, data_subjec
 from benchmarks.reporting.advice import Verdict
 from benchmarks.reporting.drawing import draw_bars
 from benchmarks.reporting.results import Result, Row, number
-from benchmarks.studies.throughput_case import Case
+from benchmarks.studies.throughput_case import Case, store_subject
 from benchmarks.studies.warming import compiled_at_once
 from engine.config.options import StrategyConfig
 from engine.distributed.communicator import Communicator
@@ -43,6 +53,7 @@ from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 from launch.environment import detect
 from pipelines import Dataset, open_dataset
+from pipelines.preparing.stores import STORES
 
 # A step on a CPU that takes a larger share of the budget has its batch halved, unless a batch was asked for.
 _LARGEST_STEP = 1 / 12
@@ -58,6 +69,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--backends", nargs="+", default=["auto"], help="native, dali, ffcv, synthetic, auto")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["auto"])
     parser.add_argument("--peers", nargs="*", choices=LOADERS, default=tuple(LOADERS), help="whom to measure beside us")
+    others = [name for name, store in STORES.items() if store.rewrite is not None]
+    parser.add_argument(
+        "--stores", nargs="*", choices=others, default=(), help="how else to keep the photos, beside JPEGs"
+    )
     parser.add_argument("--no-trial", dest="trial", action="store_false", help="do not try what the verdict proposes")
     options = parser.parse_args(arguments)
     budget = Budget(options.budget)
@@ -116,6 +131,8 @@ class Comparison:
         if options.peers and self.alone:
             self._prepare_networks(self.workloads[first])
             self._prepare_loaders(self.workloads[first])
+        if self.alone:
+            self._prepare_stores(self.workloads[first])
         measured = self._measure()
         for case, workload in self.workloads.items():
             # Clocks differ from rank to rank, and all must try the same change: the first one's verdict holds.
@@ -182,6 +199,21 @@ class Comparison:
                 continue
             if prepared and self.budget.admits(f"{name}'s loader", 2 * prepared[1] * len(self.dataset)):
                 self.subjects[f"data | {name} | {setting}"] = prepared[0]
+
+    def _prepare_stores(self, ours: Workload) -> None:
+        """The native loader on the same photos, kept as `prepare.py --store` keeps them."""
+        setting = data_setting(ours, self.options)
+        for store in self.options.stores:
+            self.result.say(f"preparing the photos as {store} ...")
+            prepare = partial(store_subject, store, ours, self.options, self.work / self.network)
+            try:
+                prepared = self.budget.prepared(f"the store {store}", prepare)
+            except BenchmarkError as error:
+                row = {"network": self.network, "part": "data", "of": f"native on {store}", "setting": setting}
+                self.result.add_failure(row, "images/s", one_line(error))
+                continue
+            if prepared:
+                self.subjects[f"data | native on {store} | {setting}"] = prepared
 
     def _measure(self) -> dict[str, Measurement]:
         """Rounds of turns, as many as were asked for and the budget has room for."""

@@ -1,19 +1,24 @@
 """One training of throughput.py: how it is made, what is measured of it, and the rows and the verdict that follow."""
 
 import resource
+import sys
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import Measurement, Subject, Window, as_arguments
+from benchmarks.measuring import ROOT, Measurement, Subject, Window, as_arguments, drained
 from benchmarks.measuring.bounds import bound_of
 from benchmarks.measuring.limits import Limits
+from benchmarks.measuring.processes import finished
 from benchmarks.measuring.workload import Workload
 from benchmarks.reporting.advice import Observation, Verdict, judge
 from benchmarks.reporting.results import Result
 from engine.config.command_line import load_config
 from engine.distributed.communicator import Communicator
 from engine.monitoring.hardware import Hardware
-from pipelines import Dataset
+from pipelines import Dataset, TrainPlan, build_loader, open_dataset
+from pipelines.support.cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -117,3 +122,19 @@ def _memory(workload: Workload) -> dict[str, float | None]:
     hardware.close()
     names = {"gpu_gib": "gpu_memory_gib", "watts": "gpu_power_watts", "images_per_joule": "images_per_joule"}
     return {ours: seen.get(theirs) for ours, theirs in names.items()}
+
+
+def store_subject(store: str, ours: Workload, options: Any, work: Path) -> Subject:
+    """The native loader, cropping as ours does, on the photos as a store keeps them, which are prepared in `work`. Raises
+    BenchmarkError where they cannot be."""
+    data, folder = ours.config.data, work / store
+    work.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, ROOT / "pipelines/prepare.py", "folder", options.folder, "--to", "shards"]
+    finished([*command, "--store", store, "--output", folder], f"preparing the store {store}")
+    dataset = open_dataset(folder, "train", progress=False)
+    batch, workers = ours.batching.batch_size, options.workers or usable_cores()
+    plan = TrainPlan(len(dataset), batch, seed=1, scale=data.crop_scale, ratio=data.crop_ratio, flip=data.flip)
+    shape = {"batch_size": batch, "resolution": ours.resolution, "workers": workers, "device": ours.device}
+    return drained(
+        partial(build_loader, dataset, plan, "native", **shape), ahead=data.prefetch + 1, seconds=options.seconds
+    )

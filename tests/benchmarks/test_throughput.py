@@ -22,7 +22,7 @@ def result(tmp_path_factory):
         patch.setattr("engine.distributed.device.usable_cores", lambda: 1)  # as `one_thread` has it
         # A change that takes no compilation, whatever this machine's limiter is.
         patch.setattr(throughput_case, "judge", lambda seen: replace(judge(seen), change={"data.prefetch": "4"}))
-        assert throughput.main([*QUICK, "--peers", "torchvision", "--output", str(folder)]) == 0
+        assert throughput.main([*QUICK, "--peers", "torchvision", "--stores", "windows", "--output", str(folder)]) == 0
     return read_results(folder)[0] | {"folder": folder}
 
 
@@ -55,9 +55,15 @@ def test_the_peer_stands_beside_ours_with_its_setting_and_its_work_checked(resul
     assert peer.failure is None
     assert peer.details["of_ours"] > 0
     loaders = [row.details["cpu_cores"] for row in result["rows"] if row.case["part"] == "data"]
-    assert len(loaders) == 2
+    assert len(loaders) == 3
     assert min(loaders) > 0
     assert any(note.startswith("torchvision: ImageFolder") and note.endswith("Equal work.") for note in result["notes"])
+
+
+def test_a_store_stands_beside_the_jpegs(result):
+    store = next(row for row in result["rows"] if row.case["of"] == "native on windows")
+    assert store.failure is None
+    assert (store.case["part"], store.value > 0) == ("data", True)
 
 
 def test_the_picture_and_what_could_not_be_measured(result):
