@@ -102,7 +102,7 @@ def test_a_class_of_great_weight_is_guessed_more_often(tiny_dataset, tmp_path):
 
 def test_binary_cross_entropy_trains(tiny_dataset, tmp_path):
     found = rows(trained(tiny_dataset, tmp_path / "run", loss__name="bce", schedule__epochs=2))
-    assert found[-1]["loss"] < found[0]["loss"] < 0.9
+    assert found[-1]["loss"] < found[0]["loss"] < 1.1
 
 
 def test_a_balanced_run_goes_on_to_the_last_bit(tiny_dataset, tmp_path):
