@@ -71,7 +71,7 @@ def _picture(folder: Path, path: Path) -> None:
             box.click()
         browser.find_element("tag name", "button").click()
         browser.save_screenshot(str(path))
-    Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)  # a third of the size
+    Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)  # a third of the size
 
 
 if __name__ == "__main__":
