@@ -29,9 +29,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch, and in
     # Processes of several workers share the cores: a thread that waits must not spin on one.
     os.environ["OMP_WAIT_POLICY"] = "passive"
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # Started in the background by a shell: processes would inherit that Ctrl-C is ignored, and tests of it would hang.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    # Started in the background by a shell, or by nohup: processes would inherit that Ctrl-C or a closed terminal is ignored.
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 # What ``--quick`` runs: a part of every room that needs no cluster, no benchmark and few processes.

@@ -314,7 +314,7 @@ def test_a_closed_terminal_stops_a_run_as_a_signal_does(tiny_run, tmp_path):
             nonlocal said
             while select.select([keyboard], [], [], 0)[0]:  # a terminal that is not read holds up who writes
                 said += os.read(keyboard, 4096)
-            return len(rows(tmp_path / "closed")) > 3
+            return len(rows(tmp_path / "closed")) > 3 and b"left" in said  # the bar is drawn
 
         try:
             wait_until(trains, lambda: said.decode(errors="replace")[-2000:], lambda: run.poll() is None)
@@ -322,7 +322,6 @@ def test_a_closed_terminal_stops_a_run_as_a_signal_does(tiny_run, tmp_path):
             assert run.wait() == 75
         finally:
             run.kill()
-    assert b"left" in said  # the bar was drawn
     assert rows(tmp_path / "closed", "event")[-1]["event"] == "preempted"
     assert newest_state(tmp_path / "closed")["step"] > 3
 
