@@ -8,7 +8,7 @@ from engine.config.bounds import bounded
 
 @dataclass
 class DaliConfig:
-    """DALI on a GPU; on a CPU none of this matters."""
+    """DALI. All but `cut` matters on a GPU alone."""
 
     hw_decoder_load: float = bounded(0.65, least=0, most=1)
     """Share of a batch that the GPU's JPEG engine decodes; CUDA cores decode the rest [fraction]."""
@@ -22,6 +22,8 @@ class DaliConfig:
     """Host memory set aside for a decoder thread [bytes]."""
     affinity: bool = True
     """Bind DALI's threads to the cores nearest to the GPU."""
+    cut: bool | None = None
+    """Hand DALI only what a crop shows of JPEGs with restart markers, as `--store windows` makes them [null: on a CPU alone]."""
 
 
 @dataclass

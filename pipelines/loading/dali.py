@@ -41,7 +41,7 @@ _SURVEYED = 10_000  # samples whose sizes stand for the dataset's when memory is
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be tuned on a GPU; the CPU pipeline uses none of it.
+    """What can be tuned; the CPU pipeline uses `cut` alone.
 
     hw_decoder_load: share of a batch that the JPEG engine decodes, the rest goes to CUDA cores; width_hint, height_hint:
     pixels that decoder memory is set aside for (0: the largest of a sample of the dataset); device_padding,

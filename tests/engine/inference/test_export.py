@@ -211,12 +211,23 @@ def test_a_failed_check_keeps_the_file_that_was_there(weights, tmp_path, monkeyp
     assert before is None or output.read_bytes() == before
 
 
-def test_weights_that_are_not_finite_are_not_exported(network, tmp_path):
+@pytest.mark.parametrize(
+    ("weight", "error", "words"),
+    [
+        (
+            math.nan,
+            inception.NetworkError,
+            r"holds numbers that are not finite, in classifier\.weight: its training failed",
+        ),
+        (3e38, TrainingFailed, "logits that are not finite; nothing was written"),
+    ],
+)
+def test_weights_that_are_not_finite_are_not_exported(network, tmp_path, weight, error, words):
     broken = copy.deepcopy(network)
-    broken.classifier.weight.data[0, 0] = math.nan
+    broken.classifier.weight.data[0] = weight
     inception.save_weights(tmp_path / "w.safetensors", broken.state_dict(), broken.metadata())
     arguments = ["--weights", str(tmp_path / "w.safetensors"), "--format", "torch_export"]
-    with pytest.raises(TrainingFailed, match="logits that are not finite; nothing was written"):
+    with pytest.raises(error, match=words):
         main([*arguments, "--output", str(tmp_path / "n.pt2")])
 
 

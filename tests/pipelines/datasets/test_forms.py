@@ -277,7 +277,7 @@ def test_links_that_lead_nowhere_are_named(root):
         ({"train/1.jpg": b"", "train/labels.csv": "a\nb"}, "train", "labels.csv, line 1: expected a path and a label"),
         ({"train/1.jpg": b"", "train.csv": ""}, "train", "train.csv is empty; expected"),
         ({"train.csv": "path,label\n1.jpg,cat\n"}, "train", "train.csv names no image that is there: 1 file passed over"),
-        ({"train.csv": "image,cat,dog\n1.jpg,1,0\n"}, "train", r"heading \(image,cat,dog\) names no column of labels"),
+        ({"train.csv": "image,cat,dog\n1.jpg,a,b\n"}, "train", r"heading \(image,cat,dog\) names no column of labels"),
         ({"train/part/0.tar": b""}, "train", r"holds no images \(1 file passed over: 1 .tar .*--data.train '.*/\*/\*.tar'"),
         ({"train.csv": "1.jpg,a", "train.txt": "1.jpg a"}, "train", "'train' split more than once"),
         ({"a-train-0.tar": b"", "b-train-0.tar": b""}, "train", r"several sets of shards .*--data.train '.*a-train-\*.tar'"),

@@ -192,8 +192,8 @@ def test_other_files_are_counted(opened):
 @pytest.mark.parametrize(
     ("members", "says"),
     [
-        ({"1.jpg": b"x"}, "train-000000.tar:1.jpg has no class: expected a .cls beside it, a .json with a label, or a class"),
-        ({"1.jpg": b"x", "1.json": b"[3, 4]"}, "1.jpg has no class"),
+        ({"1.jpg": b"x"}, "train-000000.tar:1.jpg has no class: expected a .cls beside it, a .json with a label or a list of"),
+        ({"1.jpg": b"x", "1.json": b"[3, true]"}, "1.json has True among several labels"),
         ({"1.jpg": b"x", "1.json": b'{"label": true}'}, "1.jpg has no class"),
         ({"1.jpg": b"x", "1.json": b'{"label": 1.5}'}, "1.jpg has no class"),
         ({"1.jpg": b"x", "1.json": b'{"label": "\\ud800"}'}, "which is no text; rename it"),
