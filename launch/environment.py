@@ -26,7 +26,8 @@ class Environment:
     """A process's place in the run.
 
     `rank` counts over all nodes, `local_rank` on this node, `node` the nodes; `restart` counts torchrun's restarts of
-    the workers. `launcher` is what started the run: none, torchrun, deepspeed, openmpi, mpich, slurm or variables
+    the workers where one store outlives them: elsewhere each start has a store of its own, and a node that came later has counted
+    fewer. `launcher` is what started the run: none, torchrun, deepspeed, openmpi, mpich, slurm or variables
     (set by hand). `agent_store`: torchrun's agent keeps a key-value store at the rendezvous already.
     """
 
@@ -105,6 +106,7 @@ def _from_torch_variables(variables: Mapping[str, str]) -> Environment:
         launcher, node = "torchrun", _number(variables, "GROUP_RANK", default=0)
     else:
         launcher, node = "variables", rank // max(1, local_world_size)
+    agent_store = variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return Environment(
         rank=rank,
         world_size=world_size,
@@ -112,10 +114,10 @@ def _from_torch_variables(variables: Mapping[str, str]) -> Environment:
         local_world_size=local_world_size,
         master_address=variables["MASTER_ADDR"].strip("[]"),
         master_port=_number(variables, "MASTER_PORT"),
-        restart=_number(variables, "TORCHELASTIC_RESTART_COUNT", default=0),
+        restart=_number(variables, "TORCHELASTIC_RESTART_COUNT", default=0) if agent_store else 0,
         node=node,
         launcher=launcher,
-        agent_store=variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        agent_store=agent_store,
     )
 
 

@@ -80,6 +80,14 @@ def srun(rank=0, nodes=1, processes=2, **changes):
 LAUNCHERS = {"torchrun": torchrun, "deepspeed": deepspeed, "openmpi": openmpi, "mpich": mpich, "slurm": srun}
 
 
+def test_nodes_that_counted_other_restarts_meet_where_each_start_has_its_own_store():
+    """A node that came back has counted none; torchrun's agent that keeps its store over restarts counts for all."""
+    counted = [torchrun(nodes=2, TORCHELASTIC_RESTART_COUNT=count) for count in ("0", "3")]
+    alone = [detect(variables | {"TORCHELASTIC_USE_AGENT_STORE": "False"}).restart for variables in counted]
+    assert alone == [0, 0]
+    assert [detect(variables).restart for variables in counted] == [0, 3]
+
+
 def test_no_launcher_is_a_run_of_one_process():
     environment = detect({"PATH": "/bin", "USER": "somebody"})
     assert environment == Environment()
