@@ -1,9 +1,11 @@
 """What a person sees of a run: a progress bar on a terminal, plain lines elsewhere, metrics.jsonl, a report."""
 
+import errno
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self, cast
 
 from rich.console import Console
 
@@ -14,9 +16,42 @@ from engine.monitoring.report.writer import ReportWriter
 from engine.monitoring.trackers.curves import POSITION
 from engine.runs.metrics_file import MetricsFile
 from pipelines import Dataset
-from pipelines.support.entry_point import discard_output
+from pipelines.support.entry_point import discard_hung_up, discard_output
 
 _PLAIN_LINE_SECONDS = 10.0
+
+
+class _OutlivedTerminal:
+    """Standard output, as long as its terminal is there: a run that a closed terminal does not stop (nohup, disown) goes on
+    without."""
+
+    @property
+    def rich_proxied_file(self) -> Self:
+        """Where a bar has standard output redirected to itself, what rich writes to instead."""
+        return self
+
+    @property
+    def _stream(self) -> Any:
+        return getattr(sys.stdout, "rich_proxied_file", sys.stdout)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        written: int = self._or_nowhere(self._stream.write, text)
+        return written
+
+    def flush(self) -> None:
+        self._or_nowhere(self._stream.flush)
+
+    def _or_nowhere(self, do: Callable[..., Any], *arguments: str) -> Any:
+        try:
+            return do(*arguments)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            discard_hung_up()
+            return None
 
 
 class _Output(Console):
@@ -40,7 +75,7 @@ class Monitor:
         self._run_dir = run_dir
         self.file = MetricsFile(run_dir / "metrics.jsonl")
         self._report = ReportWriter(run_dir, self._report_trouble)
-        self._console = _Output(highlight=False)
+        self._console = _Output(file=cast(IO[str], _OutlivedTerminal()), highlight=False)
         self._bar: StepBar | None = None
         self._last_line = 0.0
         self._position: dict[str, Any] = dict.fromkeys(POSITION, 0)

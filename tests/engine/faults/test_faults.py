@@ -294,13 +294,16 @@ def test_nohup_is_heeded():
         signal.signal(signal.SIGHUP, previous)
 
 
-def test_a_closed_terminal_stops_a_run_as_a_signal_does(tiny_run, tmp_path):
-    script, *arguments = tiny_run("closed", **{"schedule.epochs": 200})
+@pytest.mark.parametrize(("heeded", "epochs", "status"), [(True, 200, 75), (False, 60, 0)], ids=["heeded", "ignored"])
+def test_a_closed_terminal_stops_a_run_as_a_signal_does_or_not_at_all(tiny_run, tmp_path, heeded, epochs, status):
+    script, *arguments = tiny_run("closed", **{"schedule.epochs": epochs})
     keyboard, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))  # as wide as a bar wants it
 
     def own_terminal() -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        if not heeded:  # as by nohup, or for what a shell has disowned
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TERM": "xterm", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -319,10 +322,11 @@ def test_a_closed_terminal_stops_a_run_as_a_signal_does(tiny_run, tmp_path):
         try:
             wait_until(trains, lambda: said.decode(errors="replace")[-2000:], lambda: run.poll() is None)
             os.close(keyboard)
-            assert run.wait() == 75
+            assert run.wait() == status
         finally:
             run.kill()
-    assert rows(tmp_path / "closed", "event")[-1]["event"] == "preempted"
+    if heeded:
+        assert rows(tmp_path / "closed", "event")[-1]["event"] == "preempted"
     assert newest_state(tmp_path / "closed")["step"] > 3
 
 
