@@ -47,8 +47,6 @@ def same(first, second) -> bool:
 @pytest.mark.parametrize("plan", ["train", "train with both filters", "evaluation of a view"])
 @pytest.mark.parametrize("backend", ["native", "dali", "ffcv"])
 def test_batches_are_those_of_the_jpegs_to_the_bit(stores, backend, plan):
-    if backend == "dali":
-        pytest.importorskip("nvidia.dali")
     form = "beton" if backend == "ffcv" else "shards"
     jpegs, cut = opened(stores[f"jpeg {form}"]), opened(stores[f"windows {form}"])
     made = {
@@ -60,14 +58,12 @@ def test_batches_are_those_of_the_jpegs_to_the_bit(stores, backend, plan):
 
 
 def test_dali_is_handed_the_same_pixels_cut_or_not_from_folders_too(stores, tmp_path):
-    pytest.importorskip("nvidia.dali")
     folder = opened(prepare(stores["windows shards"], tmp_path / "folder", "--to", "folder"))
     plan = TrainPlan(len(folder), 16, seed=4)
     assert same(*(batches(folder, plan, "dali", settings={"cut": cut}) for cut in (True, False)))
 
 
 def test_dali_says_when_it_cannot_cut(stores, monkeypatch):
-    pytest.importorskip("nvidia.dali")
     monkeypatch.setattr(fast_decode, "library", lambda: (None, "no C compiler"))
     dataset = opened(stores["windows shards"])
     with build_loader(dataset, EvalPlan(len(dataset), 8), "dali", batch_size=8, resolution=32) as loader:
