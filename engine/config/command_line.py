@@ -13,8 +13,8 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from engine.config.bounds import bounds_of
 from engine.config.checks import check_values
-from engine.config.options import Config, ConfigError, leaves
-from engine.config.recipes import DEFAULT_RECIPE, RECIPES, flat_names, read_recipe, recipe_path
+from engine.config.options import Config, ConfigError, flat, leaves
+from engine.config.recipes import DEFAULT_RECIPE, RECIPES, read_recipe, recipe_path
 from pipelines import sample_path
 
 # No options of a run, so not in its tree.
@@ -38,7 +38,9 @@ def load_config(arguments: Sequence[str]) -> Config:
         base = Namespace()
         if recipe:
             tree = read_recipe(recipe)
-            _check_names(flat_names(tree), [key for key, _ in leaves(Config())], f"recipe {recipe}: key ")
+            _check_names(
+                (name for name, _ in flat(tree)), [key for key, _ in leaves(Config())], f"recipe {recipe}: key "
+            )
             base = parser.parse_object(tree)
         merged = parser.parse_args(list(arguments), namespace=base)
     except ArgumentError as error:
@@ -79,7 +81,7 @@ def _names_data(options: Any) -> bool:
 
 def config_from_dict(tree: dict[str, Any]) -> Config:
     """The inverse of `Config.to_dict`. Raises ConfigError as `load_config` does."""
-    _check_names(flat_names(tree), [key for key, _ in leaves(Config())], "key ")
+    _check_names((name for name, _ in flat(tree)), [key for key, _ in leaves(Config())], "key ")
     parser = _parser()
     try:
         parsed = parser.parse_object(tree)

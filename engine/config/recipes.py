@@ -1,12 +1,11 @@
 """Recipes: YAML files of the tree of options, one of which may begin where another ends (`base: imagenet_inception_v3`)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from engine.config.options import ConfigError
+from engine.config.options import ConfigError, flat
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 DEFAULT_RECIPE = "sample"
@@ -34,11 +33,11 @@ def _read(recipe: str, path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """Options by dotted name."""
     tree = _tree(recipe, path)
     base = tree.pop(BASE, None)
-    names = list(flat_names(tree))
+    names = [name for name, _ in flat(tree)]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"recipe {recipe}: key {name} is given twice, once within its section: leave one out")
-    options = dict(_flat(tree))
+    options = dict(flat(tree))
     if base is None:
         return options
     if not isinstance(base, str) or not base:
@@ -89,19 +88,6 @@ class _UniqueKeys(yaml.SafeLoader):
                 )
             lines[key.value] = line
         return node
-
-
-def flat_names(tree: dict[str, Any]) -> Iterator[str]:
-    """The dotted names of all options of a tree."""
-    return (name for name, _ in _flat(tree))
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _nested(options: dict[str, Any]) -> dict[str, Any]:

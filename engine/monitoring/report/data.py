@@ -2,14 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from engine.config.options import Config, ConfigError, leaves
+from engine.config.options import Config, ConfigError, flat, leaves
 from engine.runs.metrics_file import MetricsFile
 from inception.registry import DESIGNS
 
@@ -202,20 +202,12 @@ def options_by_section(config: dict[str, Any]) -> dict[str, list[Option]]:
     defaults = dict(leaves(Config()))
     sections: dict[str, list[Option]] = {}
     for section, values in config.items():
-        for name, value in _flat(values) if isinstance(values, dict) else [(section, values)]:
+        for name, value in flat(values) if isinstance(values, dict) else [(section, values)]:
             key, home = (f"{section}.{name}", section) if isinstance(values, dict) else (name, "general")
             default = defaults.get(key)
             changed = key not in defaults or value != (list(default) if isinstance(default, tuple) else default)
             sections.setdefault(home, []).append(Option(name, _shown(value), changed))
     return sections
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _shown(value: Any) -> str:

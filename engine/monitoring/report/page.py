@@ -26,6 +26,7 @@ from engine.monitoring.report.data import (
     time_spent,
 )
 
+_FOLDER = Path(__file__).parent
 _TEMPLATE = "template.html"
 _MATRIX_CLASSES = 20
 _WORST_CLASSES = 10
@@ -67,10 +68,10 @@ def render(run: RunRecord, live: bool = False, stamp: str = "") -> str:
 
 
 @functools.cache
-def template(name: str) -> jinja2.Template:
-    """A page's template, compiled once a process, which takes longer than filling it."""
+def template(name: str, folder: Path = _FOLDER) -> jinja2.Template:
+    """A page's template, in `folder` or here, compiled once a process, which takes longer than filling it."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader([folder, _FOLDER]), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"duration": duration, "number": number}
     return environment.get_template(name)

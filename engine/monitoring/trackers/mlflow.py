@@ -1,13 +1,13 @@
 """A run in MLflow: on the server that MLFLOW_TRACKING_URI names, else in a database beside the run directories."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunStatus
 from mlflow.tracking import MlflowClient
 
+from engine.config.options import flat
 from engine.monitoring.trackers.tracker import PROJECT, Tracker
 
 _AT_ONCE = 100  # parameters that a call may hold
@@ -31,7 +31,7 @@ class MLflow(Tracker):
             self._id = known
             return known
         self._id = self._client.create_run(self._experiment(uri == local), run_name=name).info.run_id
-        parameters = [Param(key, str(value)[:_LONGEST]) for key, value in _flat(settings)]
+        parameters = [Param(key, str(value)[:_LONGEST]) for key, value in flat(settings)]
         for first in range(0, len(parameters), _AT_ONCE):
             self._client.log_batch(self._id, params=parameters[first : first + _AT_ONCE])
         return str(self._id)
@@ -53,11 +53,3 @@ class MLflow(Tracker):
             self._client.log_artifact(self._id, str(file))
         status = {"failed": RunStatus.FAILED, "preempted": RunStatus.KILLED}.get(reason, RunStatus.FINISHED)
         self._client.set_terminated(self._id, RunStatus.to_string(status))
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

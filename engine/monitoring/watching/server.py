@@ -1,6 +1,5 @@
 """The pages of the runs over HTTP, to be read and nothing else."""
 
-import functools
 import hmac
 import ipaddress
 import json
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 from werkzeug.exceptions import Forbidden, HTTPException, MisdirectedRequest, NotFound
 from werkzeug.routing import Map, RequestRedirect, Rule
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
@@ -20,12 +18,12 @@ from werkzeug.wrappers import Request, Response
 
 from engine.config.options import ConfigError
 from engine.monitoring.report import page
-from engine.monitoring.report.charts import number
-from engine.monitoring.report.data import RunRecord, duration, read_run
+from engine.monitoring.report.data import RunRecord, read_run
 from engine.monitoring.watching.comparison import MOST, compare
 from engine.monitoring.watching.found_runs import RunList, stamp_of
 from engine.monitoring.watching.machine_load import MachineLoad
 
+_FOLDER = Path(__file__).parent
 _COOKIE = "inception_watch"
 _HEADERS = {
     # Nothing but the page itself, and its own questions whether there is something new.
@@ -83,7 +81,9 @@ class Application:
 
     def _list(self, request: Request) -> str:
         summaries = self._runs.summaries()
-        return _template("runs.html").render(runs=summaries, most=MOST, live=True, stamp=self._stamp_of_all())
+        return page.template("runs.html", _FOLDER).render(
+            runs=summaries, most=MOST, live=True, stamp=self._stamp_of_all()
+        )
 
     def _run(self, request: Request, name: str) -> str:
         folder = self._folder(name)
@@ -95,7 +95,9 @@ class Application:
     def _comparison(self, request: Request) -> str:
         chosen = self._chosen(request)
         runs = {name: _read(folder) for name, folder in chosen.items()}
-        return _template("comparison.html").render(**compare(runs), live=True, stamp=self._stamp(chosen.values()))
+        return page.template("comparison.html", _FOLDER).render(
+            **compare(runs), live=True, stamp=self._stamp(chosen.values())
+        )
 
     def _list_stamp(self, request: Request) -> Response:
         return self._stamped(self._stamp_of_all())
@@ -135,19 +137,6 @@ def _read(folder: Path) -> RunRecord:
         return read_run(folder)
     except (ConfigError, ValueError, OSError):  # removed meanwhile, or half written
         raise NotFound from None
-
-
-@functools.cache
-def _template(name: str) -> jinja2.Template:
-    here = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([here, here.parent / "report"]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"duration": duration, "number": number, "address": lambda text: quote(text)}
-    return environment.get_template(name)
 
 
 class _Quiet(WSGIRequestHandler):
