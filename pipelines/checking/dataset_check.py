@@ -95,6 +95,8 @@ def check_up(location: Location, splits: list[str], smallest: int, team: Team) -
             not_examined[split] = list(damage.values())
     if not datasets:
         raise DataError(in_a_line(not_examined))
+    for dataset in datasets.values():
+        dataset.require_single_labels("doctor.py")
     total = sum(len(dataset) for dataset in datasets.values())
     tasks = [
         (location, split, left_out[split], start, min(start + _CHUNK, len(dataset)), smallest)
@@ -185,7 +187,6 @@ def _opened(location: Location, split: str, without: frozenset[str]) -> Dataset:
 def _examine_chunk(task: tuple[Location, str, frozenset[str], int, int, int]) -> tuple[np.ndarray, dict[int, str]]:
     location, split, without, start, stop, smallest = task
     dataset = _opened(location, split, without)
-    dataset.require_single_labels("doctor.py")
     records, reasons = np.zeros(stop - start, RECORD), {}
     records["label"] = dataset.labels(np.arange(start, stop))
     for position in range(start, stop):

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipelines.datasets.files import ABSENT, check_regular, is_folder, retried
+from pipelines.datasets.files import ABSENT, check_regular, is_folder, mode_of, retried
 from pipelines.datasets.folders import images_below
 from pipelines.datasets.image_names import IMAGES, is_image
 from pipelines.datasets.several_labels import COLUMNS, are_flags, are_several, of_cell, of_flags
@@ -139,7 +139,7 @@ class Listed(Source):
                 size = found.st_size if stat.S_ISREG(found.st_mode) else -1
                 return self._named(file), size, (base, end)
             except OSError as error:
-                if file.is_symlink() and error.errno in (*ABSENT, errno.ELOOP):
+                if error.errno in (*ABSENT, errno.ELOOP) and stat.S_ISLNK(mode_of(file, links=True)):
                     return self._named(file), 0, (base, end)
                 if error.errno not in ABSENT:
                     raise
@@ -175,21 +175,25 @@ def read_rows(file: Path) -> Iterator[tuple[int, str, str]]:
     heading = [cell.strip().lower() for cell in _cells(first, separator)]
     label_at = next((heading.index(name) for name in _LABELS if name in heading), -1)
     has_heading = label_at >= 0
-    rows = [(number, line, _cells(line.rstrip("\n"), separator)) for number, line in lines]
+
+    def rows() -> Iterator[tuple[int, str, list[str]]]:
+        """Each line with its cells, one after the other: all at once would take several times the list's size."""
+        return ((number, line, _cells(line.rstrip("\n"), separator)) for number, line in lines)
+
     if not has_heading and heading and heading[0] in _PATHS:
         classes = _cells(first, separator)[1:]
-        others = (cells for _, line, cells in rows if line[0] != "#" and line.rstrip("\n") != first)
+        others = (cells for _, line, cells in rows() if line[0] != "#" and line.rstrip("\n") != first)
         if not are_flags(next(others, [])[1:]):
             raise DataError(f"{file}: its heading ({first}) names no column of labels, such as label or class")
-        for number, line, cells in rows:
+        for number, line, cells in rows():
             if line[0] != "#" and line.rstrip("\n") != first:
                 label = of_flags(cells[1:], [name.strip() for name in classes], f"{file}, line {number}")
                 yield number, cells[0].strip().replace("\\", "/"), label
         return
     path_at, label_at = (_path_column(heading), label_at) if has_heading else (0, 1)
     plural = has_heading and heading[label_at] in COLUMNS
-    several = plural and are_several(cells[label_at].strip() for _, _, cells in rows if label_at < len(cells))
-    for number, line, cells in rows:
+    several = plural and are_several(cells[label_at].strip() for _, _, cells in rows() if label_at < len(cells))
+    for number, line, cells in rows():
         if has_heading and line.rstrip("\n") == first:
             continue
         path, label = (cells[at].strip() if at < len(cells) else "" for at in (path_at, label_at))

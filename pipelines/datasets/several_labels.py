@@ -4,6 +4,7 @@ Such a label is one text like any other, so that an index holds it: its names, e
 dataset calls the label of an image is then the number of its combination, and a table says which classes each one holds.
 """
 
+import ast
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,13 +45,18 @@ def of_fields(fields: Mapping[str, Any], where: str) -> str:
 
 
 def of_cell(cell: str, where: str) -> str:
-    """The label in a list's cell: names between | or ;, or a list as JSON has it."""
-    if cell.startswith("["):
+    """The label in a list's cell: names between | or ;, or a list as JSON or Python has it."""
+    if not cell.startswith("["):
+        return joined(filter(None, (name.strip() for name in _SEPARATORS.split(cell))), where)
+    try:
         try:
-            return joined(json.loads(cell.replace("'", '"')), where)
-        except ValueError as error:
-            raise DataError(f"{where}: {cell} is no list of labels: {error}") from None
-    return joined(filter(None, (name.strip() for name in _SEPARATORS.split(cell))), where)
+            items = json.loads(cell)
+        except ValueError:
+            items = ast.literal_eval(cell)
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{where}: {cell:.80} is no list of labels: {reason}") from None
+    return joined(items, where)
 
 
 def are_several(cells: Iterable[str]) -> bool:

@@ -106,9 +106,7 @@ def crop_resize_into(
             f"crop box {width} x {height} at ({left}, {top}) does not lie in the {image.shape[2]} x {image.shape[1]} image"
         )
     crop = image[None, :, top : top + height, left : left + width]
-    if (
-        crop.is_contiguous()
-    ):  # a plane after the other, which torch's operation refuses beside an `out` of another layout
+    if crop.is_contiguous():  # a plane after the other, which torch refuses beside an `out` of another layout
         crop = crop.contiguous(memory_format=torch.channels_last)
     size = out.shape[-1]
     across, down, x, y = view or (size, size, 0, 0)

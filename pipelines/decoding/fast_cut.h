@@ -26,7 +26,6 @@ typedef struct {
 } part;
 
 static int both(const uint8_t *at) { return at[0] << 8 | at[1]; }
-static int parts(int whole, int size) { return (whole + size - 1) / size; }
 
 /* Reads a frame header of `length` bytes; whether it is one whose data can be cut. */
 static int read_frame(const uint8_t *at, int length, layout *l) {
@@ -42,7 +41,7 @@ static int read_frame(const uint8_t *at, int length, layout *l) {
     }
     l->piece_width = 8 * widest, l->piece_height = 8 * highest;
     l->unit_width = count == 1 ? 8 : l->piece_width, l->unit_height = count == 1 ? 8 : l->piece_height; /* A.2.2 */
-    l->across = parts(l->width, l->unit_width), l->down = parts(l->height, l->unit_height);
+    l->across = quotient(l->width, l->unit_width), l->down = quotient(l->height, l->unit_height);
     return l->width > 0 && l->height > 0;
 }
 
@@ -145,14 +144,14 @@ static int cut(const uint8_t *bytes, size_t size, const layout *header, int64_t 
         widen(&x0, &x1, common_multiple(l.interval * l.unit_width, l.piece_width), l.width);
     if (x0 >= x1 || y0 >= y1 || (x1 - x0 == l.width && y1 - y0 == l.height))
         return 0;
-    size_t count = (size_t)a_row * parts(l.down, rows);
+    size_t count = (size_t)a_row * quotient(l.down, rows);
     if (count > size / 2 || !grow(starts, (count + 1) * sizeof(uint32_t)))
         return 0;
     uint32_t *start = (uint32_t *)starts->data;
     if (!find_intervals(bytes, size, l.scan, count, start))
         return 0;
     int wide = l.interval * l.unit_width, high = rows * l.unit_height;
-    int first = x0 / wide, last = a_row == 1 ? 1 : parts(x1, wide), top = y0 / high, bottom = parts(y1, high);
+    int first = x0 / wide, last = a_row == 1 ? 1 : quotient(x1, wide), top = y0 / high, bottom = quotient(y1, high);
     size_t kept = (size_t)(last - first) * (bottom - top), needed = l.scan + 2;
     for (int row = top; row < bottom; row++)
         needed += start[(size_t)row * a_row + last] - start[(size_t)row * a_row + first];

@@ -1,4 +1,4 @@
-/* What libjpeg's errors do: they leave what was begun by a jump and print nothing. */
+/* What libjpeg's errors do: they leave what was begun by a jump and print nothing. And whether a progressive JPEG came whole. */
 #include <setjmp.h>
 #include <stdio.h>
 
@@ -34,4 +34,13 @@ static struct jpeg_error_mgr *leaving_by(error_state *state) {
     state->errors.emit_message = on_message;
     state->errors.output_message = no_output;
     return &state->errors;
+}
+
+/* Whether scans are missing that would make coefficients exact: libjpeg then smooths blocks by their neighbours. */
+static inline int unfinished(const struct jpeg_decompress_struct *jpeg) {
+    for (int c = 0; jpeg->progressive_mode && jpeg->coef_bits && c < jpeg->num_components; c++)
+        for (int k = 0; k < DCTSIZE2; k++)
+            if (jpeg->coef_bits[c][k] != 0)
+                return 1;
+    return 0;
 }

@@ -8,16 +8,7 @@
 #include "jpeg_errors.h"
 
 /* Why a JPEG has no planes that give the same pixels as the JPEG itself, whatever box is cut out of it. */
-enum { DONE, COLOURS, SAMPLING, WARNINGS, UNFINISHED, UNDECODABLE };
-
-/* Whether scans are missing that would make coefficients exact: libjpeg then smooths blocks by their neighbours. */
-static int unfinished(const struct jpeg_decompress_struct *jpeg) {
-    for (int c = 0; jpeg->progressive_mode && jpeg->coef_bits && c < jpeg->num_components; c++)
-        for (int k = 0; k < DCTSIZE2; k++)
-            if (jpeg->coef_bits[c][k] != 0)
-                return 1;
-    return 0;
-}
+enum { DONE, COLOURS, SAMPLING, WARNINGS, UNFINISHED, UNDECODABLE, NO_MEMORY };
 
 /* What a pixel of chroma covers; whether luma covers one pixel, and both planes of chroma the same. */
 static int sampling(const struct jpeg_decompress_struct *jpeg, int32_t covered[2]) {
@@ -59,7 +50,7 @@ static int decode(struct jpeg_decompress_struct *jpeg, const uint8_t *bytes, uin
     for (int c = 0; c < jpeg->num_components; c++)
         room += (size_t)jpeg->comp_info[c].width_in_blocks * DCTSIZE * jpeg->comp_info[c].v_samp_factor * DCTSIZE;
     if (!(*memory = malloc(room)))
-        return UNDECODABLE;
+        return NO_MEMORY;
     uint8_t *strip = *memory;
     for (int c = 0; c < jpeg->num_components; c++) {
         const jpeg_component_info *component = &jpeg->comp_info[c];
@@ -94,7 +85,8 @@ int planes_of(const uint8_t *bytes, uint64_t size, int32_t width, int32_t height
     if (!setjmp(state.failed)) {
         jpeg_create_decompress(&jpeg);
         status = decode(&jpeg, bytes, size, width, height, &memory, covered, out);
-    }
+    } else if (state.errors.msg_code == JERR_OUT_OF_MEMORY)
+        status = NO_MEMORY;
     jpeg_destroy_decompress(&jpeg);
     free(memory);
     return status;

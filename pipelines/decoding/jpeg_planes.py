@@ -14,6 +14,7 @@ from PIL import Image
 from pipelines.datasets import y4m
 from pipelines.datasets.image_headers import Flag, Header
 from pipelines.decoding import build
+from pipelines.support.errors import DataError
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _COMMAND = ("cc", "-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
@@ -25,6 +26,7 @@ _REASONS = (
     "progressive and without their last scans",
     "not decodable by libjpeg",
 )
+_NO_MEMORY = len(_REASONS) + 1
 
 
 @functools.cache
@@ -56,7 +58,7 @@ def planes(data: np.ndarray, header: Header) -> tuple[memoryview | None, str]:
         return None, "without an end marker at their end"
     compiled, why = library()
     if compiled is None:
-        raise RuntimeError(why)
+        raise DataError(f"--store planes cannot be made here: {why}")
     return _made(compiled, data, header)
 
 
@@ -66,6 +68,8 @@ def _made(compiled: ctypes.CDLL, data: np.ndarray, header: Header) -> tuple[memo
     where = room.ctypes.data + y4m.LONGEST_HEADER
     data = np.ascontiguousarray(data)
     status = compiled.planes_of(data.ctypes.data, data.nbytes, header.width, header.height, covered, where)
+    if status == _NO_MEMORY:
+        raise MemoryError("no memory to decode a JPEG")
     if status:
         return None, _REASONS[status - 1]
     head = y4m.header_of(header.width, header.height, *covered)

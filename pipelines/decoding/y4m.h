@@ -102,12 +102,10 @@ static int read_planes(const item *shown, int file, int side, buffer *pixels, re
     if (!read_header(head, size, &p) || !as_stored(shown, p.width, p.height, side, &it))
         return UNDECODABLE;
     out->colours = p.colours;
-    out->x = side_of(it.left, it.width, it.across, it.x, it.bicubic, 1);
-    out->y = side_of(it.top, it.height, it.down, it.y, it.bicubic, 1);
-    int x0 = first_seen(&out->x), y0 = first_seen(&out->y), y1 = last_seen(&out->y, side), planes = p.colours == GRAY ? 1 : 3;
-    x0 = x0 < 0 ? 0 : x0 / p.across * p.across;
-    y0 = y0 < 0 ? 0 : y0 / p.down * p.down;
-    y1 = y1 > p.height ? p.height : y1;
+    int seen[4], planes = p.colours == GRAY ? 1 : 3;
+    look(&it, 1, side, out, seen);
+    int x0 = seen[0] < 0 ? 0 : seen[0] / p.across * p.across, y0 = seen[1] < 0 ? 0 : seen[1] / p.down * p.down;
+    int y1 = seen[3] > p.height ? p.height : seen[3];
     out->x.start -= x0, out->y.start -= y0;
     out->x.end = rounded_up(out->x.start + out->x.length);
     out->y.end = rounded_up(out->y.start + out->y.length);

@@ -89,6 +89,7 @@ class DaliLoader(Loader):
             named = "no nvJPEG found" if found is None else f"nvJPEG {found[0]}.{found[1]}"
             self.remark = f"; {named}: whole images are decoded, then cropped, on the GPU"
         self._pool = decoding_threads(2, options.device)
+        self._readers = decoding_threads(options.workers, options.device)
         self._cutter, why = None, ""
         if self._cuts_in_decoder if self._settings.cut is None else self._settings.cut:
             self._cutter, why = fast_decode.library()
@@ -195,7 +196,7 @@ class DaliLoader(Loader):
             handle.odd[slot] = (out, work)
 
     def _feed(self, task: Task, handle: _Handle) -> None:
-        handle.inputs = inputs_of(self.dataset, task, handle.regular, self._cutter)
+        handle.inputs = inputs_of(self.dataset, task, handle.regular, self._cutter, self._readers)
         # A shard that changed: the native decoder says which sample it was, or replaces it.
         self._start_native(task, handle, np.setdiff1d(handle.regular, handle.inputs.slots).tolist())
         handle.regular = handle.inputs.slots
@@ -266,4 +267,5 @@ class DaliLoader(Loader):
 
     def _release(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._readers.shutdown(cancel_futures=True)
         del self._pipeline

@@ -1,6 +1,7 @@
 """What DALI is fed: each sample's bytes, or its file's path, and its box, as far as restart markers allow cut out before."""
 
 import ctypes
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipelines.loading.task import Task
 
 # DALI makes its types when it is imported: no type checker knows them.
 types: Any = nvidia.dali.types
+_TOGETHER = 16  # samples that a thread reads
 _CUBIC, _TRIANGULAR = int(types.INTERP_CUBIC), int(types.INTERP_TRIANGULAR)
 
 
@@ -27,17 +29,26 @@ class Inputs(NamedTuple):
     boxes: NDArray[np.int32]
 
 
-def inputs_of(dataset: Dataset, task: Task, slots: NDArray[np.int64], cutter: ctypes.CDLL | None) -> Inputs:
+def inputs_of(
+    dataset: Dataset, task: Task, slots: NDArray[np.int64], cutter: ctypes.CDLL | None, readers: Executor
+) -> Inputs:
     """Of those slots of a task; cutter: the compiled decoder, which reads the files and cuts JPEGs down to what their boxes
-    show, where that is wanted. What changed since it was indexed is left out."""
+    show, where that is wanted; readers: threads that do. What changed since it was indexed is left out."""
     if cutter is None:
         read = dataset.encoded(task.indices[slots])
         there = np.array([data is not None for data in read], np.bool_)
         encoded = [np.frombuffer(data, np.uint8) for data in read if data is not None]
         return Inputs(slots[there], encoded, task.boxes[slots[there]])
-    items, located = items_of(dataset, task, slots)
-    cut = fast_decode.cut_items(cutter, items, task.resolution)
-    del located  # what kept the files open
+
+    def read_and_cut(part: NDArray[np.int64]) -> tuple[np.ndarray, list[NDArray[np.uint8]]]:
+        items, located = items_of(dataset, task, part)
+        encoded = fast_decode.cut_items(cutter, items, task.resolution)
+        del located  # what kept the files open
+        return items, encoded
+
+    parts = [slots[at : at + _TOGETHER] for at in range(0, len(slots), _TOGETHER)] or [slots]
+    found = list(readers.map(read_and_cut, parts))
+    items, cut = np.concatenate([one for one, _ in found]), [data for _, several in found for data in several]
     there = items["size"] > 0
     boxes = np.stack([items[name] for name in ("left", "top", "width", "height")], axis=1)
     return Inputs(slots[there], [data for data in cut if len(data)], boxes[there])

@@ -5,9 +5,8 @@ from numpy.typing import NDArray
 
 from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.files import Located
-from pipelines.datasets.image_headers import Flag
+from pipelines.datasets.image_headers import Flag, cut_by_c
 from pipelines.decoding import fast_decode
-from pipelines.loading.singly import cut_by_c
 from pipelines.loading.task import Task
 
 

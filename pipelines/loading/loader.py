@@ -47,10 +47,6 @@ class Loader(ABC):
         self._in_flight: deque[tuple[Task, Any]] = deque()
         self._iteration = 0
         self._closed = False
-        if plan.global_batch < options.world_size:
-            raise DataError(
-                f"the global batch of {plan.global_batch} is smaller than the {options.world_size} ranks; raise it"
-            )
         plan.views(np.ones((1, 4), np.int32), options.resolution)  # says now what would be wrong with each batch
         # Mixed samples must lie in one micro-batch: pairs are dealt whole.
         self._unit = 2 if not isinstance(plan, EvalPlan) and plan.augmentation.mixes else 1
@@ -58,6 +54,11 @@ class Loader(ABC):
             raise DataError(
                 f"mixup and cutmix mix pairs: a batch of {options.batch_size} and a global batch of {plan.global_batch} must "
                 "both be even"
+            )
+        if plan.global_batch < self._unit * options.world_size:
+            each = " of a pair each" if self._unit == 2 else ""
+            raise DataError(
+                f"the global batch of {plan.global_batch} is smaller than the {options.world_size} ranks{each}; raise it"
             )
         self._unreadable = dataset.unreadable()
         self._singly = Singly(dataset, plan, options.skip)

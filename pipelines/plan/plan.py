@@ -127,20 +127,20 @@ class TrainPlan(_Plan):
 
     def order(self, epoch: int, positions: Array) -> Array:
         if self.balance is not None:
-            return self._balanced(epoch, positions)[0]
+            return self.balance.samples(key(self.seed, _CLASSES), epoch, self._places(epoch, positions))
         if self.shuffle == "none":
             return np.array(positions, np.int64)
         if self.shuffle == "full":
-            return permute(positions, self.length, key(self.seed, epoch, _ORDER))
+            return self._places(epoch, positions)
         return self._block_order(epoch, np.asarray(positions, np.int64))
 
-    def _balanced(self, epoch: int, positions: Array) -> tuple[Array, Array]:
-        assert self.balance is not None
-        places = permute(positions, self.length, key(self.seed, epoch, _ORDER))
-        return self.balance.draw(key(self.seed, _CLASSES), epoch, places)
+    def _places(self, epoch: int, positions: Array) -> Array:
+        return permute(positions, self.length, key(self.seed, epoch, _ORDER))
 
     def draws(self, epoch: int, positions: Array, indices: Array) -> Array:
-        return indices if self.balance is None else indices + self.length * self._balanced(epoch, positions)[1]
+        if self.balance is None:
+            return indices
+        return indices + self.length * self.balance.begun_anew(epoch, self._places(epoch, positions))
 
     def augmentations(self, epoch: int, indices: Array, resolution: int) -> dict[str, Floats]:
         """What is done to samples of resolution x resolution pixels: `Augmentation.parameters`, empty for nothing."""

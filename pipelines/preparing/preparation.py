@@ -181,7 +181,7 @@ class _Preparation:
                 self._places[piece.split, piece.number] = journal.tell()
                 journal.write(piece.to_json().encode() + b"\n")
                 journal.flush()
-                done[piece.split, piece.number] = self._kept(piece)
+                done[piece.split, piece.number] = self._without_lists(piece)
                 advance(piece.samples)
         if self.form.to == "folder":
             os.sync()  # shards were brought to the disk one by one; for small files that would take hours
@@ -201,10 +201,10 @@ class _Preparation:
                 piece = Piece.from_json(line.decode())
                 if all(size_of(self.pieces_at / file.name) == file.size for file in piece.files):
                     self._places[piece.split, piece.number] = at
-                    yield self._kept(piece)
+                    yield self._without_lists(piece)
                 at += len(line)
 
-    def _kept(self, piece: Piece) -> Piece:
+    def _without_lists(self, piece: Piece) -> Piece:
         """What stays in memory of a piece; the rest waits in the journal."""
         return replace(piece, members=[], files=[] if self.form.to == "folder" else piece.files)
 

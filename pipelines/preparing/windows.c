@@ -1,31 +1,21 @@
 /* Rewrites a JPEG without loss so that a part of it can be cut out of its bytes: restart markers, optimal Huffman tables, one
  * baseline scan; every marker of its header kept. The coefficients of what was written are read again and compared.
  */
-#include <setjmp.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 
-#include <jpeglib.h>
-#include <jerror.h>
+#include "../decoding/jpeg_errors.h"
 
 /* What became of it; of all but REWRITTEN the JPEG stays as it is. */
 enum { REWRITTEN = 0, DAMAGED, CMYK, ARITHMETIC, TWELVE_BITS, INCOMPLETE, UNCOMMON, NO_MEMORY };
 
 enum { GOAL = 4 }; /* units (MCUs) between two markers, where a row can be divided so */
 
-typedef struct {
-    struct jpeg_error_mgr errors; /* first, so that a pointer to one is a pointer to the other */
-    jmp_buf failed;
-} error_state;
-
-static void fail(j_common_ptr info) { longjmp(((error_state *)info->err)->failed, 1); }
-static void on_message(j_common_ptr info, int level) {
+static void on_warning(j_common_ptr info, int level) {
     int of_a_marker = info->err->msg_code == JWRN_JFIF_MAJOR || info->err->msg_code == JWRN_ADOBE_XFORM; /* which are kept */
     if (level < 0 && !of_a_marker)
         fail(info);
 }
-static void no_output(j_common_ptr info) { (void)info; }
 
 /* Writes to memory of a fixed size: libjpeg's own way loses memory when an error is met. */
 static void no_start(j_compress_ptr info) { (void)info; }
@@ -42,17 +32,6 @@ static int why_not(const struct jpeg_decompress_struct *jpeg) {
     if (jpeg->data_precision != 8)
         return TWELVE_BITS;
     return jpeg->num_components == 1 || jpeg->num_components == 3 ? REWRITTEN : UNCOMMON;
-}
-
-/* Whether a progressive JPEG holds all bits of all coefficients. Of one that does not, decoders make smoother pixels than of a
- * baseline one with the same coefficients. */
-static int complete(const struct jpeg_decompress_struct *jpeg) {
-    if (jpeg->progressive_mode)
-        for (int c = 0; c < jpeg->num_components; c++)
-            for (int k = 0; k < DCTSIZE2; k++)
-                if (jpeg->coef_bits[c][k] != 0)
-                    return 0;
-    return 1;
 }
 
 /* The divisor of a row's units that is nearest to the goal, by their ratio; the smaller of two. */
@@ -112,7 +91,7 @@ static int worked(struct jpeg_decompress_struct *from, struct jpeg_compress_stru
     if (status != REWRITTEN)
         return status;
     jvirt_barray_ptr *coefficients = jpeg_read_coefficients(from);
-    if (!complete(from))
+    if (unfinished(from)) /* decoders make smoother pixels of it than of a baseline one with the same coefficients */
         return INCOMPLETE;
     *stage = UNCOMMON; /* what cannot be written is no damage */
     describe(from, to);
@@ -134,12 +113,10 @@ int rewrite_jpeg(const uint8_t *bytes, size_t size, uint8_t *out, size_t *room) 
     struct jpeg_compress_struct to;
     error_state state;
     volatile int status = NO_MEMORY, stage = DAMAGED;
-    from.err = back.err = to.err = jpeg_std_error(&state.errors);
-    state.errors.error_exit = fail;
-    state.errors.emit_message = on_message;
-    state.errors.output_message = no_output;
-    if (setjmp(state.failed))
-        return NO_MEMORY; /* this libjpeg is not the one this was compiled for */
+    from.err = back.err = to.err = leaving_by(&state);
+    state.errors.emit_message = on_warning;
+    if (setjmp(state.failed)) /* else this libjpeg is not the one this was compiled for */
+        return state.errors.msg_code == JERR_OUT_OF_MEMORY ? NO_MEMORY : UNCOMMON;
     jpeg_create_decompress(&from);
     jpeg_create_decompress(&back);
     jpeg_create_compress(&to);

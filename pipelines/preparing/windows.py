@@ -28,7 +28,7 @@ _WHY = {1: "damaged", 2: "CMYK", 3: "arithmetic-coded", 4: "12-bit", 5: "incompl
 @functools.cache
 def library() -> tuple[ctypes.CDLL | None, str]:
     """The compiled C, which has rewritten a picture, or nothing and why."""
-    return build.loaded("windows", (_SOURCE,), _COMMAND, _wrong)
+    return build.loaded("windows", (_SOURCE, Path(build.__file__).with_name("jpeg_errors.h")), _COMMAND, _wrong)
 
 
 def missing() -> str:

@@ -42,7 +42,12 @@ WHOLE = {f"train/{number}.jpg": LABELS[number % 2] for number in range(4)}
 
 def test_a_line_that_begins_with_a_hash_is_a_comment_unless_it_names_a_file(root):
     write(root / "train/#4.jpg", picture(4))
-    comments = ("# a comment", '# an "open quote, of a comment', "#train/5.jpg,cat")
+    comments = (
+        "# a comment",
+        '# an "open quote, of a comment',
+        "#train/5.jpg,cat",
+        f"# {300 * 'x'}, too long for a name",
+    )
     write(root / "train.csv", "# made by hand\n" + rows(*comments, "#4.jpg,dog"))
     assert listed(root) == WHOLE | {"train/#4.jpg": "dog"}
 

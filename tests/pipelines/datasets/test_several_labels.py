@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from pipelines import DataError, open_dataset
+from pipelines.doctor import main as doctor
+from pipelines.prepare import main as prepare
 
 WANTED = {"a": ["cat", "dog"], "b": ["cat"], "c": [], "d": ["bird", "cat", "dog"]}
 
@@ -67,6 +69,10 @@ LISTS = {
     "bars": ("image,labels", "a.jpg,dog|cat\nb.jpg,cat\nc.jpg,\nd.jpg,bird | cat|dog\n"),
     "semicolons": ("image,tags", "a.jpg,dog;cat\nb.jpg,cat\nc.jpg,\nd.jpg,bird;cat;dog\n"),
     "json": ("image\tlabels", 'a.jpg\t["cat", "dog"]\nb.jpg\t["cat"]\nc.jpg\t[]\nd.jpg\t["bird","cat","dog"]\n'),
+    "as Python writes them": (
+        "image\tlabels",
+        "a.jpg\t['cat', 'dog']\nb.jpg\t['cat']\nc.jpg\t[]\nd.jpg\t['bird','cat','dog']\n",
+    ),
     "a column a class": ("filename,cat,dog,bird", "a.jpg,1,1,0\nb.jpg,1,0,0\nc.jpg,0,0,0\nd.jpg,1.0,1,1\n"),
 }
 
@@ -83,6 +89,19 @@ def test_classes_of_the_training_split_give_the_order(tmp_path):
     assert found(path, classes=["dog", "bird", "cat", "fish"])["d"] == ["dog", "bird", "cat"]
     with pytest.raises(DataError, match="holds class 'bird', which is not among the 2 expected classes"):
         open_dataset(path, "train", classes=["cat", "dog"])
+
+
+def test_a_name_in_a_list_may_hold_an_apostrophe(tmp_path):
+    path = listed(tmp_path / "data", 'a.jpg\t["Grevy\'s zebra", "cat"]\nb.jpg\t["cat"]\n', "image\tlabels")
+    assert found(path) == {"a": ["Grevy's zebra", "cat"], "b": ["cat"]}
+
+
+@pytest.mark.parametrize("cell", ["[" * 100_000, '["cat", true]', "[cat"], ids=["deep", "no name", "open"])
+def test_a_cell_that_is_no_list_is_one_line(tmp_path, cell):
+    with pytest.raises(DataError, match=r"train\.csv, line 2.*label") as caught:
+        open_dataset(listed(tmp_path / "data", f"a.jpg\t{cell}\nb.jpg\t[]\n", "image\tlabels"), "train", progress=False)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_one_label_an_image_stays_what_it_was(tmp_path):
@@ -114,6 +133,8 @@ def test_a_flag_that_is_none_is_named_with_its_line(tmp_path):
 
 
 def test_other_tools_say_that_they_do_not_take_them(tmp_path):
-    dataset = open_dataset(shard(tmp_path / "data", {key: {"labels": names} for key, names in WANTED.items()}), "train")
+    path = shard(tmp_path / "data", {key: {"labels": names} for key, names in WANTED.items()})
     with pytest.raises(DataError, match=r"has several labels an image, which doctor\.py does not take"):
-        dataset.require_single_labels("doctor.py")
+        doctor([str(path)], None)
+    with pytest.raises(DataError, match=r"has several labels an image, which prepare\.py does not take"):
+        prepare(["folder", str(path), "--to", "shards", "--output", str(tmp_path / "out"), "--workers", "1"], None)

@@ -189,7 +189,7 @@ def test_what_cannot_be_rewritten_stays_and_says_why(odd_images, bad_images) -> 
         assert windows.rewrite(np.frombuffer(data, np.uint8), probe_bytes(data)).why == why
 
 
-def test_markers_that_do_not_fit_are_decoded_whole(compiled) -> None:
+def test_markers_that_do_not_fit_are_decoded_whole(compiled, tmp_path) -> None:
     """Swapped, doubled, left out, too many, of another interval: what libjpeg makes of the whole is what comes."""
     generator = np.random.default_rng(5)
     image = photo(generator, 320, 200)
@@ -214,10 +214,14 @@ def test_markers_that_do_not_fit_are_decoded_whole(compiled) -> None:
         else:
             broken[at + 1] = int(generator.choice([0xD9, 0xC4, 0xFF, 0x01]))
         if bytes(broken) != data:
+            for box in boxes:
+                assert cut(compiled, bytes(broken), box, 48, tmp_path / "one.jpg")[0] == bytes(broken), kind
             carried_out(compiled, bytes(broken), boxes, 48)
             carried_out(compiled, bytes(broken), whole, 48)
     unnumbered = bytearray(data)
     for at in markers:
         unnumbered[at + 1] = 0xD0  # libjpeg follows them, with warnings
+    for box in boxes:
+        assert cut(compiled, bytes(unnumbered), box, 48, tmp_path / "one.jpg")[0] == bytes(unnumbered)
     expected = carried_out(compiled, bytes(unnumbered), whole, 48)
     assert expected[1] == [True]

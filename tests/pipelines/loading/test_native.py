@@ -125,7 +125,7 @@ def test_images_whose_file_failed_for_a_moment_have_the_same_pixels(sample_val, 
         sample_val, "located", lambda indices: (found := located(indices))._replace(files=np.full_like(found.files, -1))
     )
     with load(sample_val, plan) as loader:
-        for images, batch in zip(sound, itertools.islice(loader, 4)):
+        for images, batch in zip(sound, itertools.islice(loader, 4), strict=True):
             assert torch.equal(images, batch.images)
 
 

@@ -148,6 +148,12 @@ def test_mixing_needs_pairs(sample_val, global_batch, batch_size):
         build_loader(sample_val, plan, "synthetic", batch_size=batch_size, resolution=8)
 
 
+def test_every_rank_needs_a_pair(sample_val):
+    plan = TrainPlan(1000, 8, augmentation=EVERYTHING)
+    with pytest.raises(DataError, match="the global batch of 8 is smaller than the 8 ranks of a pair each; raise it"):
+        build_loader(sample_val, plan, "synthetic", batch_size=2, resolution=8, world_size=8)
+
+
 def test_pairs_are_dealt_and_cut_whole(sample_val):
     plan = TrainPlan(1000, 30, augmentation=EVERYTHING)
     parts = []
