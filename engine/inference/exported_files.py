@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -95,14 +96,22 @@ def open_onnx(file: Path, device: torch.device) -> tuple[Function, dict[str, Any
     return run, parsed(file, stored)
 
 
+@cache
+def _openvino() -> Any:
+    """OpenVINO, once in a process: each core of it puts a stack for signals in place of the one that it finds, and that one back
+    when it goes. Two that go in the order in which they came leave the first one's, which is no more: the next signal kills."""
+    import openvino
+
+    return openvino.Core()
+
+
 def open_openvino(file: Path) -> Function | None:
     """The function in an ONNX file, run by OpenVINO on the CPU, None where that is not installed. Raises RuntimeError, of its
     own, for a file that it cannot run."""
     try:
-        import openvino
+        core = _openvino()
     except ImportError:
         return None
-    core = openvino.Core()
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(core.read_model(file.read_bytes()), "CPU", hints)
     return lambda images: torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())

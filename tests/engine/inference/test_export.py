@@ -1,6 +1,8 @@
 """engine/export.py: files that other programs run, the same function as the network, with the preprocessing inside."""
 
 import copy
+import ctypes
+import gc
 import json
 import math
 import re
@@ -86,6 +88,24 @@ def test_exported_files_compute_what_the_network_computes(network, exported, kin
     found = differences(network, exported[kind], ExportedGraph(network, 32))
     assert sorted(found) == (["torch"] if kind == "torch_export" else ["OpenVINO", "onnxruntime"])
     assert max(found.values()) < 1e-5
+
+
+class StackOfSignals(ctypes.Structure):
+    """stack_t of <signal.h>."""
+
+    _fields_ = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+def test_files_that_openvino_ran_leave_a_stack_on_which_signals_can_be_handled(exported):
+    """In whatever order they are let go."""
+    runs = [open_openvino(exported[kind]) for kind in ("onnx", "folded onnx")]
+    while runs:
+        del runs[0]
+    gc.collect()
+    found = StackOfSignals()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+    mapped = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+    assert not found.size or any(int(start, 16) <= found.address < int(end, 16) for start, end in mapped)
 
 
 @pytest.mark.parametrize("format_", ["onnx", "torch_export"])
