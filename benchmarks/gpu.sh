@@ -156,8 +156,9 @@ await_compiled() {
 }
 
 stop_compiling() {
-    local process
-    for process in ${compiling[*]:-}; do kill "$process" 2>/dev/null; done
+    local process running
+    running=" $(jobs -rp | tr '\n' ' ') " # the number of one that has ended may be another's by now
+    for process in ${compiling[*]:-}; do [[ "$running" != *" $process "* ]] || kill "$process" 2>/dev/null; done
 }
 
 # ---- the blocks -----------------------------------------------------------------------------------------------------------

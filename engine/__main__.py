@@ -1,6 +1,7 @@
 """The commands by name: `python -m engine train --help`."""
 
 import importlib
+import sys
 from collections.abc import Sequence
 
 from engine.config.options import ConfigError
@@ -28,7 +29,11 @@ def main(arguments: Sequence[str]) -> int:
         return DONE
     if arguments[0] not in COMMANDS:
         raise ConfigError(f"{arguments[0]} is no command; the commands are {', '.join(COMMANDS)}")
-    status: int = importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
+    module = importlib.import_module(COMMANDS[arguments[0]][0])
+    if module.__name__.startswith("pipelines."):  # whose entry points share their work under MPI, and end the process
+        sys.argv[1:] = arguments[1:]
+        module.command()
+    status: int = module.main(arguments[1:])
     return status
 
 

@@ -1,6 +1,5 @@
 """Serve the live pages of runs on this machine: `python engine/watch.py runs`, then open the address that it prints."""
 
-import argparse
 import secrets
 import sys
 from collections.abc import Sequence
@@ -14,11 +13,12 @@ sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).r
 from engine.config.options import ConfigError
 from engine.faults.exit_status import DONE, run_entry_point
 from engine.monitoring.watching.server import is_own, serve
+from pipelines.support.entry_point import Parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Serves until it is interrupted; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="engine/watch.py", description="Serve the live pages of runs: their curves, alone and over each other."
     )
     parser.add_argument("run", nargs="*", type=Path, default=[Path("runs")], help="run directories, or folders of them")
@@ -39,10 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             f"{options.host} port {options.port} cannot be listened at: {error}; choose another --port"
         ) from None
     print(f"watching {', '.join(map(str, options.run))} at {address} (Ctrl-C ends it)", flush=True)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        server.server_close()
+    server.serve_forever()  # until it is interrupted
     return DONE
 
 

@@ -3,7 +3,7 @@
 # and twice at once; does nothing when nothing changed. With uv on the path, uv installs; else pip does.
 #
 #   bash launch/setup.sh                     what training, evaluation, prediction need: the quickstart's part
-#   bash launch/setup.sh --all               also DALI, FFCV (built from source), DeepSpeed, MPI, ONNX, OpenVINO, development tools
+#   bash launch/setup.sh --all               also DALI, FFCV (built from source), DeepSpeed, MPI, ONNX, OpenVINO, trackers, development tools
 #   bash launch/setup.sh --cpu               torch's CPU build, a tenth of the size, where an index has it
 #   bash launch/setup.sh --torch 2.11        another torch than that of the constraints
 #   bash launch/setup.sh --python 3.13       another Python than the first one found: a version or a path

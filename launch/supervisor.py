@@ -4,8 +4,8 @@ mpirun kills its ranks within a second, and DeepSpeed's launcher ends with statu
 is not told: the ranks are, by SIGUSR1, which mpirun hands on to those of all nodes. They write a checkpoint and end with 75.
 """
 
+import contextlib
 import ctypes
-import os
 import signal
 import subprocess
 import time
@@ -31,13 +31,14 @@ def supervise(launcher: str, command: Sequence[str]) -> int:
         if first is None:
             first = now
             _tell_ranks(launcher, process)
-        elif number != signal.SIGUSR1 and now - first > _SAME_WISH_SECONDS:
+        elif number not in (signal.SIGUSR1, signal.SIGHUP) and now - first > _SAME_WISH_SECONDS:
             process.terminate()
 
     # A session of its own: Ctrl-C of a terminal comes to every process of the session in front.
     process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)
     for number in _STOP_SIGNALS:
-        signal.signal(number, hear)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, hear)
     status = process.wait()
     return status if status >= 0 else 128 - status
 
@@ -50,19 +51,22 @@ def _tell_ranks(launcher: str, process: subprocess.Popen[bytes]) -> None:
     if launcher == "mpirun":
         process.send_signal(signal.SIGUSR1)
         return
-    ranks = list(_deepspeed_ranks(psutil.Process(process.pid)))
+    ranks: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        ranks = list(_deepspeed_ranks(psutil.Process(process.pid)))
     for rank in ranks:
-        os.kill(rank, signal.SIGUSR1)
+        with contextlib.suppress(psutil.Error):  # the same; a number that is another's by now is not signalled
+            rank.send_signal(signal.SIGUSR1)
     if not ranks:  # nothing has begun that could be saved
         process.terminate()
 
 
-def _deepspeed_ranks(launcher: psutil.Process) -> Iterator[int]:
+def _deepspeed_ranks(launcher: psutil.Process) -> Iterator[psutil.Process]:
     """The uppermost processes below DeepSpeed's launcher that have a rank's variables; below them are compilers and the like."""
     for child in launcher.children():
         try:
             if _OF_DEEPSPEED_S_RANKS in child.environ():
-                yield child.pid
+                yield child
             else:
                 yield from _deepspeed_ranks(child)
         except psutil.Error:

@@ -29,8 +29,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch, and in
     # Processes of several workers share the cores: a thread that waits must not spin on one.
     os.environ["OMP_WAIT_POLICY"] = "passive"
 
-for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
     # Started in the background by a shell, or by nohup: processes would inherit that Ctrl-C or a closed terminal is ignored.
+    # They do not inherit a handler, under which this process goes on when its terminal is closed, as nohup means it.
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, usual)
 

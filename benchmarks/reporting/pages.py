@@ -10,7 +10,6 @@ from benchmarks.reporting.results import Row, present_command, tabulated
 from benchmarks.reporting.sections import Change, Section
 
 DETAILS = ("spread", "share", "of_ours", "cpu_cores", "predicted", "bound_by", "step_seconds_p95")
-DETAILS += ("set_up_seconds", "received_bytes", "disk_bytes", "top1_share", "others_share")
 
 
 def table(rows: Sequence[Row], moved: Mapping[str, Change] | None = None) -> tuple[list[str], list[list[str]]]:

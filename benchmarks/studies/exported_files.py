@@ -7,10 +7,11 @@ PyTorch, plain and with normalisations folded, stands beside them. All take the 
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
@@ -18,10 +19,9 @@ import torch
 from torch import Tensor
 
 import engine.export
-from benchmarks.measuring import Parser, Subject, alternate, repeated
-from benchmarks.reporting.results import Result
+from benchmarks.measuring import Subject, alternate, repeated
+from benchmarks.reporting import Result, Study
 from engine.evaluation.settings import settings_of
-from engine.faults.exit_status import DONE, run_entry_point
 from engine.inference.exported_files import runtimes
 from engine.inference.exported_graph import ExportedGraph
 from inception import network_from_weights
@@ -36,13 +36,13 @@ FORMS = {
 }
 Batches = list[tuple[Tensor, Tensor]]
 
+study = Study("exported_files", "Exported files beside eager PyTorch.", batch_size=16, windows=7, seconds=1.0)
+study.option("--weights", required=True, help="a weights file or a run directory")
+study.option("--data.path", dest="path", default="", help="dataset (default: the embedded sample)")
 
-def main(arguments: Sequence[str]) -> int:
-    parser = Parser("Exported files beside eager PyTorch.", batch_size=16, windows=7, seconds=1.0)
-    parser.add_argument("--weights", required=True, help="a weights file or a run directory")
-    parser.add_argument("--data.path", dest="path", default="", help="dataset (default: the embedded sample)")
-    options = parser.parse_args(arguments)
-    result = Result("exported_files", options)
+
+@study
+def main(options: Any, result: Result) -> None:
     with TemporaryDirectory() as folder:
         runs = contestants(options.weights, options.path, Path(folder))
         batches = validation(options.weights, options.path, options.batch_size)
@@ -59,8 +59,6 @@ def main(arguments: Sequence[str]) -> int:
         measured = alternate(subjects, windows=options.windows)
     result.add_each({}, "what", "images/s", measured)
     result.note(f"{options.batch_size} uint8 images at a time, {torch.get_num_threads()} threads, CPU only.")
-    result.finish()
-    return DONE
 
 
 def contestants(weights: str, path: str, folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -91,4 +89,4 @@ def validation(weights: str, path: str, batch_size: int) -> Batches:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

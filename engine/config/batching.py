@@ -20,6 +20,11 @@ class Batching:
     sizes: tuple[int, ...] = ()
     least: int = 0
 
+    @property
+    def compiled_sizes(self) -> tuple[int, ...]:
+        """Sizes of micro-batches to compile for: as many on every rank, since the backward pass of each is exchanged."""
+        return (self.sizes[0], self.sizes[-1]) if self.uneven_ranks else (self.batch_size,)
+
     def weight(self, images: int) -> float:
         """What the mean over a micro-batch of `images` counts in the sum of this rank's, where shares are uneven: the mean over
         the ranks of their sums is then the mean over the global batch."""

@@ -47,7 +47,7 @@ def load_config(arguments: Sequence[str]) -> Config:
         raise ConfigError(_one_line(str(error))) from None
     _drop_others(merged)
     config = Config(**vars(parser.instantiate(merged)))
-    if not _names_data(config.data) and recipe_path(recipe) != recipe_path(DEFAULT_RECIPE):
+    if not _names_data(config.data) and recipe_path(recipe).resolve() != recipe_path(DEFAULT_RECIPE):
         raise ConfigError(
             f"recipe {recipe} names no dataset: add --data.path DIR "
             f"(only the recipe {DEFAULT_RECIPE} means the embedded sample; it lies in {sample_path()})"

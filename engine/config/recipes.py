@@ -12,13 +12,9 @@ DEFAULT_RECIPE = "sample"
 BASE = "base"  # the key of a recipe that names another
 
 
-def recipe_path(recipe: str, beside: Path = RECIPES) -> Path:
-    """The file of a recipe, which is a YAML file's name, taken from the folder of the recipe that names it, or one of ours."""
-    return (
-        RECIPES / f"{recipe}.yaml"
-        if not Path(recipe).suffix
-        else (Path(recipe) if beside == RECIPES else beside / recipe)
-    )
+def recipe_path(recipe: str, beside: Path = Path()) -> Path:
+    """The file of a recipe: a YAML file by its name, in the folder `beside` unless that is absolute, or one of ours."""
+    return beside / recipe if Path(recipe).suffix else RECIPES / f"{recipe}.yaml"
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:

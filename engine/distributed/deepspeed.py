@@ -49,7 +49,7 @@ class DeepSpeedParallelism(Parallelism):
         self._remember(objective, optimizer)
         self._clips = config.optimizer.clip_norm is not None
         # DeepSpeed sends and flattens parameters as rows of bytes, which the channels-last layout is not.
-        for parameter in self._parameters:
+        for parameter in objective.parameters():  # frozen ones and a teacher's too
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
         self._engine, *_ = self._deepspeed.initialize(
             model=_as_module(compiled(objective, config.compile)),
@@ -58,10 +58,9 @@ class DeepSpeedParallelism(Parallelism):
             dist_init_required=False,
         )
         self._zero = self._engine.optimizer if self._engine.zero_optimization() else None
-        if self._zero is None:
-            for parameter in self._parameters:
-                if parameter.ndim == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        for parameter in objective.parameters():  # under ZeRO, those that learn lie in its vectors
+            if parameter.ndim == 4 and (self._zero is None or not parameter.requires_grad):
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return self._engine
 
     def without_exchange(self) -> AbstractContextManager[Any]:

@@ -22,10 +22,14 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         ranks = dist.get_world_size()
-        # Of the images of all ranks, how many times its equal part this one has.
-        part = len(x) * ranks / sum_over_ranks(x.new_full((), len(x), dtype=torch.float32)) if self.uneven else 1.0
         # The mean first, then squares of what is left of it: their difference from one exchange would lose digits.
-        mean = sum_over_ranks(part * x.float().mean(dim=(0, 2, 3))) / ranks
+        own: Tensor = x.float().mean(dim=(0, 2, 3))
+        part: float | Tensor = 1.0  # of the images of all ranks, how many times its equal part this one has
+        if self.uneven:
+            told = sum_over_ranks(torch.cat([len(x) * own, own.new_full((1,), len(x))]))
+            mean, part = told[:-1] / told[-1], len(x) * ranks / told[-1].detach()
+        else:
+            mean = sum_over_ranks(own) / ranks
         variance = sum_over_ranks(part * (x.float() - mean[:, None, None]).square().mean(dim=(0, 2, 3))) / ranks
         self._track(mean.detach(), variance.detach(), ranks / part * (x.numel() // x.shape[1]))
         scale = self.weight * torch.rsqrt(variance + self.eps)

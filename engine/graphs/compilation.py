@@ -17,8 +17,8 @@ COMBO_KERNELS = {"combo_kernels": True}
 _RECOMPILES = "torch._dynamo.guards.__recompiles"  # where torch's compiler tells why a graph had to be compiled again
 
 
-def prepare_compiler(options: CompileConfig, shapes: int, network: nn.Module) -> None:
-    """Sets the process up to compile: the cache directory, and room for the graphs of `network` for `shapes` of its input."""
+def prepare_compiler(options: CompileConfig, shapes: int, *networks: nn.Module) -> None:
+    """Sets the process up to compile: the cache directory, and room for the graphs of `networks` for `shapes` of their input."""
     if not options.enabled:
         return
     cache = Path(options.cache).expanduser() if options.cache else user_cache() / "compile"
@@ -30,7 +30,7 @@ def prepare_compiler(options: CompileConfig, shapes: int, network: nn.Module) ->
     os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
     # Beyond this limit torch runs a function uncompiled, without a word: leave room for training and evaluation of every shape,
     # and of every stage where each is a graph, since stages share their code.
-    stages = len(list(network.children())) if options.scope == "block" else 1
+    stages = sum(len(list(network.children())) for network in networks) if options.scope == "block" else len(networks)
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, 2 * shapes * stages)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 2 * config.recompile_limit)

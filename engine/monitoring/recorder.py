@@ -67,7 +67,8 @@ class Recorder:
         phases = self._clock.read()
         exchange, scale = self._parallelism.exchange_seconds() if phases else {}, self._parallelism.loss_scale
         communicator = self._parallelism.communicator
-        communicator.own_step_seconds = max((elapsed - agreeing) / self._steps - sum(exchange.values()), 0.0)
+        if phases:  # else how long the exchange waited for others is not known
+            communicator.own_step_seconds = max((elapsed - agreeing) / self._steps - sum(exchange.values()), 0.0)
         self._monitor.record(
             "train",
             **self._position(),

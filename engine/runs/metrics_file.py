@@ -65,8 +65,7 @@ class MetricsFile:
 
     def end(self) -> dict[str, Any] | None:
         """The row that ended the run, or None while it is unfinished."""
-        rows = self.rows()
-        return rows[-1] if rows and rows[-1]["kind"] == "end" else None
+        return next((row for row in reversed(self.rows()) if row["kind"] == "end"), None)
 
 
 def _lines(rows: list[dict[str, Any]]) -> str:

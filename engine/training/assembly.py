@@ -227,7 +227,7 @@ def assemble_step(
     full = config.data.resolution or network.input_size
     sizes = {resolution_at(epoch, full, config.progressive) for epoch in range(config.schedule.epochs)}
     shapes = len(sizes | {config.evaluation.resolution or full}) * max(1, len(batching.sizes))
-    prepare_compiler(config.compile, shapes, network)
+    prepare_compiler(config.compile, shapes, network, *([] if teacher is None else [teacher.network]))
     check_accumulation(config.compile, batching.micro_batches, device)
     parallelism = create_parallelism(communicator, config.strategy)
     prepared = parallelism.prepare(objective, create_optimizer(network, config.optimizer), config, batching)

@@ -92,7 +92,7 @@ def settle_batching(config: Config, objective: Objective, communicator: Communic
     try:
         batching = share_batch(data, ranks, unit)
     except ConfigError:
-        if not begun:
+        if not begun or data.global_batch_size is None:
             raise
         batching = share_unevenly(data, ranks, communicator.rank, unit)
     data.global_batch_size = batching.global_batch

@@ -16,7 +16,7 @@ def compile_for_run(run: Run) -> RecompileWatch:
     sizes = sorted(set(run.sizes[run.progress.epoch :])) if run.parallelism.can_discard else []
     run.monitor.say(f"compiling for images of {', '.join(map(str, sizes)) or 'each size as it comes'} pixels")
     run.network.train()
-    counts, evaluator = run.batching.sizes or (run.batching.batch_size,), run.evaluator
+    counts, evaluator = run.batching.compiled_sizes, run.evaluator
 
     def compile_size(size: int) -> None:
         for count in counts:

@@ -20,6 +20,7 @@ def create_optimizer(network: nn.Module, options: OptimizerConfig) -> torch.opti
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay, **rate},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, **rate},
         ]
+    groups = [group for group in groups if group["params"]]
     if options.name == "sgd":
         nesterov = options.nesterov and options.momentum > 0
         return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=nesterov, fused=True)

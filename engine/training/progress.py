@@ -82,8 +82,9 @@ class RecentSteps:
         values = self._resumed.clone()
         if self._steps:
             values = torch.cat([values, torch.stack(self._steps).double()])
-        if values.is_cuda:  # else the wait for the device's own work would count as one for the other ranks
-            torch.cuda.synchronize(values.device)
+        # Else waiting for the steps would count as waiting for other ranks.
+        if values.is_cuda and self._communicator.world_size > 1:
+            torch.cuda.current_stream(values.device).synchronize()
         asked = time.monotonic()
         means = (self._communicator.sum(values) / self._communicator.world_size).tolist()
         self.waited = time.monotonic() - asked

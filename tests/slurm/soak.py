@@ -214,16 +214,17 @@ def main() -> int:
         "--patience", type=float, default=20, help="minutes that jobs may take to end when all is mended"
     )
     parser.add_argument("--output", type=Path, default=Path("soak.json"))
+    parser.add_argument("--directory", type=Path, default=Path(f"/tmp/slurm-soak-{os.getpid()}"), help="of the cluster")
     told = parser.parse_args()
     told.output = told.output.absolute()
-    directory, folder = Path(f"/tmp/slurm-soak-{os.getpid()}"), Path(tempfile.mkdtemp(prefix="soak-"))
+    directory, folder = told.directory, Path(tempfile.mkdtemp(prefix="soak-"))
     cluster = Cluster(directory, folder)
     cluster.env["INCEPTION_PYTHON"] = os.environ.get("INCEPTION_PYTHON", sys.executable)
-    say(cluster.script("start", "--nodes", str(NODES)).strip())
     well = False
     for number in (signal.SIGINT, signal.SIGTERM):  # it leaves no cluster behind, also when started in the background
         signal.signal(number, lambda *_: sys.exit(1))
     try:
+        say(cluster.script("start", "--nodes", str(NODES)).strip())
         well = Soak(cluster, told).run()
     finally:
         cluster.script("stop")

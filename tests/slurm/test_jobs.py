@@ -97,7 +97,7 @@ def unequal(tmp_path):
         (found.directory / "gres.conf").write_text("\n".join(devices) + "\n")
         for name in ("n1", "n2"):
             found.script("lose", name)
-        os.kill(int((found.directory / "slurmctld.pid").read_text()), signal.SIGKILL)
+        os.kill(found.daemon("slurmctld"), signal.SIGKILL)
         path = {"PATH": f"{found.env['PATH']}:/usr/sbin"}
         found.run("bash", "-c", "slurmctld -c -i >/dev/null 2>&1 </dev/null", **path)
         for name in ("n1", "n2"):

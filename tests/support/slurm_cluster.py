@@ -55,9 +55,16 @@ class Cluster:
         """Until the queue is empty."""
         wait_until(lambda: not self.run("squeue", "--noheader").strip(), lambda: self.run("squeue"))
 
+    def daemon(self, name: str) -> int | None:
+        """The number of a daemon that runs; what its file holds may be another's by now."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.directory / f"{name}.pid").read_text())
+            if Path(f"/proc/{pid}/comm").read_text().strip() == name.partition("-")[0]:
+                return pid
+        return None
+
     def lost(self, node: str) -> bool:
-        pid = self.directory / f"slurmd-{node}.pid"
-        return not pid.exists() or not Path("/proc", pid.read_text().strip()).exists()
+        return self.daemon(f"slurmd-{node}") is None
 
     def clean_up(self) -> None:
         """Cancels all jobs and brings lost nodes back."""

@@ -42,7 +42,7 @@ class RunRecord:
     @property
     def end(self) -> Row | None:
         """The row that ended the run, if it has ended."""
-        return self.rows[-1] if self.rows and self.rows[-1]["kind"] == "end" else None
+        return next((row for row in reversed(self.rows) if row["kind"] == "end"), None)
 
 
 def read_run(run_dir: Path) -> RunRecord:
@@ -124,10 +124,16 @@ def throughput(run: RunRecord) -> float | None:
     return sum(row["images_per_second"] * row["seconds"] for row in train) / seconds if seconds else None
 
 
-def added_to_loss(config: dict[str, Any]) -> list[str]:
+def added_to_loss(config: dict[str, Any], several: bool = False) -> list[str]:
     """In words, what a run's training minimises beside the plain cross-entropy that evaluation measures."""
     loss, network, augmentation = (config.get(section, {}) for section in ("loss", "network", "augmentation"))
     words = []
+    if loss.get("name") == "bce" and not several:  # of several labels, evaluation measures it too
+        words.append("binary cross-entropy")
+    if loss.get("class_weights"):
+        words.append("weights of classes")
+    if config.get("distillation", {}).get("teacher"):
+        words.append("a teacher's answers")
     if loss.get("label_smoothing"):
         words.append(f"label smoothing of {loss['label_smoothing']:g}")
     words += [name for name in ("mixup", "cutmix") if augmentation.get(name)]

@@ -82,8 +82,10 @@ def _tiles(run: RunRecord) -> list[tuple[str, str, str]]:
     train, evals = run.of("train"), run.of("eval")
     tiles = []
     if evals:
-        best, last = max(evals, key=lambda row: row["top1"]), evals[-1]
-        tiles.append(("best top-1", f"{best['top1']:.2f}%", f"epoch {number(best['epoch'])}"))
+        measure = "map" if "map" in evals[-1] else "top1"  # by which the best weights are chosen
+        best, last = max(evals, key=lambda row: row[measure]), evals[-1]
+        words = "best mAP" if measure == "map" else "best top-1"
+        tiles.append((words, f"{best[measure]:.2f}%", f"epoch {number(best['epoch'])}"))
         tiles.append(("last top-1", f"{last['top1']:.2f}%", f"top-5 {last['top5']:.2f}%"))
         tiles.append(("last val loss", f"{last['loss']:.3f}", f"{last['count']:,} images evaluated"))
     if run.rows:
@@ -129,7 +131,7 @@ def _figures(run: RunRecord) -> list[tuple[str, list[Series], dict[str, Any]]]:
 
 def _losses(run: RunRecord, training: Series, evaluation: Series) -> list[tuple[str, list[Series], dict[str, Any]]]:
     """One chart where training minimises what evaluation measures, the cross-entropy; else a chart for each, with words."""
-    beside = added_to_loss(run.config)
+    beside = added_to_loss(run.config, several=any("map" in row for row in run.of("eval")))
     if not beside:
         return [("Loss", [training, evaluation], {"spikes": True})]
     title = f"Training loss, with {' and '.join(beside)}"

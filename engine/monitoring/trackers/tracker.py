@@ -6,15 +6,19 @@
 import json
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from engine.monitoring.hooks import Hook
 from engine.monitoring.trackers.curves import KINDS
 from engine.runs.checkpoint_file import write_whole
+from engine.runs.metrics_file import finite
 
 PROJECT = "inception"  # where the user's environment names none
 RETRY_SECONDS, CLOSING_SECONDS = 60.0, 120.0
+FAILING_SECONDS = 5.0  # where a run failed, whose other ranks stand still until its error is out
 # What of a run directory is kept with the curves once the run ends, as far as it is there.
 ARTIFACTS = (
     "config.yaml", "environment.json", "metrics.jsonl", "evaluation.json", "report.html", "checkpoints/best.safetensors",
@@ -37,34 +41,39 @@ class Tracker(Hook):
         self._thread: threading.Thread | None = None
         self._work, self._leaving, self._trouble = threading.Event(), False, ""
         self._open, self._next_try, self._said = False, 0.0, False
+        self._rows: deque[dict[str, Any]] = deque()  # written and not yet told
+        self._reason = "failed"  # until the run says otherwise
 
     def on_row(self, run: Any, row: dict[str, Any]) -> None:
         self._run = run
         if self._thread is None:
             self._thread = threading.Thread(target=self._tell_on, name=f"tracker {self.name}", daemon=True)
             self._thread.start()
+        self._rows.append(finite(row))
         self._work.set()
-        self._report()
+        if row["kind"] in KINDS:  # no row may follow the one that says how the run ended
+            self._report(run.recorder.trouble)
 
     def on_end(self, run: Any, outcome: Any) -> None:
         self._reason = outcome.reason
 
     def close(self) -> None:
-        """Tells the rest and hands over the files; gives up after two minutes, with one line."""
+        """Tells the rest and hands over the files; gives up after two minutes (seconds, where the run failed), with one line."""
         if self._thread is None:
             return
         self._leaving = True
         self._work.set()
-        self._thread.join(CLOSING_SECONDS)
+        patience = FAILING_SECONDS if self._reason == "failed" else CLOSING_SECONDS
+        self._thread.join(patience)
         if self._thread.is_alive():
-            self._trouble = f"not done after {CLOSING_SECONDS:.0f} s"
-        self._report()
+            self._trouble = f"not done after {patience:.0f} s"
+        self._report(lambda event, text: self._run.monitor.say(text))
 
-    def _report(self) -> None:
+    def _report(self, tell: Callable[[str, str], None]) -> None:
         trouble, self._trouble = self._trouble, ""
         if trouble and not self._said:
             self._said = True
-            self._run.recorder.trouble(
+            tell(
                 "tracker failed",
                 f"tracker {self.name}: {trouble}; the run goes on, and it is told what it missed once it answers",
             )
@@ -92,22 +101,27 @@ class Tracker(Hook):
         """Opens the session if none is open, and tells it all rows that it was not told."""
         told = self._remembered()
         if not self._open:
+            self._rows.clear()  # the file has them
             told["id"] = self.begin(told.get("id"), self.folder.name, self._settings())
             self._remember(told)
             self._open = True
-        rows = [row for row in self._run.directory.metrics.rows() if row["kind"] in KINDS]
-        new = [row for row in rows if row["step"] > told.get(row["kind"], -1)]
+            rows = self._run.directory.metrics.rows()
+        else:
+            rows = [self._rows.popleft() for _ in range(len(self._rows))]
+        new = [row for row in rows if row["kind"] in KINDS and row["step"] > told.get(row["kind"], -1)]
         ended = time.time() - (rows[-1]["time"] if rows else 0.0)
-        for row in new:
-            curves = {
-                f"{row['kind']}/{key}": value
-                for key, value in row.items()
-                if key != "step" and isinstance(value, int | float) and not isinstance(value, bool)
-            }
-            self.log(curves, row["step"], ended + row["time"])
-            told[row["kind"]] = row["step"]
-        if new:
-            self._remember(told)
+        try:
+            for row in new:
+                curves = {
+                    f"{row['kind']}/{key}": value
+                    for key, value in row.items()
+                    if key != "step" and isinstance(value, int | float) and not isinstance(value, bool)
+                }
+                self.log(curves, row["step"], ended + row["time"])
+                told[row["kind"]] = row["step"]
+        finally:
+            if new:
+                self._remember(told)
         self._said = False  # a later failure is another one
 
     def _settings(self) -> dict[str, Any]:
@@ -116,7 +130,7 @@ class Tracker(Hook):
 
     def _finish(self) -> None:
         files = [self.folder / name for name in ARTIFACTS if (self.folder / name).is_file()]
-        self.finish(files, getattr(self, "_reason", "failed"))
+        self.finish(files, self._reason)
 
     def _remembered(self) -> dict[str, Any]:
         try:

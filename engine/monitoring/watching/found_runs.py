@@ -1,9 +1,10 @@
 """The runs under the folders that somebody watches, each summed up in a line without reading more than is new."""
 
 import json
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class RunList:
     def __init__(self, roots: Sequence[Path]):
         self._roots = [root.absolute() for root in roots]
         self._readings: dict[Path, _Reading] = {}
+        self._lock = threading.Lock()  # pages are asked for in threads
 
     def by_name(self) -> dict[str, Path]:
         """The run directories as they are now. A name is the path below the folder watched; equal ones get a number."""
@@ -88,7 +90,8 @@ class RunList:
 
     def summaries(self) -> list[Summary]:
         """All runs, the one that changed last first."""
-        found = [self._summary(name, folder) for name, folder in self.by_name().items()]
+        with self._lock:
+            found = [replace(self._summary(name, folder)) for name, folder in self.by_name().items()]
         return sorted(found, key=lambda summary: -summary.changed)
 
     def _summary(self, name: str, folder: Path) -> Summary:
@@ -142,7 +145,7 @@ def _take_in(summary: Summary, text: bytes) -> None:
         if kind == "train":
             summary.loss, summary.images_per_second = row.get("loss"), row.get("images_per_second")
         elif kind == "eval" and row.get("top1") is not None:
-            summary.best_top1 = max(row["top1"], summary.best_top1 or 0.0)
+            summary.best_top1 = max(row.get("map", row["top1"]), summary.best_top1 or 0.0)
     summary.state = _state(lines)
 
 

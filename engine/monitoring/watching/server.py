@@ -69,8 +69,8 @@ class Application:
             raise MisdirectedRequest
         if request.method not in ("GET", "HEAD"):
             raise Forbidden
-        if self._token and not hmac.compare_digest(request.cookies.get(_COOKIE, ""), self._token):
-            if not hmac.compare_digest(request.args.get("token", ""), self._token):
+        if self._token and not self._is_token(request.cookies.get(_COOKIE, "")):
+            if not self._is_token(request.args.get("token", "")):
                 raise Forbidden
             response = redirect(quote(request.path))  # the address that stays in the browser is without it
             response.set_cookie(_COOKIE, self._token, httponly=True, samesite="Strict")
@@ -79,11 +79,13 @@ class Application:
         answer = endpoint(request, **values)
         return answer if isinstance(answer, Response) else Response(answer, mimetype="text/html")
 
+    def _is_token(self, told: str) -> bool:
+        return hmac.compare_digest(*(text.encode("utf-8", "surrogatepass") for text in (told, self._token)))
+
     def _list(self, request: Request) -> str:
+        stamp = self._stamp_of_all()  # before what is read, so that what comes meanwhile is seen as new
         summaries = self._runs.summaries()
-        return page.template("runs.html", _FOLDER).render(
-            runs=summaries, most=MOST, live=True, stamp=self._stamp_of_all()
-        )
+        return page.template("runs.html", _FOLDER).render(runs=summaries, most=MOST, live=True, stamp=stamp)
 
     def _run(self, request: Request, name: str) -> str:
         folder = self._folder(name)
@@ -94,10 +96,9 @@ class Application:
 
     def _comparison(self, request: Request) -> str:
         chosen = self._chosen(request)
+        stamp = self._stamp(chosen.values())
         runs = {name: _read(folder) for name, folder in chosen.items()}
-        return page.template("comparison.html", _FOLDER).render(
-            **compare(runs), live=True, stamp=self._stamp(chosen.values())
-        )
+        return page.template("comparison.html", _FOLDER).render(**compare(runs), live=True, stamp=stamp)
 
     def _list_stamp(self, request: Request) -> Response:
         return self._stamped(self._stamp_of_all())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from engine.__main__ import COMMANDS
 from engine.__main__ import main as commands
+from engine.config import recipes
 from engine.config.command_line import load_config
 from engine.config.options import ConfigError
 from engine.config.recipes import RECIPES
@@ -54,6 +54,18 @@ def test_a_recipe_begins_where_its_base_ends(tmp_path):
     assert config.run.dir == "runs/top"
 
 
+def test_a_recipe_of_ours_is_the_same_by_its_file(monkeypatch):
+    monkeypatch.chdir(RECIPES.parents[1])
+    assert load_config(["--recipe", "engine/recipes/sample.yaml"]).data.path == ""
+
+
+def test_a_base_lies_beside_the_recipe_that_names_it_in_our_folder_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "RECIPES", tmp_path)
+    written(tmp_path / "mine.yaml", "base: other.yaml\n")
+    written(tmp_path / "other.yaml", "optimizer: {lr: 0.25}\ndata: {path: unread}\n")
+    assert load_config(["--recipe", "mine"]).optimizer.lr == 0.25
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -86,5 +98,10 @@ def test_commands_are_listed_and_run_by_name(capsys):
     assert "name: " in capsys.readouterr().out
     with pytest.raises(ConfigError, match="trian is no command; the commands are train, evaluate"):
         commands(["trian"])
-    for module, _ in COMMANDS.values():
-        assert callable(importlib.import_module(module).main)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_runs_by_name(run_command, name):
+    done = run_command(["-m", "engine", name, "--help"], env={"PYTHONPATH": str(RECIPES.parents[1])})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage" in done.stdout.lower()

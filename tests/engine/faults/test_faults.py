@@ -87,7 +87,8 @@ def kill_and_compare(start_command, run_on_ranks, tiny_run, tmp_path, times: int
         pids = job.wait_until(functools.partial(new_workers, job, struck))
         job.wait_until(functools.partial(has_reached, run, step))
         time.sleep(random.uniform(0, 0.05) if step else random.uniform(0, 4))
-        os.kill(random.choice(pids), signal.SIGKILL)  # which raises when the run was faster
+        assert workers(job) == pids, "the run was faster"  # and their numbers may be others' by now
+        os.kill(random.choice(pids), signal.SIGKILL)
         struck.update(pids)
     assert_ends_as_the_quiet_run(job, tmp_path)
 

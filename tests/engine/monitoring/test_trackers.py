@@ -36,6 +36,7 @@ class Run:
         self.folder, self.config, self.troubles = folder, Config(), []
         self.directory = types.SimpleNamespace(metrics=MetricsFile(folder / "metrics.jsonl"))
         self.recorder = types.SimpleNamespace(trouble=lambda event, text: self.troubles.append(text))
+        self.monitor = types.SimpleNamespace(say=self.troubles.append)
         (folder / "environment.json").write_text('{"torch": "2"}')
         (folder / "report.html").write_text("<html>")
 

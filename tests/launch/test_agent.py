@@ -1,0 +1,47 @@
+"""torchrun's agent: which ends of its ranks are final."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousTimeoutError
+
+from launch import agent
+from launch.agent import Agent
+
+
+@pytest.mark.parametrize(
+    ("status", "waiting", "state", "left"),
+    [
+        (75, 1, WorkerState.HEALTHY, 3),
+        (75, 0, WorkerState.FAILED, 0),
+        (2, 1, WorkerState.FAILED, 0),
+        (1, 1, WorkerState.FAILED, 3),
+    ],
+)
+def test_ranks_that_stopped_for_a_node_that_comes_are_started_again(monkeypatch, status, waiting, state, left):
+    ended = RunResult(state=WorkerState.FAILED, failures={0: ProcessFailure(0, 1, status, "")})
+    monkeypatch.setattr(LocalElasticAgent, "_monitor_workers", lambda self, group: ended)
+    monkeypatch.setattr(Agent, "elastic", True)
+    own = Agent.__new__(Agent)
+    own._remaining_restarts = 3
+    group = SimpleNamespace(spec=SimpleNamespace(rdzv_handler=SimpleNamespace(num_nodes_waiting=lambda: waiting)))
+    assert own._monitor_workers(group).state == state
+    assert own._remaining_restarts == left
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(RendezvousClosedError, "the run has ended on another"), (RendezvousTimeoutError, "too few came in time")],
+)
+def test_what_torch_says_without_a_word_is_one_line(monkeypatch, capfd, error, words):
+    def run(options):
+        raise error
+
+    monkeypatch.setattr(agent.torchrun, "run", run)
+    assert agent.main(["--nnodes=1", "--nproc-per-node=1", "--rdzv-endpoint=here:1", "x.py"]) == 2
+    assert capfd.readouterr().err == f"error: the nodes cannot meet at here:1: {words}\n"
