@@ -58,7 +58,7 @@ setup(
         "console_scripts": [
             f"inception-{program} = {room}.{program}:command"
             for room, programs in (
-                ("engine", ["train", "evaluate", "predict", "export", "watch"]),
+                ("engine", ["train", "evaluate", "predict", "export", "watch", "report", "completion"]),
                 ("pipelines", ["prepare", "doctor"]),
             )
             for program in programs
@@ -72,6 +72,7 @@ setup(
         "pillow>=10.4",
         "pyyaml>=6.0",
         "jsonargparse[signatures]>=4.49",
+        "shtab>=1.7",
         "rich>=13.7",
         "tensorboard>=2.17",
         "matplotlib>=3.9",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from engine.config.options import ConfigError
 from engine.faults.exit_status import DONE, run_entry_point
+from pipelines.support.meant import value_meant
 
 COMMANDS = {
     "train": ("engine.train", "Train a network."),
@@ -16,6 +17,7 @@ COMMANDS = {
     "report": ("engine.report", "Write the page of a run anew."),
     "prepare": ("pipelines.prepare", "Turn archives or folders into a dataset that reads fast."),
     "doctor": ("pipelines.doctor", "Check every image of a dataset."),
+    "completion": ("engine.completion", "Print what completes all these in a shell."),
 }
 
 
@@ -24,11 +26,12 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("python -m engine COMMAND [OPTION ...]; of an installed package inception-COMMAND\n")
         for name, (_, words) in COMMANDS.items():
-            print(f"  {name:10}{words}")
+            print(f"  {name:12}{words}")
         print("\nCOMMAND --help shows its options.")
         return DONE
     if arguments[0] not in COMMANDS:
-        raise ConfigError(f"{arguments[0]} is no command; the commands are {', '.join(COMMANDS)}")
+        meant = value_meant(arguments[0], COMMANDS)
+        raise ConfigError(f"{arguments[0]} is no command; the commands are {', '.join(COMMANDS)}{meant}")
     module = importlib.import_module(COMMANDS[arguments[0]][0])
     if module.__name__.startswith("pipelines."):  # whose entry points share their work under MPI, and end the process
         sys.argv[1:] = arguments[1:]

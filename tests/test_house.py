@@ -35,7 +35,7 @@ FLOORS = {
 TOPS = {
     "inception": "debug googlenet inception_resnet inception_v2 inception_v3 inception_v4 registry",
     "pipelines": "doctor prepare",
-    "engine": "__main__ evaluate export predict report train watch",
+    "engine": "__main__ completion evaluate export predict report train watch",
     "benchmarks": "autotune networks published report roofline scaling throughput time_to_accuracy",
 }
 MOST_LINES = 300

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from benchmarks.measuring.machine import RESULTS
 from engine.config.options import ConfigError
+from pipelines.support import entry_point
 
 PRECISIONS = ("auto", "fp32", "bf16")
 MODES = ("eager", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -17,8 +18,10 @@ class BenchmarkError(ConfigError):
     """Bad usage or bad input of a benchmark; the message is one line."""
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(entry_point.Parser):
     """A parser with `--output` and those of the `COMMON` options that get a default here. Its complaint is one line."""
+
+    completes = False  # no command of its own, whose options a shell could know
 
     def __init__(self, description: str, **defaults: Any) -> None:
         super().__init__(
@@ -29,7 +32,7 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(f"--{name.replace('_', '-')}", default=default, **COMMON[name])
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {message} (--help lists the options)", file=sys.stderr)
+        print(f"error: {self.with_meant(message)} (--help lists the options)", file=sys.stderr)
         raise SystemExit(2)
 
 

@@ -3,7 +3,6 @@
 The options themselves, their defaults and their help stand in `engine/config/options.py`.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,9 +12,13 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from engine.config.bounds import bounds_of
 from engine.config.checks import check_values
+from engine.config.help_page import HelpOfOptions, arrange, show_help_asked_for
 from engine.config.options import Config, ConfigError, flat, leaves
 from engine.config.recipes import DEFAULT_RECIPE, RECIPES, read_recipe, recipe_path
+from inception import list_models
 from pipelines import sample_path
+from pipelines.support.completion import COMPLETION, SHELLS, PrintCompletion, take_files
+from pipelines.support.meant import option_meant, value_meant
 
 # No options of a run, so not in its tree.
 DRY_RUN, PRINT_CONFIG = "--dry-run", "--print-config"
@@ -25,12 +28,14 @@ def load_config(arguments: Sequence[str]) -> Config:
     """The run that a command line describes: the recipe's values, then the options given.
 
     Raises ConfigError for an unknown option (naming the nearest), a wrong type, an impossible value, a recipe that cannot
-    be read, or one that leaves open on which data. `--help` prints every option and exits.
+    be read, or one that leaves open on which data. `--help` prints every option, or those about the words behind it, and exits.
     """
-    parser = _parser()
+    parser = training_parser()
+    show_help_asked_for(parser, arguments)
     arguments = _lists_joined(arguments)
-    known = ["recipe", DRY_RUN[2:], PRINT_CONFIG[2:], "help", *(key for key, _ in leaves(Config()))]
-    _check_names((a[2:].split("=")[0] for a in arguments if a.startswith("--")), known, "option --")
+    known = ["recipe", DRY_RUN[2:], PRINT_CONFIG[2:], COMPLETION[2:], *(key for key, _ in leaves(Config()))]
+    _check_names((a[2:].split("=")[0] for a in arguments if a.startswith("--")), known, "option --", "--")
+    _check_names((a[1:2] for a in arguments if re.match("-[A-Za-z]", a)), known, "option -", "--")
     try:
         # The recipe is read first so that the other options override it wherever they stand on the line.
         given = parser.parse_args(list(arguments))
@@ -82,7 +87,7 @@ def _names_data(options: Any) -> bool:
 def config_from_dict(tree: dict[str, Any]) -> Config:
     """The inverse of `Config.to_dict`. Raises ConfigError as `load_config` does."""
     _check_names((name for name, _ in flat(tree)), [key for key, _ in leaves(Config())], "key ")
-    parser = _parser()
+    parser = training_parser()
     try:
         parsed = parser.parse_object(tree)
     except ArgumentError as error:
@@ -93,60 +98,69 @@ def config_from_dict(tree: dict[str, Any]) -> Config:
 
 def _drop_others(parsed: Namespace) -> None:
     """Leaves the options of the run alone."""
-    for name in ("recipe", "dry_run", "print_config"):
+    for name in ("recipe", "dry_run", "print_config", "print_completion"):
         parsed.pop(name, None)
 
 
-def _parser() -> ArgumentParser:
+class _PrintCompletion(PrintCompletion):
+    """jsonargparse knows the values of its typed options; recipes, networks and files are ours to name."""
+
+    def script(self, parser: Any, shell: str) -> str:
+        for action in parser._actions:
+            names = {"recipe": _recipe_names, "network.name": list_models}.get(action.dest, list)()
+            action.choices = names or action.choices
+            if "[path" in (action.help or "") or "checkpoint file" in (action.help or ""):
+                take_files(action)
+        return str(parser.get_completion_script(f"shtab-{shell}"))
+
+
+def _recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def training_parser() -> ArgumentParser:
+    """What knows every option of a training; its help is in the order in which people look for them."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="engine/train.py",
-        description="Train an Inception network. Every option below can also stand in a recipe, a YAML file of this tree.",
+        formatter_class=HelpOfOptions,
         exit_on_error=False,
         default_env=False,
     )
-    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
     parser.add_argument(
         "--recipe",
         default="",
-        help=f"Options to start from: a YAML file, or one of {names}. "
+        help=f"Options to start from: a YAML file, or one of {', '.join(_recipe_names())}. "
         f"With neither this nor --data.path: {DEFAULT_RECIPE}.",
     )
     parser.add_argument(
         DRY_RUN,
         action="store_true",
-        help="Say what would be trained (options, shapes, steps, memory) and end; nothing is written.",
+        help="Say what would be trained (options, shapes, steps, memory, time) and end; nothing is written.",
     )
     parser.add_argument(
         PRINT_CONFIG, action="store_true", help="Print every option as it comes out, as YAML that is a recipe, and end."
+    )
+    parser.add_argument(
+        COMPLETION,
+        action=_PrintCompletion,
+        choices=SHELLS,
+        help="Print what completes these options in a shell, and end.",
     )
     parser.add_class_arguments(Config)
     bounds = dict(bounds_of(Config()))
     for action in parser._actions:
         if action.dest in bounds:
             action.help = f"{action.help} Bounds: {bounds[action.dest]}."
+    arrange(parser)
     return parser
 
 
-def _check_names(names: Iterable[str], known: Sequence[str], what: str) -> None:
+def _check_names(names: Iterable[str], known: Sequence[str], what: str, dashes: str = "") -> None:
     for name in names:
         if name not in known:
-            raise ConfigError(f"{what}{name} does not exist; the nearest is {_nearest(name, known)} (--help lists all)")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """The known name that was most likely meant: the leaf alone (batch-size), its initials (learning_rate for lr, wd for
-    weight_decay), or the one that looks most like it."""
-    name = name.replace("-", "_")
-    section, _, leaf = name.rpartition(".")
-    likely = [key for key in known if key.rpartition(".")[2] == leaf or _same_initials(key.rpartition(".")[2], leaf)]
-    same_section = [key for key in likely if key.rpartition(".")[0] == section]
-    return difflib.get_close_matches(name, same_section or likely or known, n=1, cutoff=0.0)[0]
-
-
-def _same_initials(one: str, other: str) -> bool:
-    initials = ["".join(word[:1] for word in name.split("_")) for name in (one, other)]
-    return one == initials[1] or other == initials[0]
+            nearest = dashes + option_meant(name, known)
+            raise ConfigError(f"{what}{name} does not exist; the nearest is {nearest} (--help lists all)")
 
 
 def _one_line(message: str) -> str:
@@ -157,7 +171,9 @@ def _one_line(message: str) -> str:
         wanted = " or ".join(
             dict.fromkeys(_plain_type(t) for t in re.findall(r"Expected an? (.*?)(?:\. Got|\n|$)", message))
         )
-        return f"option --{key[1]}: {value[1].strip()!r} is not {wanted or 'of the right type'}"
+        given, choices = value[1].strip(), wanted.removeprefix("one of ").split(", ") if "one of " in wanted else []
+        meant = value_meant(given, choices)
+        return f"option --{key[1]}: {given!r} is not {wanted or 'of the right type'}{meant}"
     return re.sub(r"\s+", " ", message).strip()
 
 

@@ -7,6 +7,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import resource
 import select
 import signal
@@ -14,10 +15,11 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from pipelines.support.completion import COMPLETION, SHELLS, PrintCompletion
 from pipelines.support.errors import DataError
+from pipelines.support.meant import option_meant, value_meant
 from pipelines.support.work_sharing import Ranks, WorkerLost, mpi_ranks
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -26,7 +28,15 @@ UNREAD = 128 + signal.SIGPIPE  # as a shell calls the end of a program whose out
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line; an unknown option is answered with the nearest known one."""
+    """Says what is wrong with a command line in one line; an unknown option or value is answered with the known one that was
+    meant. `--print-completion SHELL` prints what completes the options in a shell."""
+
+    completes = True
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        if self.completes:
+            self.add_argument(COMPLETION, action=PrintCompletion, choices=SHELLS, help=argparse.SUPPRESS)
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         # Before argparse misses a required option that was misspelt; a command within the line knows its own options.
@@ -34,13 +44,20 @@ class Parser(argparse.ArgumentParser):
             if word == "--" or (self._subparsers is not None and not word.startswith("-")):
                 break
             name = word.partition("=")[0]
-            known = [option for option in self._option_string_actions if option.startswith("--")]
-            if name.startswith("--") and not any(option.startswith(name) for option in known):
-                self.error(f"option {name} does not exist; the nearest is {get_close_matches(name, known, 1, 0.0)[0]}")
+            known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+            # One that a name begins may be cut short; the beginning of several is none of them.
+            if name.startswith("--") and name[2:] not in known and sum(o.startswith(name[2:]) for o in known) != 1:
+                meant = option_meant(name[2:], [option for option in known if f"--{option}" != COMPLETION])
+                self.error(f"option {name} does not exist; the nearest is --{meant}")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        raise DataError(f"{message} (see {self.prog} --help)")
+        raise DataError(f"{self.with_meant(message)} (see {self.prog} --help)")
+
+    def with_meant(self, message: str) -> str:
+        """argparse's message about a value that is none of the choices, with the choice that was meant."""
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        return message + value_meant(wrong[1], [word.strip("'") for word in wrong[2].split(", ")]) if wrong else message
 
 
 def run_entry_point(main: Callable[[Sequence[str], Ranks | None], int]) -> NoReturn:

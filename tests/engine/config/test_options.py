@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import re
 from collections.abc import Iterator
@@ -67,12 +69,37 @@ def test_help_shows_every_option_with_its_default_and_bounds(capsys):
     assert "default: 0.9" in text
 
 
+def help_about(*words: str) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
+        load_config(["--help", *words])
+    return printed.getvalue()
+
+
+def test_help_has_the_sections_in_the_order_of_a_runs_questions():
+    sections = re.findall(r"^([a-z.]+): [^\n]*:$", help_about(), re.MULTILINE)
+    assert sections[:4] == ["data", "network", "schedule", "optimizer"]
+    assert set(sections) == {key.rpartition(".")[0] for key, _ in leaves(Config())} - {""}
+    assert " CONFIG" not in help_about()
+    assert "Literal" not in help_about()
+
+
+def test_help_about_a_word_shows_the_options_about_it():
+    assert re.findall(r"^  --([\w.]+)", help_about("ema"), re.MULTILINE) == ["ema.decay", "ema.recalibrate"]
+    shown = re.findall(r"^  --([\w.]+)", help_about("learning-rate"), re.MULTILINE)
+    assert {"optimizer.lr", "schedule.warmup_epochs"} <= set(shown)
+    assert "data.path" not in shown
+    assert "--network.width " in help_about("network.width", "ema")
+    with pytest.raises(ConfigError, match=r"no option is about 'epcohs'; the nearest is --schedule\.epochs"):
+        load_config(["--help", "epcohs"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (
             ["--optimizer.learning_rate", "1"],
-            "option --optimizer.learning_rate does not exist; the nearest is optimizer.l",
+            "option --optimizer.learning_rate does not exist; the nearest is --optimizer.lr ",
         ),
         (["--schedule.epochs", "1.5"], "option --schedule.epochs: '1.5' is not a whole number"),
         (["--precision", "fp8"], "option --precision: 'fp8' is not one of auto, fp32, bf16, fp16"),
@@ -169,7 +196,7 @@ def test_an_unknown_key_of_a_recipe_is_named_with_its_file(tmp_path):
     ],
 )
 def test_an_unknown_option_is_answered_with_the_one_that_was_meant(given, meant):
-    with pytest.raises(ConfigError, match=f"option --{given} does not exist; the nearest is {meant} "):
+    with pytest.raises(ConfigError, match=f"option --{given} does not exist; the nearest is --{meant} "):
         load_config([f"--{given}", "1"])
 
 

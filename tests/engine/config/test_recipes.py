@@ -93,7 +93,7 @@ def test_what_is_printed_is_a_recipe_of_the_same_run(tmp_path, capsys):
 
 def test_commands_are_listed_and_run_by_name(capsys):
     assert commands(["--help"]) == commands([]) == 0
-    assert capsys.readouterr().out.count("  train     Train a network.") == 2
+    assert capsys.readouterr().out.count("  train       Train a network.") == 2
     assert commands(["train", "--print-config"]) == 0
     assert "name: " in capsys.readouterr().out
     with pytest.raises(ConfigError, match="trian is no command; the commands are train, evaluate"):
