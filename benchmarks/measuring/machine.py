@@ -1,7 +1,6 @@
 """The circumstances of a measurement: machine, versions, state of the source, and who else used the CPUs meanwhile."""
 
 import contextlib
-import hashlib
 import os
 import platform
 import sys
@@ -12,28 +11,15 @@ from typing import Any
 import psutil
 import torch
 
-from engine.runs.environment_record import processor, versions
+from engine.runs.environment_record import describe_machine as describe_machine  # as results of benchmarks hold it
+from engine.runs.environment_record import versions
 from engine.runs.source import describe_source as known_source
-from pipelines.support.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 # In the clone; of an installed package, where the command was given.
 RESULTS = (ROOT if (ROOT / "setup.py").exists() else Path()) / "benchmarks" / "results"
 _DALI = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 _PACKAGES = ("torch", "torchvision", "timm", "ffcv", *_DALI, "webdataset", "numpy")
-
-
-def describe_machine() -> dict[str, Any]:
-    """CPU, memory and GPUs; `id` is a short hash of them, the same for machines of the same make."""
-    gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    facts = {
-        "cpu": processor() or platform.machine(),
-        "cores": usable_cores(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-    return facts | {"id": hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}
 
 
 def machine_line(machine: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The circumstances of a run, kept beside it for a reader who wants to repeat it."""
 
 import contextlib
+import hashlib
 import os
 import platform
 import shlex
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from engine.runs.source import describe_source
+from pipelines.support.cores import usable_cores
 
 
 def describe_environment() -> dict[str, Any]:
@@ -33,6 +35,19 @@ def describe_environment() -> dict[str, Any]:
         "git": source.get("commit"),
         "git_changed_files": source.get("changed_files"),
     }
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU, memory and GPUs; `id` is a short hash of them, the same for machines of the same make."""
+    gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    facts = {
+        "cpu": processor() or platform.machine(),
+        "cores": usable_cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    return facts | {"id": hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}
 
 
 def processor() -> str:

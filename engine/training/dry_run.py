@@ -1,4 +1,4 @@
-"""What a run would be, without running it: its options, the shapes inside the network, its steps, the memory it takes."""
+"""What a run would be, without running it: its options, the shapes inside the network, its steps, its memory, its time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +13,7 @@ from engine.graphs.objective import Objective
 from engine.runs.resuming import global_batch_size, goes_on
 from engine.runs.run_directory import RunDirectory
 from engine.training.assembly import assemble_step
+from engine.training.expected_time import time_expected
 from engine.training.fine_tuning import what_learns
 from engine.training.introduction import a_step
 from engine.training.loaders import open_splits, training_loader
@@ -58,6 +59,7 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
             f"memory of a rank, about: {copies * weights + activations:.2f} GiB = {copies} x {weights:.3f} of weights (with "
             f"gradients, optimizer and average) + {activations:.2f} of activations of {batch} images, uncompiled"
         )
+        say(time_expected(config, step.dtype, sizes, steps * step.batching.global_batch, environment))
         say("dry run: nothing was trained or written")
     communicator.close()
 
