@@ -32,13 +32,12 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] not in COMMANDS:
         meant = value_meant(arguments[0], COMMANDS)
         raise ConfigError(f"{arguments[0]} is no command; the commands are {', '.join(COMMANDS)}{meant}")
-    module = importlib.import_module(COMMANDS[arguments[0]][0])
-    if module.__name__.startswith("pipelines."):  # whose entry points share their work under MPI, and end the process
-        sys.argv[1:] = arguments[1:]
-        module.command()
-    status: int = module.main(arguments[1:])
-    return status
+    sys.argv[1:] = arguments[1:]
+    importlib.import_module(COMMANDS[arguments[0]][0]).command()  # which ends the process
+    return DONE
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] and sys.argv[1] in COMMANDS:
+        main(sys.argv[1:])
     run_entry_point(main)

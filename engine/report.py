@@ -33,4 +33,4 @@ def command() -> NoReturn:
 
 
 if __name__ == "__main__":
-    run_entry_point(main)
+    command()

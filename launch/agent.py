@@ -28,11 +28,6 @@ from torch.distributed.launcher import api as launcher
 BAD_INPUT, PREEMPTED = 2, 75
 FINAL = (BAD_INPUT, PREEMPTED)
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
-# What torch raises without a word.
-_WORDLESS: dict[type[Exception], str] = {
-    RendezvousClosedError: "the run has ended on another",
-    RendezvousTimeoutError: "too few came in time",
-}
 # How long ranks may take to write a checkpoint after they were asked to stop [seconds].
 CHECKPOINT_PATIENCE = 600
 
@@ -46,9 +41,9 @@ class Agent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: Any) -> RunResult:
         result = super()._monitor_workers(worker_group)
         ended = {failure.exitcode for failure in result.failures.values()}
-        if PREEMPTED in ended and self.elastic and _another_node_waits(worker_group.spec.rdzv_handler):
-            # The agent that saw it first asked its ranks to stop, and ranks stop together. torchrun's loop, told that they are
-            # well, sees the node too and starts all anew, which counts as no failure.
+        if ended and BAD_INPUT not in ended and self.elastic and _another_node_waits(worker_group.spec.rdzv_handler):
+            # The agent that saw it first asked its ranks to stop, and all stop together or lose each other. torchrun's loop, told
+            # that they are well, sees the node too and starts all anew, which counts as no failure.
             return RunResult(state=WorkerState.HEALTHY)
         if ended & set(FINAL):
             self._remaining_restarts = 0
@@ -98,8 +93,13 @@ def main(arguments: Sequence[str]) -> int:
         if status not in FINAL:
             print(f"rank {rank} on this node ended first, with {_ending(status)}", file=sys.stderr)
         return status if status > 0 else 128 - status
+    except RendezvousClosedError:
+        print("the run has ended on the other nodes, so this one has nothing to do", file=sys.stderr)
+        return 0
     except (RendezvousError, DistNetworkError) as error:
-        words = str(error.__cause__ or error) or _WORDLESS.get(type(error), type(error).__name__)
+        words = str(error.__cause__ or error)
+        if isinstance(error, RendezvousTimeoutError):  # which has no words of its own
+            words = "too few came in time"
         reason = words.splitlines()[0].split("] ")[-1].split(". This is")[0]
         print(f"error: the nodes cannot meet at {options.rdzv_endpoint}: {reason}", file=sys.stderr)
         return BAD_INPUT

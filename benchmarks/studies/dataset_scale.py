@@ -91,10 +91,12 @@ def measure_reading(result: Result, options: Namespace, work: Path) -> None:
     reading: dict[int, list[float]] = {60: [], 600: []}
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, hard), hard))  # the new processes begin with it
-    for _ in range(options.rounds):
-        for shards, values in reading.items():
-            values.append(apart(read_all, work / f"of {shards}"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        for _ in range(options.rounds):
+            for shards, values in reading.items():
+                values.append(apart(read_all, work / f"of {shards}"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for shards, values in reading.items():
         case = {"what": f"reading at random from {shards} shards, {_OPEN_FILES:,} files may be open"}
         result.add(case, "images/s", values)

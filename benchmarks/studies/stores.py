@@ -3,10 +3,11 @@
     python benchmarks/studies/stores.py
 
 The same photos of 500 x 375 pixels as JPEGs, and rewritten by `prepare --store ...`, in shards. In turns: the native loader on
-each store; torchvision's DataLoader, FFCV's own loader on raw pixels, and libjpeg-turbo decoding whole images in threads. Then
-what preparing costs beside jpegtran and djpeg on the same files; each store from a cold page cache and from disks of given
-speeds, simulated by delayed reads; and, as a model, with how many cores memory's bandwidth is reached. A part that does not
-fit into --budget is left out and named; the file is written after each.
+each store, and DALI's on those that it reads; torchvision's DataLoader, FFCV's own loader on raw pixels, DALI's documented
+pipeline, and libjpeg-turbo decoding whole images in threads. Then what preparing costs beside jpegtran and djpeg on the same
+files; each store from a cold page cache and from disks of given speeds, simulated by delayed reads; and, as a model, with how
+many cores memory's bandwidth is reached. A part that does not fit into --budget is left out and named; the file is written
+after each.
 """
 
 import json
@@ -40,10 +41,13 @@ from pipelines.preparing.stores import STORES
 from pipelines.support.cores import usable_cores
 
 TORCHVISION, RAW, WHOLE = "torchvision's DataLoader", "FFCV's own loader, raw pixels", "libjpeg-turbo, whole images"
+DALI, BY_DALI = "DALI's documented pipeline", "{} by dali"
 # How many times as fast as another each should be: by photos' quality, since that decides what decoding costs.
 _GOALS = {
     ("planes", TORCHVISION, 97): 10.0, ("planes", RAW, 97): 2.0, ("planes", WHOLE, 97): 3.0,
     ("windows", TORCHVISION, 97): 3.4, ("windows", "jpeg", 97): 1.3, ("windows", "jpeg", 85): 1.2,
+    **{(BY_DALI.format("windows"), BY_DALI.format("jpeg"), quality): 1.2 for quality in (97, 85)},
+    **{(BY_DALI.format("jpeg"), DALI, quality): 1.0 for quality in (97, 85)},
 }  # fmt: skip
 _PREPARING = 1.2  # times as long as the other tool, at most
 _TOOLS = {  # what does the same to each of the files that follow, by store
@@ -127,11 +131,13 @@ class _Photos:
         for store in self.stores:
             dataset = open_dataset(self.folder / store, "train", progress=False)
             plan = TrainPlan(len(dataset), self.options.batch_size, seed=1)
-            passes = partial(build_loader, dataset, plan, "native", **shape)
-            subjects[store] = drained(passes, ahead=5)
+            subjects[store] = drained(partial(build_loader, dataset, plan, "native", **shape), ahead=5)
+            if store not in _READERS:
+                passes = partial(build_loader, dataset, plan, "dali", **shape)
+                subjects[BY_DALI.format(store)] = drained(passes, ahead=5)
         subjects[WHOLE] = partial(self._whole, [torch.from_numpy(np.fromfile(path, np.uint8)) for path in self.jpegs])
         job = loaders.DataJob(self.photos, self.folder, **shape)
-        for name, peer in {RAW: self._raw, TORCHVISION: loaders.torchvision}.items():
+        for name, peer in {RAW: self._raw, TORCHVISION: loaders.torchvision, DALI: loaders.dali}.items():
             try:
                 subjects[name] = drained(peer(job), ahead=job.ahead)
             except ImportError as error:

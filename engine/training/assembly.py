@@ -130,6 +130,7 @@ def _joined(
 ) -> Run:  # fmt: skip
     """The run in `directory`, which is this run's alone from here on. What is to be closed when that fails goes to `undone`."""
     stop = StopRequest(PREEMPTED)
+    undone.callback(stop.close)
     train, val = open_splits(config.data, progress=environment.local_rank == 0)
     identity = identify(config, train, val)
     communicator = _met(config, environment, identity, directory)

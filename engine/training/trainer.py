@@ -37,7 +37,7 @@ class Trainer:
         """
         run = self.run
         try:
-            with run.closing():
+            with run.closing(), contextlib.ExitStack() as self._watching:
                 return self._fit()
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -55,6 +55,7 @@ class Trainer:
         introduce(run)
         if config.compile.enabled:
             self._recompiles = compile_for_run(run)
+            self._watching.callback(self._recompiles.close)
         run.monitor.begin(config.schedule.epochs * run.loader.plan.batches, run.progress.step, config.schedule.epochs)
         run.stop.begin()
         self.saver.begin()

@@ -67,7 +67,7 @@ def real_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder / "run"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
     """What a run that was asked to stop leaves ignored is heard again afterwards."""
     kept = {number: signal.getsignal(number) for number in STOP_SIGNALS}

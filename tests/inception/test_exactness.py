@@ -22,10 +22,12 @@ WITHOUT_EFFECT = {
 )
 def pair(request):
     """A reference, their network, ours with its weights."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     reference = REFERENCES[request.param]
     theirs = randomised(reference)
-    return reference, theirs, counterpart(reference, theirs)
+    yield reference, theirs, counterpart(reference, theirs)
+    torch.set_num_threads(threads)
 
 
 def errors(pair, dtype: torch.dtype, training: bool, size: tuple[int, int]) -> tuple[float, float]:

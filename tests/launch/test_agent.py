@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -18,9 +19,10 @@ from launch.agent import Agent
     ("status", "waiting", "state", "left"),
     [
         (75, 1, WorkerState.HEALTHY, 3),
+        (1, 1, WorkerState.HEALTHY, 3),  # which lost a rank that stopped for it
         (75, 0, WorkerState.FAILED, 0),
         (2, 1, WorkerState.FAILED, 0),
-        (1, 1, WorkerState.FAILED, 3),
+        (1, 0, WorkerState.FAILED, 3),
     ],
 )
 def test_ranks_that_stopped_for_a_node_that_comes_are_started_again(monkeypatch, status, waiting, state, left):
@@ -35,13 +37,20 @@ def test_ranks_that_stopped_for_a_node_that_comes_are_started_again(monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
-    [(RendezvousClosedError, "the run has ended on another"), (RendezvousTimeoutError, "too few came in time")],
+    ("error", "status", "words"),
+    [
+        (RendezvousClosedError, 0, "the run has ended on the other nodes, so this one has nothing to do"),
+        (RendezvousTimeoutError, 2, "error: the nodes cannot meet at here:1: too few came in time"),
+    ],
 )
-def test_what_torch_says_without_a_word_is_one_line(monkeypatch, capfd, error, words):
+def test_what_torch_says_without_a_word_is_one_line(monkeypatch, capfd, caplog, error, status, words):
     def run(options):
         raise error
 
     monkeypatch.setattr(agent.torchrun, "run", run)
-    assert agent.main(["--nnodes=1", "--nproc-per-node=1", "--rdzv-endpoint=here:1", "x.py"]) == 2
-    assert capfd.readouterr().err == f"error: the nodes cannot meet at here:1: {words}\n"
+    monkeypatch.setattr(agent.launcher, "LocalElasticAgent", LocalElasticAgent)  # these are put back afterwards
+    monkeypatch.setattr(Agent, "elastic", False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    caplog.set_level(logging.WARNING, "torch.distributed.elastic.multiprocessing.api")
+    assert agent.main(["--nnodes=1", "--nproc-per-node=1", "--rdzv-endpoint=here:1", "x.py"]) == status
+    assert capfd.readouterr().err == f"{words}\n"

@@ -226,17 +226,21 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value) if value != "" else "–"
 
 
+_OF_STATE = ("preempted", "resumed")  # events that say whether it goes on
+
+
 def state_of(run: RunRecord) -> tuple[str, str]:
     """A word for the run's state (finished, interrupted, unfinished) and a sentence that says more."""
     if not run.rows:
         return "unfinished", "no step is recorded yet"
     last, end = run.rows[-1], run.end
+    told = next((row for row in reversed(run.rows) if row["kind"] == "train" or row.get("event") in _OF_STATE), last)
     if end is not None:
         if end["reason"] == "target":
             return "finished", f"target reached after {duration(end['seconds_to_target'])}"
         return "finished", "all epochs are done"
-    if last["kind"] == "event" and last["event"] == "preempted":
-        return "interrupted", f"asked to stop at step {last['step']:,}; the same command continues from there"
+    if told.get("event") == "preempted":
+        return "interrupted", f"asked to stop at step {told['step']:,}; the same command continues from there"
     now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     return "unfinished", f"not ended as of {now}; the last row is of step {last['step']:,}"
 

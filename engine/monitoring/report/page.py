@@ -131,11 +131,13 @@ def _figures(run: RunRecord) -> list[tuple[str, list[Series], dict[str, Any]]]:
 
 def _losses(run: RunRecord, training: Series, evaluation: Series) -> list[tuple[str, list[Series], dict[str, Any]]]:
     """One chart where training minimises what evaluation measures, the cross-entropy; else a chart for each, with words."""
-    beside = added_to_loss(run.config, several=any("map" in row for row in run.of("eval")))
+    several = any("map" in row for row in run.of("eval"))
+    beside = added_to_loss(run.config, several)
     if not beside:
         return [("Loss", [training, evaluation], {"spikes": True})]
     title = f"Training loss, with {' and '.join(beside)}"
-    return [(title, [training], {"spikes": True}), ("Loss on val, cross-entropy alone", [evaluation], {"spikes": True})]
+    alone = f"Loss on val, {'binary ' if several else ''}cross-entropy alone"
+    return [(title, [training], {"spikes": True}), (alone, [evaluation], {"spikes": True})]
 
 
 def _charts(run: RunRecord) -> list[tuple[str, list[Markup]]]:

@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,12 @@ class Tracker(Hook):
             self._thread.start()
         self._rows.append(finite(row))
         self._work.set()
-        if row["kind"] in KINDS:  # no row may follow the one that says how the run ended
-            self._report(run.recorder.trouble)
+        if (
+            row["kind"] in KINDS and self._trouble and not self._said
+        ):  # no row may follow the one that says how the run ended
+            self._said = True
+            words = f"{self._trouble}; the run goes on, and it is told what it missed once it answers"
+            run.recorder.trouble("tracker failed", f"tracker {self.name}: {words}")
 
     def on_end(self, run: Any, outcome: Any) -> None:
         self._reason = outcome.reason
@@ -67,16 +70,9 @@ class Tracker(Hook):
         self._thread.join(patience)
         if self._thread.is_alive():
             self._trouble = f"not done after {patience:.0f} s"
-        self._report(lambda event, text: self._run.monitor.say(text))
-
-    def _report(self, tell: Callable[[str, str], None]) -> None:
-        trouble, self._trouble = self._trouble, ""
-        if trouble and not self._said:
-            self._said = True
-            tell(
-                "tracker failed",
-                f"tracker {self.name}: {trouble}; the run goes on, and it is told what it missed once it answers",
-            )
+        if self._trouble:
+            words = "it was not told all, which metrics.jsonl holds and the run's next start tells"
+            self._run.monitor.say(f"tracker {self.name}: {self._trouble}; {words}")
 
     # ---- in the thread --------------------------------------------------------------------------------------------
 
@@ -122,7 +118,7 @@ class Tracker(Hook):
         finally:
             if new:
                 self._remember(told)
-        self._said = False  # a later failure is another one
+        self._trouble, self._said = "", False  # a later failure is another one
 
     def _settings(self) -> dict[str, Any]:
         tree = self._run.config.to_dict()

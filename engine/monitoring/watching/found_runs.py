@@ -40,6 +40,10 @@ def stamp_of(folder: Path) -> str:
     return "-".join(parts)
 
 
+# What a row says of its run's state, by its kind or event; others, which may follow the end, say nothing of it.
+_STATES = {"train": "training", "resumed": "training", "preempted": "interrupted", "end": "finished"}
+
+
 @dataclass
 class Summary:
     """A run in a line."""
@@ -51,7 +55,8 @@ class Summary:
     epoch: float = 0.0
     epochs: Any = "?"
     step: int = 0
-    best_top1: float | None = None
+    best: float | None = None  # of what the best weights are chosen by [percent]
+    measure: str = "top-1"
     loss: float | None = None
     images_per_second: float | None = None
     seconds: float = 0.0
@@ -134,7 +139,7 @@ def _take_in(summary: Summary, text: bytes) -> None:
     """Reads the rows of evaluation and events, of training the last: the others say nothing that a line shows."""
     lines = text.splitlines()
     last_train = next((line for line in reversed(lines) if b'"kind": "train"' in line), b"")
-    for line in [line for line in lines if b'"kind": "train"' not in line] + [last_train]:
+    for line in [line for line in lines if b'"kind": "train"' not in line or line is last_train]:
         try:
             row = json.loads(line)
             kind, step = row["kind"], row["step"]
@@ -145,15 +150,6 @@ def _take_in(summary: Summary, text: bytes) -> None:
         if kind == "train":
             summary.loss, summary.images_per_second = row.get("loss"), row.get("images_per_second")
         elif kind == "eval" and row.get("top1") is not None:
-            summary.best_top1 = max(row.get("map", row["top1"]), summary.best_top1 or 0.0)
-    summary.state = _state(lines)
-
-
-def _state(lines: Sequence[bytes]) -> str:
-    try:
-        row = json.loads(lines[-1])
-    except (ValueError, IndexError):
-        return "training"
-    if row.get("kind") == "end":
-        return "finished"
-    return "interrupted" if row.get("event") == "preempted" else "training"
+            summary.measure = "mAP" if "map" in row else "top-1"
+            summary.best = max(row.get("map", row["top1"]), summary.best or 0.0)
+        summary.state = _STATES.get(row.get("event", kind), summary.state)

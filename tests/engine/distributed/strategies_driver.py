@@ -31,6 +31,7 @@ VARIANTS = {
     "accumulated": ["--data.batch_size=4", "--optimizer.clip_norm=1.0"],
     "compressed": ["--strategy.compress_gradients=true"],
     "bf16": ["--precision=bf16"],
+    "taught": ["--network.freeze=stem", "--distillation.teacher={folder}/teacher.safetensors"],
 }
 
 
@@ -91,7 +92,7 @@ def build(run: Path, case: dict, environment) -> Trainer:
         "--data.workers=1",
         f"--monitor.every_steps={STEPS + 1}",
         "--precision=fp32",
-        *VARIANTS.get(case.get("variant"), []),
+        *(option.format(folder=run.parent) for option in VARIANTS.get(case.get("variant"), [])),
     ]
     run = assemble(load_config(arguments), environment)
     run.directory.describe(run.config, run.state.identity)

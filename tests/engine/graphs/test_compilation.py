@@ -84,6 +84,8 @@ def test_there_is_room_for_every_graph(scope, least, tmp_path, monkeypatch):
     with torch._dynamo.config.patch(recompile_limit=1, accumulated_recompile_limit=1):
         prepare_compiler(CompileConfig(enabled=True, scope=scope), 3, network)
         assert least <= torch._dynamo.config.recompile_limit <= torch._dynamo.config.accumulated_recompile_limit
+        prepare_compiler(CompileConfig(enabled=True, scope=scope), 3, network, network)  # as a student and its teacher
+        assert 2 * least <= torch._dynamo.config.recompile_limit
 
 
 def test_cuda_graphs_do_not_accumulate_gradients():

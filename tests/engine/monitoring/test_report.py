@@ -80,6 +80,8 @@ def test_a_finished_run_shows_everything(finished):
         ({"network.name": "inception_v3", "network.auxiliary": False}, None),
         ({"network.auxiliary": True, "augmentation.mixup": 0.2}, "mixup and auxiliary classifiers' losses"),
         ({"network.auxiliary": True, "loss.auxiliary_weight": 0.0}, None),
+        ({"loss.name": "bce", "loss.class_weights": "balanced"}, "binary cross-entropy and weights of classes"),
+        ({"distillation.teacher": "runs/v4"}, "a teacher's answers"),
     ],
 )
 def test_losses_share_a_chart_only_where_they_are_the_same_sum(tmp_path, options, words):
@@ -91,6 +93,26 @@ def test_losses_share_a_chart_only_where_they_are_the_same_sum(tmp_path, options
     (run / "config.yaml").write_text(yaml.safe_dump(tree))
     titles = {tag["aria-label"] for tag in Page(write_report(run)).having("svg") if "oss" in tag["aria-label"]}
     assert titles == ({f"Training loss, with {words}", "Loss on val, cross-entropy alone"} if words else {"Loss"})
+
+
+def test_runs_of_several_labels_show_the_precision_by_which_they_are_chosen(tmp_path):
+    run = construct_run(tmp_path / "run")
+    tree = yaml.safe_load((run / "config.yaml").read_text())
+    tree["loss"]["name"] = "bce"
+    (run / "config.yaml").write_text(yaml.safe_dump(tree))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [row for row in rows if row["kind"] == "eval"]
+    for later, row in enumerate(evaluations):
+        row["map"] = 50.0 - later
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Page(write_report(run))
+    assert "best mAP" in page.text
+    assert "50.00%" in page.text
+    assert "Loss" in [tag.get("aria-label") for tag in page.having("svg")]  # evaluation measures the same sum
+    tree["network"]["auxiliary"] = True
+    (run / "config.yaml").write_text(yaml.safe_dump(tree))
+    titles = [tag.get("aria-label") for tag in Page(write_report(run)).having("svg")]
+    assert "Loss on val, binary cross-entropy alone" in titles
 
 
 def test_the_page_loads_nothing(finished):

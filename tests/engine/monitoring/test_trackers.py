@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import socket
 import struct
@@ -33,10 +34,10 @@ class Run:
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.config, self.troubles = folder, Config(), []
+        self.folder, self.config, self.troubles, self.said = folder, Config(), [], []
         self.directory = types.SimpleNamespace(metrics=MetricsFile(folder / "metrics.jsonl"))
         self.recorder = types.SimpleNamespace(trouble=lambda event, text: self.troubles.append(text))
-        self.monitor = types.SimpleNamespace(say=self.troubles.append)
+        self.monitor = types.SimpleNamespace(say=self.said.append)
         (folder / "environment.json").write_text('{"torch": "2"}')
         (folder / "report.html").write_text("<html>")
 
@@ -147,9 +148,15 @@ def test_a_tracker_that_never_answers_keeps_no_run_from_ending(tmp_path, monkeyp
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
         run = Run(tmp_path / "runs" / "third")
         run.train(create("mlflow", run, offline=False), range(1, 3))
-    assert run.troubles == [
-        "tracker mlflow: not done after 0 s; the run goes on, and it is told what it missed once it answers"
-    ]
+        failed = Run(tmp_path / "runs" / "fourth")
+        hook = create("mlflow", failed, offline=False)
+        failed.row(hook, 1, loss=1.0)
+        monkeypatch.setattr(tracker, "CLOSING_SECONDS", math.inf)
+        monkeypatch.setattr(tracker, "FAILING_SECONDS", 0.5)  # of a run that says no reason
+        hook.close()
+    assert run.troubles == failed.troubles == []  # rows after the one that ends the run
+    words = "it was not told all, which metrics.jsonl holds and the run's next start tells"
+    assert run.said == failed.said == [f"tracker mlflow: not done after 0 s; {words}"]
 
 
 # ---- Weights & Biases, Trackio --------------------------------------------------------------------------------------
@@ -194,7 +201,7 @@ from pathlib import Path
 from test_trackers import Run, create
 run = Run(Path({str(folder)!r}))
 run.train(create({name!r}, run), {steps}, reason={reason!r})
-sys.exit(str(run.troubles) if run.troubles else 0)
+sys.exit(str(run.troubles + run.said) if run.troubles + run.said else 0)
 """
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder.parent), **environment}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)

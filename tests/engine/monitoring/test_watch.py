@@ -15,7 +15,7 @@ from werkzeug.test import Client
 from browser import chromium, serving, show_width
 from constructed_run import construct_run
 from engine.config.options import ConfigError
-from engine.monitoring.report.data import read_run
+from engine.monitoring.report.data import read_run, state_of
 from engine.monitoring.watching.comparison import differing_options
 from engine.monitoring.watching.found_runs import RunList
 from engine.monitoring.watching.server import Application, is_own, serve
@@ -54,7 +54,7 @@ def test_runs_are_found_below_a_folder_and_summed_up(folder):
     rows = read_run(folder / "first").rows
     first = found["first"]
     assert (first.state, first.step, first.epochs) == ("finished", rows[-1]["step"], 30)
-    assert first.best_top1 == max(row["top1"] for row in rows if row["kind"] == "eval")
+    assert first.best == max(row["top1"] for row in rows if row["kind"] == "eval")
     assert first.loss == [row for row in rows if row["kind"] == "train"][-1]["loss"]
     assert found[f"group/{ODD}"].state == "training"
 
@@ -77,7 +77,22 @@ def test_a_summary_follows_rows_that_are_added_cut_off_and_taken_back(tmp_path):
     os.utime(run / "metrics.jsonl", (0, 0))
     assert runs.summaries()[0].state == "resting"
     write(run, before + 1, kind="event", event="preempted")
+    write(run, before + 1, kind="event", event="report failed")  # which follows it
     assert runs.summaries()[0].state == "interrupted"
+    assert state_of(read_run(run))[0] == "interrupted"
+    write(run, before + 1, kind="end", reason="completed")
+    write(run, before + 1, kind="event", event="report failed")
+    assert [each.summaries()[0].state for each in (runs, RunList([tmp_path]))] == ["finished", "finished"]
+    assert state_of(read_run(run))[0] == "finished"
+    assert MetricsFile(run / "metrics.jsonl").end()["reason"] == "completed"
+
+
+def test_runs_of_several_labels_show_what_their_best_is_measured_by(tmp_path):
+    run = construct_run(tmp_path / "run", epochs=2, ended=None)
+    write(run, 10**6, kind="eval", top1=99.0, map=42.5)
+    [summary] = RunList([tmp_path]).summaries()
+    assert summary.measure == "mAP"
+    assert "mAP" in Client(Application([tmp_path])).get("/").text
 
 
 def test_equal_names_of_two_folders_are_told_apart(tmp_path):

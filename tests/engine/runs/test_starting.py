@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -103,6 +103,16 @@ def test_a_run_goes_on_elsewhere_from_a_file_and_is_the_same(tiny_run, run, trai
 # ---- the same run, or not -------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def nondeterministic(monkeypatch) -> Iterator[None]:
+    """What `run.deterministic` sets for the process is as before afterwards."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("nondeterministic")
 def test_what_cannot_change_what_is_learned_may_change(tiny_run, unfinished, trained):
     list_checkpoints(unfinished / "checkpoints")[-1].unlink()
     train(tiny_run(evaluation__flip="true", monitor__every_steps=3, network__fuse="false", run__deterministic="true"))
