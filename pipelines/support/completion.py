@@ -3,10 +3,11 @@
 import argparse
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import shtab
+from pipelines.support.errors import DataError
 
 COMPLETION = "--print-completion"
 SHELLS = ("bash", "zsh", "fish")
@@ -18,18 +19,24 @@ class PrintCompletion(argparse.Action):
     """Prints the completion of the command that the parser is of, and ends."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, shell: Any, option: str | None = None) -> None:
+        if find_spec("shtab") is None:
+            raise DataError(f"{COMPLETION} needs the package shtab: pip install shtab")
         parser.prog = f"inception-{Path(parser.prog).stem}"  # as an installed package calls the command
         print(self.script(parser, shell))
         sys.exit()
 
     def script(self, parser: argparse.ArgumentParser, shell: str) -> str:
         """What the shell is to read."""
+        import shtab
+
         _mark_files(parser)
         return shtab.complete(parser, shell)
 
 
 def take_files(action: argparse.Action) -> None:
     """Has a shell complete the names of files and folders after an option."""
+    import shtab
+
     action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
 
 

@@ -70,7 +70,7 @@ import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.startswith(("nvidia.dali", "ffcv", "deepspeed", "pytorchcv", "webdataset")):
+        if name.startswith(("nvidia.dali", "ffcv", "deepspeed", "pytorchcv", "webdataset", "shtab")):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocker())

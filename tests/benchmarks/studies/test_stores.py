@@ -29,7 +29,9 @@ def test_every_loader_is_measured_and_what_is_left_out_is_named(tmp_path, monkey
     }  # fmt: skip
     ratios = {row.case["what"]: row.value for row in result["rows"] if row.metric == "times as fast"}
     assert ratios["windows over jpeg"] == pytest.approx(rates["windows"] / rates["jpeg"])
-    assert ratios["windows by dali over jpeg by dali"] == pytest.approx(rates["windows by dali"] / rates["jpeg by dali"])
+    assert ratios["windows by dali over jpeg by dali"] == pytest.approx(
+        rates["windows by dali"] / rates["jpeg by dali"]
+    )
     chosen = {row.case["store"]: row.case for row in result["rows"] if row.metric == "images/s a core"}
     assert chosen["planes"]["read by"] == "native"
     assert any("preparing at quality 85, disks at quality 85, many cores" in note for note in result["notes"])
