@@ -60,7 +60,7 @@ class TimmTraining(PeerTraining):
             "--batch-size", config.data.batch_size, "--epochs", config.schedule.epochs, "--cooldown-epochs", 0,
             "--warmup-epochs", round(config.schedule.warmup_epochs),
             "--sched", "cosine", "--lr", self.lr, "--warmup-lr", self.lr / 100, "--min-lr", 0,
-            "--opt", "sgd", "--momentum", optimizer.momentum, "--weight-decay", optimizer.weight_decay,
+            "--opt", "sgd", "--momentum", optimizer.in_effect()["momentum"], "--weight-decay", optimizer.weight_decay,
             "--smoothing", config.loss.label_smoothing, "--mean", *network["mean"], "--std", *network["std"],
             "--crop-pct", network["crop_fraction"], "--scale", *config.data.crop_scale, "--color-jitter", 0,
             "--interpolation", "bilinear", "--train-interpolation", "bilinear", "--workers", self.workers, "--seed", seed,
@@ -68,7 +68,8 @@ class TimmTraining(PeerTraining):
         ]  # fmt: skip
         arguments += ["--amp", "--amp-dtype", "bfloat16"] if self.bf16 else []
         arguments += ["--torchcompile"] if config.compile.enabled is True else []
-        return arguments + (["--model-ema", "--model-ema-decay", config.ema.decay] if config.ema.decay else [])
+        decay = config.ema.decay_of_step(config.data.batch_size)
+        return arguments + (["--model-ema", "--model-ema-decay", decay] if config.ema.averages else [])
 
 
 @dataclass

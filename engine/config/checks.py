@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.config.bounds import Bounds, bounds_of
+from engine.config.optimizer_registry import check_optimizer, options_read
 from engine.config.options import Config, ConfigError, leaves
 from inception.registry import DESIGNS
 
@@ -13,13 +14,20 @@ def check_values(config: Config) -> None:
     require_within(dict(leaves(config)), dict(bounds_of(config)))
     _check_start(config)
     _check_learning(config)
+    check_optimizer(config.optimizer)
     _check_ranges(config)
     _check_schedule(config)
+    _check_growing(config)
     _check_batch(config)
     if config.precision == "fp16" and config.strategy.name == "deepspeed":
         raise ConfigError(
             "option --precision fp16 does not go with --strategy.name deepspeed, whose own fp16 would cast weights and batch "
             "statistics too: use --strategy.name ddp, or --precision bf16 where the device has it"
+        )
+    if config.ema.decay and config.ema.half_life:
+        raise ConfigError(
+            f"options --ema.decay {config.ema.decay:g} and --ema.half_life {config.ema.half_life:g} both say how fast the "
+            "average follows the weights: leave out one, or set it to 0 where a recipe gives it"
         )
     if config.ema.recalibrate and config.network.freeze_batch_norm:
         raise ConfigError(
@@ -75,12 +83,52 @@ def _check_ranges(config: Config) -> None:
 
 
 def _check_schedule(config: Config) -> None:
-    schedule, growing = config.schedule, config.progressive
+    schedule = config.schedule
     if schedule.warmup_epochs > schedule.epochs:
         raise ConfigError(
             f"option --schedule.warmup_epochs must not exceed the run's --schedule.epochs {schedule.epochs}, "
             f"not be {schedule.warmup_epochs:g}"
         )
+    if schedule.warmup_epochs + schedule.cooldown_epochs > schedule.epochs:
+        raise ConfigError(
+            f"options --schedule.warmup_epochs {schedule.warmup_epochs:g} and --schedule.cooldown_epochs "
+            f"{schedule.cooldown_epochs:g} take more than the run's --schedule.epochs {schedule.epochs}: shorten one"
+        )
+    if schedule.warmup_epochs and schedule.warmup_steps:
+        raise ConfigError(
+            f"options --schedule.warmup_epochs {schedule.warmup_epochs:g} and --schedule.warmup_steps {schedule.warmup_steps} "
+            "both say how long the rate rises: leave out one, or set it to 0 where a recipe gives it"
+        )
+    if schedule.min_lr > config.optimizer.lr:
+        raise ConfigError(
+            f"option --schedule.min_lr must not exceed the peak, --optimizer.lr {config.optimizer.lr:g}, not be "
+            f"{schedule.min_lr:g}"
+        )
+    if schedule.cooldown_epochs and not schedule.min_lr:
+        raise ConfigError(
+            f"option --schedule.cooldown_epochs {schedule.cooldown_epochs:g} trains at --schedule.min_lr, which is 0: nothing "
+            "would be learned; give a min_lr"
+        )
+    _check_cycle(config)
+
+
+def _check_cycle(config: Config) -> None:
+    if config.schedule.kind != "onecycle":
+        return
+    low, high = config.schedule.cycle_momentum
+    if low > high:
+        raise ConfigError(
+            f"option --schedule.cycle_momentum must be two numbers, the smaller first, not [{low}, {high}]"
+        )
+    if not {"momentum", "betas"} & set(options_read(config.optimizer.name)):
+        raise ConfigError(
+            f"option --schedule.kind onecycle moves the momentum too, which {config.optimizer.name} has not: use cosine with a "
+            "warm-up"
+        )
+
+
+def _check_growing(config: Config) -> None:
+    schedule, growing = config.schedule, config.progressive
     if not growing.start:
         return
     if not growing.begin_epoch <= growing.end_epoch <= schedule.epochs:

@@ -1,7 +1,7 @@
 """The options of what is learned: the network, its optimizer, schedule, loss and averages, and how it is evaluated."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from engine.config.bounds import bounded
 
@@ -48,33 +48,53 @@ class ScheduleConfig:
     """Passes over the training split [epochs]."""
     warmup_epochs: float = bounded(0.0, least=0, most=100_000)
     """Linear rise of the learning rate from near zero [epochs]."""
-    kind: Literal["cosine", "exponential", "step", "constant"] = "cosine"
-    """Decay after the warm-up: to zero along a cosine, continuously by decay_rate, or in steps of decay_rate."""
+    warmup_steps: int = bounded(0, least=0, most=1_000_000_000)
+    """The same, in optimizer steps instead [steps; 0: as warmup_epochs says]."""
+    kind: Literal["cosine", "polynomial", "exponential", "step", "plateau", "onecycle", "constant"] = "cosine"
+    """Decay after the warm-up: to min_lr along a cosine or a polynomial, continuously or in steps by decay_rate, by decay_rate
+    when evaluations no longer improve (plateau), or up and down once with the momentum moving against it (onecycle)."""
+    min_lr: float = bounded(0.0, least=0, most=1000)
+    """Least learning rate after the warm-up, for a step of lr_batch_size images as optimizer.lr is."""
+    cooldown_epochs: float = bounded(0.0, least=0, most=100_000)
+    """The last so many of the epochs are trained at min_lr; the decay ends before them [epochs]."""
     decay_rate: float = bounded(0.94, above=0, most=1)
-    """Factor of the exponential and step schedules, applied once every decay_epochs."""
+    """Factor of the exponential and step schedules, applied once every decay_epochs, and of plateau."""
     decay_epochs: float = bounded(2.0, above=0, most=100_000)
     """Period of decay_rate [epochs]."""
+    power: float = bounded(1.0, above=0, most=100)
+    """Power of the polynomial: 1 is a straight line."""
+    patience: int = bounded(5, least=1, most=100_000)
+    """plateau: after so many evaluations without a better one the rate is lowered, and again after as many more [evaluations]."""
+    cycle_momentum: tuple[float, float] = bounded((0.85, 0.95), least=0, below=1)
+    """onecycle: the momentum, or first beta, where the rate is highest and at both ends, in place of the optimizer's."""
+    stop_after: int = bounded(0, least=0, most=100_000)
+    """End the run when so many evaluations in a row brought no better accuracy [evaluations; 0: never]."""
 
 
 @dataclass
 class OptimizerConfig:
     """The optimizer."""
 
-    name: Literal["sgd", "rmsprop", "lars", "lamb"] = "sgd"
-    """SGD; RMSprop as TensorFlow defines it (epsilon inside the root, accumulator starts at one); LARS or LAMB, which
-    scale every layer's step to its weights, for very large batches (arXiv 1708.03888, 1904.00962)."""
+    name: str = "sgd"
+    """sgd; rmsprop as TensorFlow defines it (epsilon inside the root, accumulator starts at one); lars or lamb, which
+    scale every layer's step to its weights, for very large batches (arXiv 1708.03888, 1904.00962); or another by its name in
+    timm's registry: adamw, nadamw, lion, muon, adopt, ... (docs/recipes.md)."""
     lr: float = bounded(0.1, above=0, most=1000)
-    """Peak learning rate, for a step of lr_batch_size images."""
+    """Peak learning rate, for a step of lr_batch_size images; Adam and its kin want about a hundredth of SGD's."""
     lr_batch_size: int = bounded(0, least=0, most=2**24)
     """The learning rate grows in proportion to the global batch over this many images [images; 0: does not grow]."""
-    momentum: float = bounded(0.9, least=0, below=1)
-    """Momentum."""
-    nesterov: bool = True
-    """Nesterov's form of momentum (SGD)."""
-    decay: float = bounded(0.9, least=0, below=1)
-    """Decay of the mean of squared gradients (RMSprop)."""
+    momentum: float | None = bounded(None, least=0, below=1)
+    """Momentum, where the optimizer has one [null: 0.9]."""
+    nesterov: bool | None = None
+    """Nesterov's form of momentum, where the optimizer knows it [null: true for sgd and lars, else timm's]."""
+    decay: float | None = bounded(None, least=0, below=1)
+    """Decay of the mean of squared gradients, of RMSprop in its forms [null: 0.9]."""
+    betas: tuple[float, ...] | None = bounded(None, least=0, below=1)
+    """Decays of the means of gradients and squared gradients, where the optimizer has them, as [0.9, 0.999]; adan has three
+    [null: timm's; of lamb 0.9 and 0.999]."""
     epsilon: float | None = bounded(None, above=0, most=1000)
-    """Added to the mean of squared gradients (RMSprop) or to its root (LAMB) [null: 1.0, for LAMB 1e-6]."""
+    """Added to the mean of squared gradients (RMSprop) or to its root (Adam and its kin) [null: 1.0 for rmsprop, 1e-6 for
+    lamb, else timm's]."""
     weight_decay: float = bounded(4e-5, least=0, most=1)
     """Decay of convolution and linear weights, not of biases or batch normalisation."""
     head_lr: float | None = bounded(None, above=0, most=1000)
@@ -85,11 +105,25 @@ class OptimizerConfig:
     clip_norm: float | None = bounded(None, above=0, most=1_000_000_000)
     """Largest norm of the gradient; longer ones are scaled down [null: never]."""
 
-    @property
-    def epsilon_in_effect(self) -> float:
-        """The epsilon that the optimizer adds: its own where none is given, 0 where it adds none."""
-        own = {"rmsprop": 1.0, "lamb": 1e-6}.get(self.name, 0.0)
-        return own if self.epsilon is None or not own else self.epsilon
+    def in_effect(self) -> dict[str, Any]:
+        """The options that not every optimizer has, by name: as given, else the default; None for what this one does not read
+        or what timm decides."""
+        given = {name: getattr(self, name) for name in ("momentum", "nesterov", "decay", "betas", "epsilon")}
+        if self.name not in OWN_OPTIMIZERS:
+            return given
+        own = OWN_OPTIMIZERS[self.name]
+        if self.name == "lamb" and self.momentum is not None:  # its first beta by another name
+            own = own | {"betas": (self.momentum, 0.999)}
+        return {name: own.get(name) if value is None or name not in own else value for name, value in given.items()}
+
+
+# The optimizers that do not come from timm's registry under the same name, and the defaults of what they read.
+OWN_OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.9, "nesterov": True},
+    "rmsprop": {"momentum": 0.9, "decay": 0.9, "epsilon": 1.0},
+    "lars": {"momentum": 0.9, "nesterov": True},
+    "lamb": {"betas": (0.9, 0.999), "epsilon": 1e-6},
+}
 
 
 @dataclass
@@ -126,9 +160,21 @@ class EmaConfig:
     """Exponential moving average of the weights, which evaluation and export then use."""
 
     decay: float = bounded(0.0, least=0, below=1)
-    """Decay per step [0: no average]."""
+    """Decay per step [0: no average, unless half_life is given]."""
+    half_life: float = bounded(0.0, least=0, most=1e12)
+    """Instead of decay: half of the average comes from the weights of the last so many images, whatever the global batch
+    [images; 0: as decay says]."""
     recalibrate: int = bounded(0, least=0, most=1_000_000)
     """Measure batch normalisation's statistics anew for the averaged weights before evaluation [batches a rank; 0: no]."""
+
+    @property
+    def averages(self) -> bool:
+        """Whether the weights are averaged at all."""
+        return self.decay > 0 or self.half_life > 0
+
+    def decay_of_step(self, global_batch: int) -> float:
+        """The decay of a step of `global_batch` images, on whatever ranks and micro-batches."""
+        return 0.5 ** (global_batch / self.half_life) if self.half_life else self.decay
 
 
 @dataclass

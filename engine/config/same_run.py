@@ -5,9 +5,9 @@ from engine.config.options import Config, leaves
 # What may differ between the parts of one run: how fast, where and with whose eyes it runs, not what it computes.
 _FREE = (
     "run.dir", "run.resume", "run.branch", "run.target_top1", "run.on_nan", "run.rollbacks", "run.deterministic", "hooks",
-    "device", "data.path", "data.train", "data.val", "data.classes", "data.backend", "data.batch_size", "data.workers",
-    "data.prefetch", "data.on_error", "network.weights", "distillation.teacher", "network.fuse", "network.fused_norm",
-    "strategy.name", "strategy.zero_stage", "strategy.deepspeed_config", "strategy.timeout",
+    "schedule.stop_after", "device", "data.path", "data.train", "data.val", "data.classes", "data.backend", "data.batch_size",
+    "data.workers", "data.prefetch", "data.on_error", "network.weights", "distillation.teacher", "network.fuse",
+    "network.fused_norm", "strategy.name", "strategy.zero_stage", "strategy.deepspeed_config", "strategy.timeout",
 )  # fmt: skip
 _HOW_TRAINED = ("--network.freeze ", "--network.freeze_batch_norm ", "--network.drop_path ")  # any weights fit
 _FREE_BRANCHES = ("data.dali.", "data.ffcv.", "evaluation.", "compile.", "checkpoint.", "monitor.", "profile.")
@@ -16,16 +16,24 @@ _FREE_BRANCHES = ("data.dali.", "data.ffcv.", "evaluation.", "compile.", "checkp
 def differences(config: Config, saved: Config) -> list[str]:
     """The options by which `config` would be another run than `saved`, in words: "--optimizer.lr 0.1, not 0.25"."""
     before, now = _in_effect(saved), _in_effect(config)
+    by_evaluation = config.schedule.kind == "plateau"
     return [
         f"--{key} {before[key]}, not {value}"
         for key, value in now.items()
-        if key not in _FREE and not key.startswith(_FREE_BRANCHES) and value != before[key]
+        if not _is_free(key, by_evaluation) and value != before[key]
     ]
+
+
+def _is_free(key: str, by_evaluation: bool) -> bool:
+    """Whether an option may differ; how is evaluated may not where the learning rate goes by it."""
+    if by_evaluation and key.startswith("evaluation."):
+        return key == "evaluation.batch_size"
+    return key in _FREE or key.startswith(_FREE_BRANCHES)
 
 
 def _in_effect(config: Config) -> dict[str, object]:
     """The options by name; of one that stands for the optimizer's own default, or that it does not read, what it does."""
-    return dict(leaves(config)) | {"optimizer.epsilon": config.optimizer.epsilon_in_effect}
+    return dict(leaves(config)) | {f"optimizer.{name}": value for name, value in config.optimizer.in_effect().items()}
 
 
 def evaluation_differences(config: Config, saved: Config) -> list[str]:

@@ -31,8 +31,10 @@ def load_named_state(
         parameter = parameters[name]
         if _GROUP_STEP in values:
             groups[parameter][_STEP] = _copied(values[_GROUP_STEP])
+        on_device = any(groups[parameter].get(kind) for kind in ("fused", "capturable"))
         optimizer.state[parameter] = {
-            key: _like(value, parameter) if isinstance(value, Tensor) else value
+            # Other optimizers count their steps on the host, where reading the count waits for nothing.
+            key: _copied(value) if key == _STEP and not on_device else _like(value, parameter)
             for key, value in values.items()
             if key != _GROUP_STEP
         }
@@ -42,8 +44,10 @@ def _copied(count: Any) -> Any:
     return count.clone() if isinstance(count, Tensor) else count
 
 
-def _like(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A copy of a state tensor, in the memory format of its parameter when it has its shape."""
+def _like(value: Any, parameter: nn.Parameter) -> Any:
+    """A copy of a state on the parameter's device, a tensor of its shape in its memory format."""
+    if not isinstance(value, Tensor):
+        return value
     if value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-    return value.clone()
+    return value.to(parameter.device, copy=True)

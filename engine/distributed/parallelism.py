@@ -86,10 +86,17 @@ class Parallelism:
         """Forgets the gradients without moving the weights."""
         self._optimizer.zero_grad(set_to_none=True)
 
-    def set_learning_rate(self, lr: float) -> None:
-        """Sets the learning rate of every parameter group, which may be a multiple of the run's."""
+    def set_learning_rate(self, lr: float, momentum: float | None = None) -> None:
+        """Sets the learning rate of every parameter group, which may be a multiple of the run's, and the momentum, or the first
+        beta, where one is given and the optimizer has it."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+            if momentum is None:
+                continue
+            if "momentum" in group:
+                group["momentum"] = momentum
+            elif group.get("betas") is not None:
+                group["betas"] = (momentum, *group["betas"][1:])
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """The optimizer's state by name of parameter, the same on every strategy. Every rank must call it; only the

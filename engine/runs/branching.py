@@ -47,7 +47,13 @@ def branched(
             f"{len(renamed)} classes have other names than in {path} ({is_now!r} where {was!r} was): the classifier begins with "
             "what it learned of those"
         )
-    changed: dict[str, Any] = {"progress": progress, "recent": {"means": []}}
+    lowered = state.get("improvement", {}).get("lowered", 0) if config.schedule.kind == "plateau" else 0
+    if lowered:
+        lines.append(f"the learning rate goes on as the plateau schedule left it, lowered {lowered} times")
+    changed: dict[str, Any] = {
+        "progress": progress, "recent": {"means": []},
+        "improvement": {"best": -1.0, "since_best": 0, "lowered": lowered, "step": -1, "waited": 0},
+    }  # fmt: skip
     if config.optimizer.name != before.optimizer.name:
         changed["optimizer"] = None
         lines.append(
@@ -56,7 +62,7 @@ def branched(
     elif _frozen(config) != _frozen(before):
         changed["optimizer"] = None
         lines.append("the optimizer starts afresh: other weights are frozen than were")
-    if config.ema.decay and state["ema"] is None:
+    if config.ema.averages and state["ema"] is None:
         changed["ema"] = state["network"]
         lines.append("the average of the weights starts at this checkpoint, which has none")
     return {**state, **changed}, lines

@@ -72,7 +72,12 @@ def find_start(config: Config, identity: Identity, directory: RunDirectory, plan
     if end is not None and saved is not None:
         if _is_over(config, identity, saved, end, directory):
             return Start(end=end)
-        lines.append(f"{directory.path} reached its target of {saved.run.target_top1:g}% top-1; training goes on")
+        what = (
+            f"reached its target of {saved.run.target_top1:g}% top-1"
+            if end["reason"] == "target"
+            else "had stopped early"
+        )
+        lines.append(f"{directory.path} {what}; training goes on")
     found = load_newest(directory.checkpoints)
     if named and Path(named).exists():  # the command is repeated: it goes on from what it has trained since
         state = load_checkpoint(Path(named))
@@ -146,6 +151,9 @@ def _is_over(config: Config, identity: Identity, saved: Config, end: dict[str, A
         found.append("other evaluation images")
     wanted, had = config.run.target_top1, saved.run.target_top1
     if not found and end["reason"] == "target" and (wanted is None or wanted > end["best_top1"]):
+        return False
+    longer = config.schedule.stop_after == 0 or config.schedule.stop_after > saved.schedule.stop_after
+    if not found and end["reason"] == "stopped early" and longer:
         return False
     if wanted != had:
         found.append(f"--run.target_top1 {had}, not {wanted}")

@@ -36,12 +36,13 @@ from engine.runs.retention import Retention
 from engine.runs.run_directory import RunDirectory
 from engine.runs.state import Part, RunState
 from engine.training.batch_that_fits import settle_batching
+from engine.training.improvement import Improvement
 from engine.training.loaders import evaluation_loader, evaluation_settings, open_splits, training_loader
 from engine.training.losses import build_criterion, build_scorer, build_teacher
 from engine.training.network import build_network, settle_fusion
 from engine.training.optimizers import create_optimizer
 from engine.training.progress import Progress, RecentSteps
-from engine.training.schedules import learning_rate, resolution_at
+from engine.training.schedules import learning_rate, momentum, peak_learning_rate, require_room, resolution_at
 from engine.training.train_step import TrainStep
 from engine.training.weight_averaging import Ema
 from inception.vocabulary.network import Network
@@ -73,6 +74,7 @@ class Run(Step):
     evaluator: Evaluator
     average: Ema | None
     progress: Progress
+    improvement: Improvement
     recent: RecentSteps
     state: RunState
     sizes: list[int]  # of the training images, by epoch [pixels]
@@ -87,7 +89,11 @@ class Run(Step):
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         batches, schedule, optimizer = self.loader.plan.batches, self.config.schedule, self.config.optimizer
-        return learning_rate(step, batches, self.batching.global_batch, schedule, optimizer)
+        return learning_rate(step, batches, self.batching.global_batch, schedule, optimizer, self.improvement.lowered)
+
+    def momentum(self, step: int) -> float | None:
+        """The momentum of a step, where the schedule moves it."""
+        return momentum(step, self.loader.plan.batches, self.config.schedule)
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
@@ -142,13 +148,19 @@ def _joined(
     begun = communicator.from_first(lambda: goes_on(config, directory))
     step = assemble_step(config, communicator, len(train.classes), begun, train)
     loader = training_loader(config, train, step.network, step.batching, communicator)
-    average = Ema(step.network, config.ema.decay) if config.ema.decay else None
+    undone.callback(loader.close)
+    require_room(config.schedule, loader.plan.batches)
+    average = Ema(step.network, config.ema.decay_of_step(step.batching.global_batch)) if config.ema.averages else None
     settings = evaluation_settings(config, step.network, average is not None)
     evaluator = _evaluator(config, step, train, val, settings, communicator)
-    progress, recent = Progress(loader.plan.samples), RecentSteps(communicator)
+    progress, recent, improvement = (
+        Progress(loader.plan.samples),
+        RecentSteps(communicator),
+        Improvement(config.schedule),
+    )
     parts: dict[str, Part | None] = {
         "network": step.network, "ema": average, "optimizer": step.parallelism, "progress": progress, "recent": recent,
-        "evaluator": evaluator, "loss_scale": step.parallelism.loss_scale,
+        "evaluator": evaluator, "loss_scale": step.parallelism.loss_scale, "improvement": improvement,
     }  # fmt: skip
     monitor = Monitor(directory.path, communicator.is_main, on_row=lambda row: run.hooks.row(run, row))
     hardware = Hardware(communicator)
@@ -161,7 +173,7 @@ def _joined(
     ]
     run = Run(
         **vars(step), config=config, directory=directory, lock=lock, communicator=communicator, loader=loader,
-        evaluator=evaluator, average=average, progress=progress, recent=recent,
+        evaluator=evaluator, average=average, progress=progress, improvement=improvement, recent=recent,
         state=RunState(config, _metadata(step.network, train, settings), identity, parts),
         sizes=[resolution_at(epoch, loader.resolution, config.progressive) for epoch in range(config.schedule.epochs)],
         monitor=monitor, recorder=recorder, hooks=Hooks([*own, *hooks]),
@@ -231,7 +243,8 @@ def assemble_step(
     prepare_compiler(config.compile, shapes, network, *([] if teacher is None else [teacher.network]))
     check_accumulation(config.compile, batching.micro_batches, device)
     parallelism = create_parallelism(communicator, config.strategy)
-    prepared = parallelism.prepare(objective, create_optimizer(network, config.optimizer), config, batching)
+    peak = peak_learning_rate(batching.global_batch, config.optimizer)
+    prepared = parallelism.prepare(objective, create_optimizer(network, config.optimizer, peak), config, batching)
     train_step = TrainStep(
         prepared, parallelism, batching.micro_batches, config.optimizer.clip_norm,
         batching.weight if batching.uneven_ranks else None,

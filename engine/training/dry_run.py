@@ -15,9 +15,10 @@ from engine.runs.run_directory import RunDirectory
 from engine.training.assembly import assemble_step
 from engine.training.expected_time import time_expected
 from engine.training.fine_tuning import what_learns
-from engine.training.introduction import a_step
+from engine.training.introduction import a_step, what_comes_out
 from engine.training.loaders import open_splits, training_loader
-from engine.training.schedules import resolution_at
+from engine.training.optimizers import create_optimizer
+from engine.training.schedules import require_room, resolution_at
 from launch.environment import Environment, detect
 
 _GIB = 2**30
@@ -36,6 +37,7 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
     communicator = join(environment, config.strategy, config.device)
     step = assemble_step(config, communicator, len(train.classes), goes_on(config, directory), train)
     with training_loader(config, train, step.network, step.batching, communicator) as loader:
+        require_room(config.schedule, loader.plan.batches)
         steps, size, backend = loader.plan.batches, loader.resolution, f"{loader.backend} decoding ({loader.reason})"
     sizes = sorted({resolution_at(epoch, size, config.progressive) for epoch in range(config.schedule.epochs)})
     device, batch = communicator.device, step.batching.batch_size
@@ -51,12 +53,12 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
         for name, shape in shapes.items():
             say(f"  {name}: {' x '.join(map(str, shape))}")
         say(a_step(config, step.batching, communicator.world_size, steps))
-        for line in what_learns(step.network, config):
+        for line in (*what_comes_out(config, step.batching), *what_learns(step.network, config)):
             say(line)
         weights = sum(parameter.nbytes for parameter in step.network.parameters()) / _GIB
-        copies = 2 + optimizer_copies(config.optimizer) + bool(config.ema.decay)
+        copies = 2 + optimizer_copies(config.optimizer) + config.ema.averages
         say(
-            f"memory of a rank, about: {copies * weights + activations:.2f} GiB = {copies} x {weights:.3f} of weights (with "
+            f"memory of a rank, about: {copies * weights + activations:.2f} GiB = {copies:g} x {weights:.3f} of weights (with "
             f"gradients, optimizer and average) + {activations:.2f} of activations of {batch} images, uncompiled"
         )
         say(time_expected(config, step.dtype, sizes, steps * step.batching.global_batch, environment))
@@ -99,9 +101,14 @@ def activation_bytes(objective: Objective, size: int, device: torch.device) -> f
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights) / _IMAGES
 
 
-def optimizer_copies(options: OptimizerConfig) -> int:
-    """How many numbers the optimizer keeps for each weight."""
-    return {"sgd": int(options.momentum > 0), "lars": int(options.momentum > 0), "rmsprop": 2, "lamb": 2}[options.name]
+def optimizer_copies(options: OptimizerConfig) -> float:
+    """How many numbers the optimizer keeps for each weight of a layer, found by a step of a small one."""
+    layer = nn.Linear(64, 64, bias=False)
+    optimizer = create_optimizer(layer, options)
+    layer(torch.ones(1, 64)).sum().backward()
+    optimizer.step()
+    kept = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
+    return round(sum(value.numel() for value in kept if value.ndim) / layer.weight.numel(), 1)
 
 
 def _gray(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:

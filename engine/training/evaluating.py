@@ -60,6 +60,12 @@ def evaluate(run: Run) -> float:
     run.lock.require_held()
     row = {**progress.position(), **result, "seconds": round(time.monotonic() - started, 3)}
     run.monitor.record("eval", **row)
+    if run.improvement.add(progress.step, accuracy):
+        patience = run.config.schedule.patience
+        run.monitor.say(
+            f"no better accuracy than {run.improvement.best:.2f}% in {patience} evaluation{'s' if patience > 1 else ''}: "
+            f"the learning rate goes down to {run.learning_rate(progress.step):.4g}"
+        )
     if run.communicator.is_main and run.config.checkpoint.keep_best:
         run.writer.remove_superfluous()
     run.monitor.keep_findings(findings, evaluator.loader.dataset, row)

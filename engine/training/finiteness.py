@@ -69,7 +69,7 @@ def roll_back(run: Run, error: Diverged) -> None:
     if found is None:
         raise error
     path, state, _ = found
-    run.state.load_state_dict({**state, "progress": None, "recent": {"means": []}})
+    run.state.load_state_dict({**state, "progress": None, "improvement": None, "recent": {"means": []}})
     run.evaluator.statistics = {}
     progress.rollbacks += 1
     run.loader.load_state_dict({"samples_seen": progress.samples_seen})

@@ -1,11 +1,15 @@
 """What a run says of itself before it begins and when it ends."""
 
+from collections.abc import Iterator
+
 from engine.config.batching import Batching
+from engine.config.learning_options import OWN_OPTIMIZERS
 from engine.config.options import Config
 from engine.distributed.device import idle_gpus
 from engine.training.assembly import Run
 from engine.training.fine_tuning import what_learns
 from engine.training.losses import words_of
+from engine.training.optimizers import words_of_registered
 from engine.training.outcome import Outcome
 from engine.training.schedules import peak_learning_rate
 
@@ -25,7 +29,7 @@ def introduce(run: Run) -> None:
         f"of {run.network.num_classes} classes, global batch {run.batching.global_batch}, {config.schedule.epochs} epochs"
     )
     say(a_step(config, run.batching, communicator.world_size, run.loader.plan.batches))
-    for line in what_learns(run.network, config):
+    for line in (*what_comes_out(config, run.batching), *what_learns(run.network, config)):
         say(line)
     if run.objective.teacher is not None:
         say(words_of(run.objective.teacher, config.distillation, run.loader.resolution))
@@ -66,6 +70,18 @@ def a_step(config: Config, batching: Batching, world_size: int, steps: int) -> s
     )
 
 
+def what_comes_out(config: Config, batching: Batching) -> Iterator[str]:
+    """What options that lean on another library, or on the batch, come to, a line each."""
+    if config.optimizer.name not in OWN_OPTIMIZERS:
+        yield words_of_registered(config.optimizer)
+    if config.ema.half_life:
+        decay = config.ema.decay_of_step(batching.global_batch)
+        yield (
+            f"average of the weights: half of it from the last {config.ema.half_life:,.0f} images, by a decay of {decay:.6g} a "
+            f"step of {batching.global_batch} images"
+        )
+
+
 def _equal_parts(batching: Batching, world_size: int) -> str:
     parts = f"{batching.micro_batches} micro-batch{'es' if batching.micro_batches > 1 else ''} of {batching.batch_size}"
     return f"on each of {world_size} rank{'s' if world_size > 1 else ''} {parts}"
@@ -86,6 +102,12 @@ def take_leave(run: Run, outcome: Outcome) -> None:
     wanted = run.config.run.target_top1
     if reached is not None:
         say(f"target of {wanted:g}% top-1 reached after {reached:.0f} s")
+    elif outcome.reason == "stopped early":
+        since = run.improvement.since_best
+        say(
+            f"stopped early, after {since} evaluation{'s' if since > 1 else ''} without a better accuracy than "
+            f"{run.improvement.best:.2f}% (--schedule.stop_after {run.config.schedule.stop_after})"
+        )
     elif wanted is not None:
         say(f"all epochs done without reaching {wanted:g}% top-1; the best was {outcome.best_top1:.2f}%")
     say(f"done: the best weights are in {outcome.weights}")

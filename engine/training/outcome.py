@@ -10,9 +10,10 @@ from engine.faults.exit_status import DONE, PREEMPTED
 class Outcome:
     """What `Trainer.fit` returns.
 
-    reason: completed (all epochs), target (the accuracy asked for), preempted (asked to stop; the same command
-    continues). best_top1: percent, -1 when nothing was evaluated. step: optimizer steps done. seconds: the run's time,
-    interruptions left out. weights: the file of the best weights.
+    reason: completed (all epochs), target (the accuracy asked for), stopped early (no better accuracy for as long as
+    `schedule.stop_after` says), preempted (asked to stop; the same command continues). best_top1: percent, -1 when
+    nothing was evaluated. step: optimizer steps done. seconds: the run's time, interruptions left out. weights: the file of
+    the best weights.
     """
 
     reason: str

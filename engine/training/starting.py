@@ -28,6 +28,7 @@ def begin(run: Run) -> Start:
         directory.metrics.rewind(run.progress.step)
         if start.path is not None and start.path.parent == directory.checkpoints:
             run.writer.saved_step = run.progress.step
+    run.improvement.catch_up(communicator.from_first(directory.metrics.top1_by_step))
     _find_best(run)
     if start.path is not None:
         if start.event == "resumed":

@@ -59,7 +59,7 @@ class Trainer:
         run.monitor.begin(config.schedule.epochs * run.loader.plan.batches, run.progress.step, config.schedule.epochs)
         run.stop.begin()
         self.saver.begin()
-        reason = self._evaluate() if is_left(run) else None
+        reason = self._evaluate() if is_left(run) else self._stopped_early()
         while reason is None and run.progress.epoch < config.schedule.epochs:
             reason = self._train_on()
         return self._end(reason or "completed")
@@ -88,7 +88,7 @@ class Trainer:
         run.recorder.begin_epoch()
         while progress.epoch == epoch:
             lr = run.learning_rate(progress.step)
-            run.parallelism.set_learning_rate(lr)
+            run.parallelism.set_learning_rate(lr, run.momentum(progress.step))
             run.recorder.begin_step(run.recent.count)
             run.train_step.begin(key(run.config.run.seed, progress.step, run.communicator.rank) >> 1)
             for _ in range(run.batching.micro_batches):
@@ -148,7 +148,8 @@ class Trainer:
         return "preempted" if stopped else reason
 
     def _evaluate(self) -> str | None:
-        """ "target" when the accuracy asked for is reached, "preempted" when the run was asked to stop meanwhile."""
+        """ "target" when the accuracy asked for is reached, "stopped early" when it no longer improves, "preempted" when the run
+        was asked to stop meanwhile."""
         try:
             evaluate(self.run)
         except Stopped:
@@ -158,7 +159,12 @@ class Trainer:
             return "target"
         if progress.epoch == config.schedule.epochs:
             return None  # complete, whoever asks it to stop
-        return "preempted" if self._vote(conclude=True) else None
+        return self._stopped_early() or ("preempted" if self._vote(conclude=True) else None)
+
+    def _stopped_early(self) -> str | None:
+        run = self.run
+        is_complete = run.progress.epoch == run.config.schedule.epochs
+        return "stopped early" if run.improvement.has_stopped and not is_complete else None
 
     def _end(self, reason: str) -> Outcome:
         run, progress = self.run, self.run.progress

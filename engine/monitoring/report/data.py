@@ -238,6 +238,8 @@ def state_of(run: RunRecord) -> tuple[str, str]:
     if end is not None:
         if end["reason"] == "target":
             return "finished", f"target reached after {duration(end['seconds_to_target'])}"
+        if end["reason"] == "stopped early":
+            return "finished", f"stopped early in epoch {end['epoch']:g}: evaluations brought no better accuracy"
         return "finished", "all epochs are done"
     if told.get("event") == "preempted":
         return "interrupted", f"asked to stop at step {told['step']:,}; the same command continues from there"

@@ -19,7 +19,7 @@ from engine import evaluate, export, predict
 from engine.config.bounds import Bounds, bounds_of
 from engine.config.checks import check_values
 from engine.config.command_line import config_from_dict, load_config
-from engine.config.options import Config, ConfigError, leaves
+from engine.config.options import Config, ConfigError, OptimizerConfig, leaves
 from engine.config.recipes import RECIPES
 from engine.config.same_run import differences
 from inception import create_model
@@ -206,7 +206,8 @@ def types(section: type, prefix: str = "") -> Iterator[tuple[str, set]]:
         if is_dataclass(kind):
             yield from types(kind, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", set(get_args(kind) or (kind,))
+            parts = get_args(kind) or (kind,)
+            yield f"{prefix}{name}", {inner for part in parts for inner in (get_args(part) or (part,))}
 
 
 def changed(key: str, value: float) -> Config:
@@ -275,6 +276,7 @@ def test_recipes_folder_is_part_of_the_package():
         ("rmsprop", 1.0, None, []),  # its own
         ("rmsprop", 0.1, None, ["--optimizer.epsilon 0.1, not 1.0"]),
         ("lamb", None, 1e-6, []),
+        ("adamw", None, 1e-6, ["--optimizer.epsilon None, not 1e-06"]),
     ],
 )
 def test_two_runs_with_the_same_epsilon_in_effect_are_the_same(name, before, now, told):
@@ -282,3 +284,27 @@ def test_two_runs_with_the_same_epsilon_in_effect_are_the_same(name, before, now
     saved.optimizer.name = config.optimizer.name = name
     saved.optimizer.epsilon, config.optimizer.epsilon = before, now
     assert differences(config, saved) == told
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "lars", "lamb"])
+def test_a_run_of_before_its_options_had_defaults_of_their_own_goes_on(name):
+    """Files of earlier versions name momentum, its form and decay for every optimizer, and no option of later ones."""
+    tree = Config(optimizer=OptimizerConfig(name=name)).to_dict()
+    tree["optimizer"] |= {"momentum": 0.9, "nesterov": True, "decay": 0.9}
+    for section, later in (
+        (
+            "schedule",
+            ("warmup_steps", "min_lr", "cooldown_epochs", "power", "patience", "cycle_momentum", "stop_after"),
+        ),
+        ("optimizer", ("betas",)),
+        ("ema", ("half_life",)),
+    ):
+        for option in later:
+            del tree[section][option]
+    now = Config(optimizer=OptimizerConfig(name=name))
+    assert differences(now, config_from_dict(tree)) == []
+    tree["optimizer"]["momentum"] = 0.8
+    assert differences(now, config_from_dict(tree)) == (
+        [f"--optimizer.{'betas (0.8, 0.999)' if name == 'lamb' else 'momentum 0.8'}, not "
+         f"{'(0.9, 0.999)' if name == 'lamb' else '0.9'}"]
+    )  # fmt: skip
