@@ -44,14 +44,21 @@ OPTIONS = {
     "reprob random_erase random_erasing": "augmentation.erasing",
     "epoch epochs num_epochs num_train_epochs max_epochs n_epochs start_epoch": "schedule.epochs",
     "sched scheduler lr_scheduler lr_schedule lr_scheduler_type": "schedule.kind",
-    "warmup warmup_epochs lr_warmup_epochs warmup_steps": "schedule.warmup_epochs",
+    "warmup warmup_epochs lr_warmup_epochs": "schedule.warmup_epochs",
+    "num_warmup_steps lr_warmup_steps warmup_iters": "schedule.warmup_steps",
+    "lr_min eta_min": "schedule.min_lr",
+    "cooldown": "schedule.cooldown_epochs",
+    "patience_epochs lr_patience": "schedule.patience",
+    "decay_power poly_power": "schedule.power",
+    "early_stopping early_stop early_stopping_patience": "schedule.stop_after",
     "decay_rate dr lr_gamma gamma": "schedule.decay_rate",
     "decay_epochs lr_step_size step_size": "schedule.decay_epochs",
     "opt optim optimiser optimizer": "optimizer.name",
     "lr learning_rate base_lr lr_base eta": "optimizer.lr",
     "lr_base_size": "optimizer.lr_batch_size",
     "wd weight_decay l2": "optimizer.weight_decay",
-    "opt_eps eps": "optimizer.epsilon",
+    "opt_eps eps adam_epsilon": "optimizer.epsilon",
+    "opt_betas adam_betas beta1 beta2": "optimizer.betas",
     "clip clip_grad clip_grad_norm max_grad_norm gradient_clip_val grad_clip": "optimizer.clip_norm",
     "criterion loss_fn bce_loss": "loss.name",
     "smoothing label_smoothing_factor": "loss.label_smoothing",
@@ -95,6 +102,9 @@ VALUES = {
     "steplr multistep multisteplr": "step",
     "exponentiallr exp": "exponential",
     "cosineannealinglr cos": "cosine",
+    "reducelronplateau": "plateau",
+    "onecyclelr one_cycle": "onecycle",
+    "polynomiallr linear": "polynomial",
     "ra randaug rand": "randaugment",
     "ta ta_wide": "trivialaugment",
     "ce crossentropyloss softmax": "cross_entropy",
@@ -142,7 +152,7 @@ def option_meant(name: str, known: Iterable[str]) -> str:
     scores = {option: _closeness(name, option) for option in plain}
     scores |= {other: _closeness(leaf, other) for other in others if not section}
     best = max(scores, key=lambda word: (scores[word], word in plain))
-    if scores[best] < _ALIKE:  # not misspelt: a word of the name may say more (min_lr)
+    if scores[best] < _ALIKE:  # not misspelt: a word of the name may say more (max_lr)
         for word in reversed(leaf.split("_")):
             if meant := _of(_OPTIONS.get(word, ()), plain):
                 return plain[meant]

@@ -55,13 +55,15 @@ def test_a_misspelt_option_is_answered_with_the_nearest(parse, arguments, meant,
     [
         line.split()
         for line in """
-        lr optimizer.lr | learning-rate optimizer.lr | min-lr optimizer.lr | learing_rate optimizer.lr
+        lr optimizer.lr | learning-rate optimizer.lr | min-lr schedule.min_lr | max-lr optimizer.lr | learing_rate optimizer.lr
         epochs schedule.epochs | epcohs schedule.epochs | num-epochs schedule.epochs | warmup-epochs schedule.warmup_epochs
         batch_size data.batch_size | batch-size data.batch_size | batchsize data.batch_size | bs data.batch_size
         model network.name | arch network.name | pretrained network.weights | initial-checkpoint network.weights
         workers data.workers | num-workers data.workers | data data.path | data-dir data.path | data-path data.path
         wd optimizer.weight_decay | weight-decay optimizer.weight_decay | opt optimizer.name | clip-grad optimizer.clip_norm
         sched schedule.kind | lr-scheduler schedule.kind | lr-step-size schedule.decay_epochs | decay-rate schedule.decay_rate
+        opt-betas optimizer.betas | patience-epochs schedule.patience | cooldown-epochs schedule.cooldown_epochs
+        warmup-steps schedule.warmup_steps | eta-min schedule.min_lr | early-stopping-patience schedule.stop_after
         amp precision | amp-dtype precision | fp16 precision | output run.dir | output-dir run.dir | resume run.resume
         img-size data.resolution | train-crop-size data.resolution | val-crop-size evaluation.resolution
         smoothing loss.label_smoothing | label-smoothing loss.label_smoothing | mixup augmentation.mixup | aa augmentation.policy
@@ -102,6 +104,8 @@ def test_every_name_that_is_suggested_exists_and_a_real_one_is_never_renamed():
         (["--device", "gpu"], "cuda"),
         (["--schedule.kind", "cosin"], "cosine"),
         (["--schedule.kind", "steplr"], "step"),
+        (["--schedule.kind", "ReduceLROnPlateau"], "plateau"),
+        (["--schedule.kind", "poly"], "polynomial"),
         (["--augmentation.policy", "rand-augment"], "randaugment"),
         (["--loss.name", "crossentropy"], "cross_entropy"),
         (["--data.backend", "nvjpeg"], "dali"),

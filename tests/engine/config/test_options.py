@@ -85,7 +85,11 @@ def test_help_has_the_sections_in_the_order_of_a_runs_questions():
 
 
 def test_help_about_a_word_shows_the_options_about_it():
-    assert re.findall(r"^  --([\w.]+)", help_about("ema"), re.MULTILINE) == ["ema.decay", "ema.recalibrate"]
+    assert re.findall(r"^  --([\w.]+)", help_about("ema"), re.MULTILINE) == [
+        "ema.decay",
+        "ema.half_life",
+        "ema.recalibrate",
+    ]
     shown = re.findall(r"^  --([\w.]+)", help_about("learning-rate"), re.MULTILINE)
     assert {"optimizer.lr", "schedule.warmup_epochs"} <= set(shown)
     assert "data.path" not in shown
