@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="engine/evaluate.py", description="Top-1 and top-5 accuracy of a network, by class, calibration."
     )
-    add = parser.add_argument
+    add = parser.add_argument_group("what is evaluated").add_argument
     add(
         "--weights", required=True, nargs="+", metavar="FILE",
         help="a run's best.safetensors, one of its checkpoints, its directory, a published name; several are an ensemble",
@@ -56,6 +56,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--weights.kind", dest="kind", choices=list(KINDS), default="auto",
         help="of checkpoints: averaged weights, those that were trained, or both beside each other (default: averaged, if any)",
     )  # fmt: skip
+    add = parser.add_argument_group("on what").add_argument
     add("--data.path", dest="path", default="", help="dataset (default: the embedded sample)")
     add("--data.train", dest="train", default="", help="training split that lies apart")
     add("--data.val", dest="val", default="", help="validation split that lies apart: a folder, list, pattern")
@@ -75,9 +76,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--data.batch_size", dest="batch_size", type=int, default=64, help="images of one rank (default: 64)")
     add("--data.on_error", dest="on_error", choices=["raise", "skip"], default="raise", help="default: raise")
     add("--data.quarantine", dest="quarantine", help="file that lists images to leave out")
+    add = parser.add_argument_group("what computes").add_argument
     add("--precision", choices=PRECISIONS, default="auto", help="arithmetic (default: auto)")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="what computes (default: auto)")
     add_options(parser, "--data.resolution")
+    add = parser.add_argument_group("what is written").add_argument
     add(
         "--json",
         type=Path,

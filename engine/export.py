@@ -107,7 +107,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def add_graph_options(parser: argparse.ArgumentParser) -> None:
     """The options of ONNX and torch.export files."""
-    add = parser.add_argument
+    add = parser.add_argument_group("of ONNX and torch.export files").add_argument
     add("--input", choices=["float32", "uint8"], default="float32", help="images: normalised float32, or uint8")
     add("--precision", choices=["fp32", "fp16", "int8"], default="fp32", help="what it computes in (default: fp32)")
     add("--batch", type=int, default=0, help="images at a time (default: any number)")

@@ -126,7 +126,7 @@ def check_settings(settings: Settings, channels: int) -> None:
 
 def add_options(parser: argparse.ArgumentParser, resolution: str) -> None:
     """The options by which a command overrides what weights say; `resolution`: another name of that option."""
-    add = parser.add_argument
+    add = parser.add_argument_group("how images are shown to the network").add_argument
     add(
         "--evaluation.resolution",
         resolution,

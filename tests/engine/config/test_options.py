@@ -84,6 +84,19 @@ def test_help_has_the_sections_in_the_order_of_a_runs_questions():
     assert "Literal" not in help_about()
 
 
+def test_help_of_an_evaluation_is_grouped_too(capsys):
+    with pytest.raises(SystemExit):
+        evaluate.parse(["--help"])
+    groups = re.findall(r"^([a-z ]+):$", capsys.readouterr().out, re.MULTILINE)
+    assert groups[1:] == [
+        "what is evaluated",
+        "on what",
+        "what computes",
+        "how images are shown to the network",
+        "what is written",
+    ]
+
+
 def test_help_about_a_word_shows_the_options_about_it():
     assert re.findall(r"^  --([\w.]+)", help_about("ema"), re.MULTILINE) == [
         "ema.decay",
