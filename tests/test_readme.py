@@ -1,4 +1,4 @@
-"""Every command of the README runs as it is written, on a small stand-in for ImageNet."""
+"""Every command of the README and of docs/commands.md runs as it is written, on a small stand-in for ImageNet."""
 
 from __future__ import annotations
 
@@ -15,24 +15,35 @@ import tars
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
-    line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.strip().splitlines()
+    line
+    for page in (README, (ROOT / "docs" / "commands.md").read_text())
+    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    for line in block.strip().splitlines()
 ]
-# The networks and data of the README take a cluster; these options are added, and nothing else is changed.
+# Their networks and data take a cluster; these options are added, and nothing else is changed.
 SMALL = (
     "--network.name debug --schedule.epochs 2 --data.global_batch_size 16 --data.batch_size 2 --optimizer.lr 0.001 "
     "--compile.enabled false --checkpoint.every_seconds 0.2 --network.auxiliary true"
 )
 
 
-def test_the_readme_shows_what_it_must():
+def test_the_readme_begins_with_its_two_commands_and_takes_minutes_to_read():
+    assert COMMANDS[:2] == ["bash launch/quickstart.sh", "bash launch/test.sh"]
+    words = re.sub(r"<!-- benchmark .*?<!-- end -->|```.*?```", "", README, flags=re.DOTALL).split()
+    assert len(words) < 5 * 200  # five minutes, at the pace of who reads closely
+    assert README.count("![") == README.count("<!-- benchmark") == 1
+
+
+def test_the_commands_show_what_they_must():
     programs = " ".join(COMMANDS)
     for program in ("quickstart.sh", "test.sh", "train.py", "evaluate.py", "predict.py", "throughput.py", "export.py"):
         assert program in programs
 
 
 def test_links_and_pictures_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
 
 
 SCRIPT = r"(?:engine|pipelines|benchmarks|launch|slurm|tests)/[\w/]+\.(?:py|sh|sbatch)"
@@ -41,7 +52,7 @@ SCRIPT = r"(?:engine|pipelines|benchmarks|launch|slurm|tests)/[\w/]+\.(?:py|sh|s
 def named_commands() -> dict[str, set[str]]:
     """The scripts that README and docs name in commands, and the options that they give each."""
     found: dict[str, set[str]] = {}
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         # Tables of results show the command that was given then.
         text = re.sub(r"<!-- benchmark .*?<!-- end -->", "", page.read_text(), flags=re.DOTALL)
         for script, rest in re.findall(rf"(?:python|bash|sbatch|torchrun [^`\n]*?) ({SCRIPT})([^`\n|;]*)", text):
@@ -81,7 +92,7 @@ def test_the_python_of_the_docs_runs_as_it_stands(run_command, tmp_path):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory where the README's commands are run, with its data."""
+    """A directory where their commands are run, with its data."""
     place = tmp_path_factory.mktemp("readme")
     for split in ("train", "val"):
         tars.unpack(ROOT / "pipelines" / "sample" / f"{split}-000.tar", place / "imagenet" / split, 60)
