@@ -45,8 +45,9 @@ class Parser(argparse.ArgumentParser):
                 break
             name = word.partition("=")[0]
             known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
-            # One that a name begins may be cut short; the beginning of several is none of them.
-            if name.startswith("--") and name[2:] not in known and sum(o.startswith(name[2:]) for o in known) != 1:
+            # A name may be cut short where the parser allows it; the beginning of several is none of them.
+            begun = sum(option.startswith(name[2:]) for option in known) if self.allow_abbrev else 0
+            if name.startswith("--") and name[2:] not in known and begun != 1:
                 meant = option_meant(name[2:], [option for option in known if f"--{option}" != COMPLETION])
                 self.error(f"option {name} does not exist; the nearest is --{meant}")
         return super().parse_known_args(args, namespace)

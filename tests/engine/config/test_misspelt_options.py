@@ -38,6 +38,7 @@ from pipelines.support.meant import OPTIONS, option_meant, value_meant
         (prepare, ["folder", "x", "--num-workers", "3"], "--workers"),
         (report, ["x", "--halp"], "--help"),
         (BenchmarkParser("x", batch_size=8).parse_args, ["--bs", "3"], "--batch-size"),
+        (BenchmarkParser("x", batch_sizes=8).parse_args, ["--batch-size", "3"], "--batch-sizes"),
     ],
 )
 def test_a_misspelt_option_is_answered_with_the_nearest(parse, arguments, meant, capsys):
