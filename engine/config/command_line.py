@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 from engine.config.bounds import bounds_of
 from engine.config.checks import check_values
 from engine.config.help_page import HelpOfOptions, arrange, show_help_asked_for
+from engine.config.optimizer_registry import optimizer_names
 from engine.config.options import Config, ConfigError, flat, leaves
 from engine.config.recipes import DEFAULT_RECIPE, RECIPES, read_recipe, recipe_path
 from inception import list_models
@@ -106,9 +107,9 @@ class _PrintCompletion(PrintCompletion):
     """jsonargparse knows the values of its typed options; recipes, networks and files are ours to name."""
 
     def script(self, parser: Any, shell: str) -> str:
+        known = {"recipe": _recipe_names, "network.name": list_models, "optimizer.name": optimizer_names}
         for action in parser._actions:
-            names = {"recipe": _recipe_names, "network.name": list_models}.get(action.dest, list)()
-            action.choices = names or action.choices
+            action.choices = known.get(action.dest, list)() or action.choices
             if "[path" in (action.help or "") or "checkpoint file" in (action.help or ""):
                 take_files(action)
         return str(parser.get_completion_script(f"shtab-{shell}"))

@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import Any
 
@@ -30,11 +30,10 @@ def timm_optimizers(name: str) -> Any:
         raise ConfigError(f"--optimizer.name {name} needs timm ({error}): pip install 'timm>=1.0.20'") from None
 
 
-def registered_names() -> Iterator[str]:
-    """The names of timm's registry that a run may have."""
-    for name in timm_optimizers("of timm's registry").list_optimizers():
-        if reason_left_out(name) is None:
-            yield name
+def optimizer_names() -> list[str]:
+    """Every name that a run's optimizer may have: our own and those of timm's registry."""
+    registry = timm_optimizers("of timm's registry").list_optimizers()
+    return sorted({*OWN_OPTIMIZERS, *(name for name in registry if reason_left_out(name) is None)})
 
 
 def reason_left_out(name: str) -> str | None:
@@ -50,11 +49,11 @@ def registered(name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     reason = reason_left_out(name)
     if reason is not None:
         raise ConfigError(f"option --optimizer.name {name} is left out of timm's optimizers here: {reason}")
-    library, known = timm_optimizers(name), set(registered_names())
+    library, known = timm_optimizers(name), optimizer_names()
     if name not in known:
         raise ConfigError(
             f"option --optimizer.name {name!r} is none of {', '.join(OWN_OPTIMIZERS)} and none of timm's optimizers"
-            f"{nearest(name, sorted(known | OWN_OPTIMIZERS.keys()))}"
+            f"{nearest(name, known)}"
         )
     return library.get_optimizer_class(name, bind_defaults=False), library.get_optimizer_info(name).defaults or {}
 

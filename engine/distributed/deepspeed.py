@@ -22,9 +22,6 @@ from engine.distributed.sync_batchnorm import synchronise_batchnorm
 from engine.graphs.compilation import compiled
 from engine.graphs.objective import Objective
 
-# Optimizers that move every weight by its own gradients alone, so that it does not matter how ZeRO cuts layers apart.
-_BY_WEIGHT = ("sgd", "rmsprop", "adam", "adamw", "nadamw", "lion")
-
 
 class DeepSpeedParallelism(Parallelism):
     """A DeepSpeed engine over the same process group, the same batch normalisation and the same files as DDP."""
@@ -40,11 +37,6 @@ class DeepSpeedParallelism(Parallelism):
         self, objective: Objective, optimizer: torch.optim.Optimizer, config: Config, batching: Batching
     ) -> Callable[..., Any]:
         settings = deepspeed_config(config, batching, dtype=objective.dtype)
-        if settings["zero_optimization"]["stage"] > 0 and config.optimizer.name not in _BY_WEIGHT:
-            raise ConfigError(
-                f"--optimizer.name {config.optimizer.name} may need whole layers, which ZeRO cuts apart (only "
-                f"{', '.join(_BY_WEIGHT)} are known not to): use --strategy.zero_stage 0 or --strategy.name ddp"
-            )
         if self._options.sync_batchnorm:
             synchronise_batchnorm(objective, self.device, config.compile.enabled, bool(batching.uneven_ranks))
         self._remember(objective, optimizer)

@@ -24,11 +24,15 @@ _OURS = {
     "torch_autocast": "precision",
 }
 
+# Optimizers that move every weight by its own gradients alone, so that it does not matter how ZeRO cuts layers apart.
+_BY_WEIGHT = ("sgd", "rmsprop", "adam", "adamw", "nadamw", "lion")
+
 
 def deepspeed_config(config: Config, batching: Batching, dtype: torch.dtype) -> dict[str, Any]:
     """DeepSpeed's settings for a run, with the user's own JSON file (`strategy.deepspeed_config`) merged over them.
 
-    Raises ConfigError for a file that cannot be read, or that sets what the run's own options decide.
+    Raises ConfigError for a file that cannot be read, or that sets what the run's own options decide, and for a stage of ZeRO
+    that cuts apart what must be whole.
     """
     strategy = config.strategy
     settings: dict[str, Any] = {
@@ -49,6 +53,11 @@ def deepspeed_config(config: Config, batching: Batching, dtype: torch.dtype) -> 
         raise ConfigError(
             "ZeRO 3 is not supported: it cuts the weights apart, which averaging, evaluation and checkpoints need whole, "
             "and the largest Inception network has only 0.2 GB of them; use --strategy.zero_stage 2"
+        )
+    if settings["zero_optimization"].get("stage", 0) > 0 and config.optimizer.name not in _BY_WEIGHT:
+        raise ConfigError(
+            f"--optimizer.name {config.optimizer.name} may need whole layers, which ZeRO cuts apart (only "
+            f"{', '.join(_BY_WEIGHT)} are known not to): use --strategy.zero_stage 0 or --strategy.name ddp"
         )
     return settings
 

@@ -49,7 +49,9 @@ def branched(
         )
     lowered = state.get("improvement", {}).get("lowered", 0) if config.schedule.kind == "plateau" else 0
     if lowered:
-        lines.append(f"the learning rate goes on as the plateau schedule left it, lowered {lowered} times")
+        lines.append(
+            f"the learning rate goes on as the plateau schedule left it, lowered {lowered} time{'s' if lowered > 1 else ''}"
+        )
     changed: dict[str, Any] = {
         "progress": progress, "recent": {"means": []},
         "improvement": {"best": -1.0, "since_best": 0, "lowered": lowered, "step": -1, "waited": 0},

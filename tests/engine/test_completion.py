@@ -62,6 +62,7 @@ def tab(scripts, tmp_path_factory):
         ("inception-train --compile.enabled t", ["true"]),
         ("inception-train --recipe imagenet_inception_v4", ["imagenet_inception_v4", "imagenet_inception_v4_fast"]),
         ("inception-train --network.name inception_res", ["inception_resnet_v1", "inception_resnet_v2"]),
+        ("inception-train --optimizer.name madg", ["madgrad", "madgradw"]),
         ("inception-train --data.path READ", ["README.md"]),
         ("inception-evaluate --split ", ["val", "train"]),
         ("inception-predict --weights setup", ["setup.py"]),

@@ -31,6 +31,7 @@ VARIANTS = {
     "accumulated": ["--data.batch_size=4", "--optimizer.clip_norm=1.0"],
     "compressed": ["--strategy.compress_gradients=true"],
     "bf16": ["--precision=bf16"],
+    "adamw": ["--optimizer.name=adamw", "--optimizer.lr=0.001"],
     "taught": ["--network.freeze=stem", "--distillation.teacher={folder}/teacher.safetensors"],
 }
 

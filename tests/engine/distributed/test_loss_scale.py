@@ -89,7 +89,7 @@ def test_steps_left_out_are_counted_said_and_trip_nothing(tiny_run, tmp_path, ca
     assert "fp16: 2 of the epoch's 6 steps were left out" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adamw"])
 def test_a_stopped_run_goes_on_to_the_last_bit(optimizer, tiny_run, tmp_path):
     options = {"precision": "fp16", "optimizer.name": optimizer}
     train(tiny_run("whole", **options, **SMALL), 2, 9)

@@ -127,6 +127,15 @@ def test_a_checkpoint_of_before_there_was_a_count_takes_it_from_the_rows(tiny_ru
     assert rates(folder) == rates(whole[0])
 
 
+def test_a_branch_keeps_the_rate_and_counts_its_own_evaluations(tiny_run, whole, tmp_path, capfd):
+    file = whole[0] / "checkpoints" / "step-000000030.pt"
+    train(tiny_run("branch", **{**PLATEAU, "schedule__epochs": 6}, run__branch=file))
+    assert rates(tmp_path / "branch") == pytest.approx([0.002])
+    counted = current.run.improvement
+    assert (counted.best, counted.since_best) == (30.0, 1), "its own, of epochs 5 and 6, not those of the run before"
+    assert "goes on as the plateau schedule left it, lowered 1 time\n" in capfd.readouterr().out
+
+
 def test_how_is_evaluated_is_part_of_a_run_that_goes_by_it(tiny_run, interrupted):
     interrupted(2)
     with pytest.raises(ConfigError, match=r"--evaluation.flip False, not True"):

@@ -15,9 +15,9 @@ from engine.config.learning_options import OWN_OPTIMIZERS
 from engine.config.optimizer_registry import (
     LEFT_OUT,
     check_optimizer,
+    optimizer_names,
     options_read,
     reason_left_out,
-    registered_names,
 )
 from engine.config.options import Config, ConfigError, OptimizerConfig, StrategyConfig
 from engine.distributed.communicator import Communicator
@@ -29,7 +29,7 @@ from inception.vocabulary.network import Network
 from launch.environment import Environment
 
 STEPS = 3
-TRAINED = sorted(registered_names())
+TRAINED = optimizer_names()
 
 
 @functools.cache
