@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from engine.completion import main
-from pipelines import DataError
+from pipelines import DataError, doctor
 
 ROOT = Path(__file__).resolve().parents[2]
 # What bash itself does at a TAB: the words of the line, the place of the last, and the function that `complete` names.
@@ -92,3 +93,10 @@ def test_each_shell_knows_every_command(scripts, shell):
 def test_another_shell_is_answered_with_those_there_are():
     with pytest.raises(DataError, match=r"choose from '?bash"):
         main(["csh"])
+
+
+def test_no_other_use_of_a_command_needs_the_library(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    with pytest.raises(SystemExit):
+        doctor.parse(["--help"])
+    assert "Check a dataset" in capsys.readouterr().out
