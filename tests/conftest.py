@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 
 import pytest
 
-from forking import ForkedProgram, Forks
+from forking import AT_START, ForkedProgram, Forks
 from waiting import telling, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -325,5 +325,16 @@ def one_core() -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """The engine's tests, with the runs that they share, are trainings: see `one_core`."""
-    with on_one_core() if item.path.is_relative_to(ROOT / "tests" / "engine") else contextlib.nullcontext():
+    with contextlib.ExitStack() as around:
+        around.callback(_leave_out_of_environment, before=set(os.environ))
+        if item.path.is_relative_to(ROOT / "tests" / "engine"):
+            around.enter_context(on_one_core())
         return (yield)
+
+
+def _leave_out_of_environment(before: set[str]) -> None:
+    """What a training or a library in this process sets for libraries goes with its test: programs that later ones start would
+    differ from the one that they are forked from, and each would import torch by itself."""
+    for name in set(os.environ) - before:
+        if name.startswith((*AT_START, "CUBLAS_", "GLOO_", "DS_")):
+            del os.environ[name]

@@ -32,7 +32,7 @@ _OF_FILES = (
     errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
 _STORE_PATIENCE = timedelta(seconds=3)
-_OTHER_RANKS_PATIENCE = 1.0
+_OTHER_RANKS_PATIENCE = 3.0
 _FIRST_RANK_PATIENCE = 30.0  # its imports may take that much longer on a busy machine
 
 
