@@ -83,7 +83,7 @@ def truncated_image(data: Path) -> dict[str, str]:
 
 
 MISTAKES = {
-    unknown_key: "nearest is optimizer",
+    unknown_key: "nearest is --optimizer.lr",
     wrong_type: "whole number",
     missing_directory: "nowhere does not exist",
     missing_weights: "no weights file",
