@@ -28,6 +28,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports torch, and in
         os.environ[variable] = "1"
     # Processes of several workers share the cores: a thread that waits must not spin on one.
     os.environ["OMP_WAIT_POLICY"] = "passive"
+BEGINNING = dict(os.environ)
 
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
     # Started in the background by a shell, or by nohup: processes would inherit that Ctrl-C or a closed terminal is ignored.
@@ -188,7 +189,9 @@ def _descendants(pid: int) -> list[int]:
 @pytest.fixture(scope="session")
 def forks() -> Forks:
     """Starts Python's programs from a process that has imported torch."""
-    return Forks(_environment({"CUDA_VISIBLE_DEVICES": ""}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", BEGINNING)
+        return Forks(_environment({"CUDA_VISIBLE_DEVICES": ""}))
 
 
 @pytest.fixture
@@ -326,15 +329,16 @@ def one_core() -> Iterator[None]:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """The engine's tests, with the runs that they share, are trainings: see `one_core`."""
     with contextlib.ExitStack() as around:
-        around.callback(_leave_out_of_environment, before=set(os.environ))
+        around.callback(_restore_libraries_variables)
         if item.path.is_relative_to(ROOT / "tests" / "engine"):
             around.enter_context(on_one_core())
         return (yield)
 
 
-def _leave_out_of_environment(before: set[str]) -> None:
+def _restore_libraries_variables() -> None:
     """What a training or a library in this process sets for libraries goes with its test: programs that later ones start would
     differ from the one that they are forked from, and each would import torch by itself."""
-    for name in set(os.environ) - before:
-        if name.startswith((*AT_START, "CUBLAS_", "GLOO_", "DS_")):
-            del os.environ[name]
+    for name in os.environ.keys() | BEGINNING.keys():
+        if name.startswith((*AT_START, "CUBLAS_", "GLOO_", "DS_")) and os.environ.get(name) != BEGINNING.get(name):
+            os.environ.pop(name, None)
+            os.environ.update({name: BEGINNING[name]} if name in BEGINNING else {})

@@ -157,6 +157,9 @@ class _Photos:
                 "bytes an image": f"{size / 1e3:.0f} kB",
                 "read by": _READERS.get(store, "native, dali"),
             }
+            if not rates:
+                self.result.add_failure(self.case | row, "images/s a core", "too few images for the processors' clock")
+                continue
             self.result.add(self.case | row, "images/s a core", rates)
             self.rates[store] = float(np.median(rates))
 

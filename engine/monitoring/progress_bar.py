@@ -22,13 +22,13 @@ def figures(row: dict[str, Any], short: bool = False) -> str:
 class StepBar:
     """One line: the epoch, a bar over all steps of the run, the newest figures, the time left.
 
-    It draws at most four times a second, in the loop itself: a thread that draws would take turns with the loop.
+    It draws steps, and rows, at most four times a second, in the loop itself: a thread that draws would take turns with it.
     """
 
     def __init__(self, console: Console, steps: int, done: int, epochs: int):
         self._epochs, self._steps, self._done = epochs, steps, done
         self._first: tuple[float, int] | None = None
-        self._drawn = 0.0
+        self._drawn = self._recorded = 0.0  # when a step and when a row was last drawn: rows of every step hide none
         self._narrow = console.width < _TEXT_WIDTH + 8
         bar: list[ProgressColumn] = []
         if not self._narrow:
@@ -54,6 +54,7 @@ class StepBar:
         if self._first is None:
             self._first = (now, self._done)
         if now - self._drawn >= _DRAW_SECONDS:
+            self._drawn = now
             self.show(epoch=f"{epoch + 1}/{self._epochs}", doing=self._left(now))
 
     def _left(self, now: float) -> str:
@@ -66,11 +67,13 @@ class StepBar:
 
     def record(self, row: dict[str, Any]) -> None:
         """Shows the figures of a training row."""
-        self.show(figures=figures(row, short=self._narrow))
+        now = time.monotonic()
+        if now - self._recorded >= _DRAW_SECONDS:
+            self._recorded = now
+            self.show(figures=figures(row, short=self._narrow))
 
     def show(self, **fields: Any) -> None:
         """Draws the bar with new `epoch`, `figures` or `doing`."""
-        self._drawn = time.monotonic()
         self._progress.update(self._task, completed=self._done, **fields)
         self._progress.refresh()
 

@@ -36,9 +36,11 @@ import torch
 
 import tars
 from engine import Hook
+from engine.config.options import ScheduleConfig
 from engine.runs.checkpoint_file import list_checkpoints, load_checkpoint
 from engine.runs.metrics_file import MetricsFile
 from engine.train import command
+from engine.training.improvement import Improvement
 from inception.weights.files import read_safetensors
 from pipelines import sample_path
 
@@ -236,10 +238,19 @@ def _left_behind(run: Path) -> dict[str, Any]:
     """What a finished run computed, times left out, and which files it wrote."""
     state = load_checkpoint(list_checkpoints(run / "checkpoints")[-1])
     del state["progress"]["seconds"], state["config"]
+    evaluations = {
+        row["step"]: row["top1"] for row in MetricsFile(run / "metrics.jsonl").rows() if row["kind"] == "eval"
+    }
+    improvement = Improvement(ScheduleConfig())
+    improvement.load_state_dict(state["improvement"])
+    improvement.catch_up(evaluations)  # as a start does: one written again, later than in a quiet run, has counted them
+    state["improvement"] = improvement.state_dict()
     keys = ("kind", "step", "epoch", "samples", "loss", "top1", "top5", "lr", "gradient_norm", "count", "best_top1")
     rows = [row for row in MetricsFile(run / "metrics.jsonl").rows() if row["kind"] != "event"]
     best = read_safetensors(run / "checkpoints" / "best.safetensors")
     files = {path.relative_to(run) for path in run.rglob("*") if path.is_file() and "lock" not in path.name}
+    # An empty file of stacks that could not be removed is in nobody's way.
+    files = {path for path in files if path.parent.name != "stacks" or (run / path).stat().st_size}
     return {
         "state": dict(_digests(state, "state")),
         "best weights": dict(_digests(best.state, "best")),

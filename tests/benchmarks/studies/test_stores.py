@@ -19,7 +19,7 @@ class OnlyLoading(Budget):
 
 def test_every_loader_is_measured_and_what_is_left_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "Budget", OnlyLoading)
-    small = ["--images", "56", "--batch-size", "8", "--resolution", "64", "--windows", "1", "--workers", "1"]
+    small = ["--images", "160", "--batch-size", "8", "--resolution", "64", "--windows", "1", "--workers", "1"]
     assert stores.main([*small, "--qualities", "85", "--output", str(tmp_path)]) == 0
     (result,) = read_results(tmp_path)
     rates = {row.case.get("what"): row.value for row in result["rows"] if row.metric == "images/s"}

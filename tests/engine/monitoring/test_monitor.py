@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from engine.distributed.communicator import Communicator
+from engine.monitoring import progress_bar
 from engine.monitoring.hardware import Gpus, Hardware, open_gpus
 from engine.monitoring.monitor import Monitor
 from engine.monitoring.progress_bar import StepBar
@@ -141,6 +142,22 @@ def test_the_bar_fits_the_terminal_without_cutting_a_figure(width):
     for part in ("epoch 89/90", "loss 1.500", "top-1 40.0%", "12,345 img/s", "wait 12%", "1 h 24 min left"):
         assert part in line
     assert len(line.strip("\r")) <= width
+
+
+def test_rows_of_every_step_keep_no_step_from_being_drawn(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress_bar, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    screen = io.StringIO()
+    bar = StepBar(Console(file=screen, force_terminal=True, width=120), steps=40, done=0, epochs=2)
+    row = {"loss": 1.0, "top1": 50.0, "images_per_second": 100.0, "data_wait_fraction": 0.0}
+    for step in range(40):
+        now[0] += 0.1
+        bar.advance(step // 20)
+        bar.record(row)
+    bar.close()
+    assert "epoch 2/2" in screen.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "")
+    assert " left" in screen.getvalue()
+    assert "100 img/s" in screen.getvalue()
 
 
 def test_a_pipe_gets_plain_lines_without_control_characters(shown):
