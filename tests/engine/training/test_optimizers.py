@@ -15,6 +15,13 @@ def network() -> torch.nn.Module:
     return torch.nn.Linear(5, 3)
 
 
+def test_a_group_without_a_parameter_that_learns_is_left_out():
+    net = network()
+    net.weight.requires_grad_(False)
+    [group] = create_optimizer(net, OptimizerConfig()).param_groups
+    assert group["params"] == [net.bias]
+
+
 def train(net: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: range, size: float = 1.0) -> None:
     for step in steps:
         torch.manual_seed(step)
