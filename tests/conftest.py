@@ -68,8 +68,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have ``--quick`` collect its files alone: importing the others takes longer than its tests."""
-    if config.getoption("--quick") and not hasattr(config, "workerinput"):
+    """Have ``--quick`` collect its files alone, in every worker, which is told the command line as it was: importing the others
+    takes longer than its tests."""
+    if config.getoption("--quick"):
         if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
             raise pytest.UsageError("--quick chooses the tests: leave out the paths, or --quick")
         config.args = [str(ROOT / "tests" / name) for name in QUICK]
