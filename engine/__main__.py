@@ -22,22 +22,18 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command that comes first with the rest; without one, or with --help, lists them. Returns the exit status."""
+    """Lists the commands, without one or with --help; refuses what is none. Returns the exit status."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("python -m engine COMMAND [OPTION ...]; of an installed package inception-COMMAND\n")
         for name, (_, words) in COMMANDS.items():
             print(f"  {name:12}{words}")
         print("\nCOMMAND --help shows its options.")
         return DONE
-    if arguments[0] not in COMMANDS:
-        meant = value_meant(arguments[0], COMMANDS)
-        raise ConfigError(f"{arguments[0]} is no command; the commands are {', '.join(COMMANDS)}{meant}")
-    sys.argv[1:] = arguments[1:]
-    importlib.import_module(COMMANDS[arguments[0]][0]).command()  # which ends the process
-    return DONE
+    meant = value_meant(arguments[0], COMMANDS)
+    raise ConfigError(f"{arguments[0]} is no command; the commands are {', '.join(COMMANDS)}{meant}")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] and sys.argv[1] in COMMANDS:
-        main(sys.argv[1:])
+    if sys.argv[1:] and sys.argv[1] in COMMANDS:  # each has its own way to end the process
+        importlib.import_module(COMMANDS[sys.argv.pop(1)][0]).command()
     run_entry_point(main)

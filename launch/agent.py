@@ -37,10 +37,12 @@ class Agent(LocalElasticAgent):
 
     stopped: tuple[int, ...] = ()  # exit statuses of the ranks that a signal stopped
     elastic = False  # whether nodes may come and go
+    ended: frozenset[int] = frozenset()  # exit statuses of the ranks that ended last otherwise than well
 
     def _monitor_workers(self, worker_group: Any) -> RunResult:
         result = super()._monitor_workers(worker_group)
         ended = {failure.exitcode for failure in result.failures.values()}
+        Agent.ended = frozenset(ended) or Agent.ended
         if ended and BAD_INPUT not in ended and self.elastic and _another_node_waits(worker_group.spec.rdzv_handler):
             # The agent that saw it first asked its ranks to stop, and all stop together or lose each other. torchrun's loop, told
             # that they are well, sees the node too and starts all anew, which counts as no failure.
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
         return status if status > 0 else 128 - status
     except RendezvousClosedError:
         print("the run has ended on the other nodes, so this one has nothing to do", file=sys.stderr)
-        return 0
+        return next((status for status in (*FINAL, *Agent.ended) if status in Agent.ended), 0)
     except (RendezvousError, DistNetworkError) as error:
         words = str(error.__cause__ or error)
         if isinstance(error, RendezvousTimeoutError):  # which has no words of its own

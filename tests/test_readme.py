@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 import tars
+from pages import ROOT, blocks
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
     line
-    for page in (README, (ROOT / "docs" / "commands.md").read_text())
-    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
-    for line in block.strip().splitlines()
+    for page in (ROOT / "README.md", ROOT / "docs" / "commands.md")
+    for _, text in blocks(page, "bash")
+    for line in text.strip().splitlines()
 ]
 # Their networks and data take a cluster; these options are added, and nothing else is changed.
 SMALL = (
@@ -80,7 +80,7 @@ def test_every_command_of_the_docs_names_a_script_and_options_that_exist(run_com
 @pytest.mark.usefixtures("one_core")
 def test_the_python_of_the_docs_runs_as_it_stands(run_command, tmp_path):
     """The hook and the notebook of docs/monitoring.md, on a schedule of one epoch."""
-    hook, notebook = re.findall(r"```python\n(.*?)```", (ROOT / "docs/monitoring.md").read_text(), re.DOTALL)
+    (_, hook), (_, notebook) = blocks(ROOT / "docs" / "monitoring.md", "python")
     (tmp_path / "my_module.py").write_text(hook)
     code = "from my_module import Loud\n" + notebook.replace('"4"', '"1"')
     (tmp_path / "notebook.py").write_text(code)

@@ -1,4 +1,4 @@
-"""The tutorials run: every command and program of their pages as it is written, in order, on little data and small networks.
+"""The tutorials run: every command and program of their pages in order, on little data and small networks.
 That of the cluster runs in tests/slurm."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tars
-from pages import ROOT, blocks, commands
+from pages import ROOT, blocks, commands, without
 
 TUTORIALS = ROOT / "docs" / "tutorials"
 SAMPLE = ROOT / "pipelines" / "sample"
@@ -21,12 +21,6 @@ SMALL = [*NATIVE, "--schedule.epochs", "1", "--data.batch_size", "8", "--optimiz
 DEBUG = ["--network.name", "debug", "--network.weights", "trained.safetensors"]
 
 pytestmark = pytest.mark.usefixtures("one_core")
-
-
-def without(words: list[str], *options: str) -> list[str]:
-    """A command without these options and their values."""
-    places = [place for option in options for place, word in enumerate(words) if word == option]
-    return [word for place, word in enumerate(words) if place not in places and place - 1 not in places]
 
 
 def test_from_photos_on_a_phone_to_a_classifier(run_command, tmp_path):
@@ -56,7 +50,7 @@ def test_from_photos_on_a_phone_to_a_classifier(run_command, tmp_path):
     assert cut.name in (tmp_path / "leave_out.txt").read_text()
     assert "HEIC" in said["doctor"]
     assert "memory of a rank" in said["train --dry-run"]
-    assert "time" in said["train --dry-run"]
+    assert re.search(r"^time: not measured on this machine", said["train --dry-run"], re.MULTILINE)
     assert (tmp_path / "runs" / "photos" / "report.html").is_file()
     assert "top-1" in said["evaluate"]
     assert said["predict"].count("%") > 3
@@ -80,7 +74,7 @@ def test_from_a_timm_checkpoint_to_a_faster_loader(run_command, tmp_path):
         "--seconds",
         "0.05",
         "--budget",
-        "40",
+        "600",
         "--no-trial",
         "--output",
         "results",
@@ -95,7 +89,9 @@ def test_from_a_timm_checkpoint_to_a_faster_loader(run_command, tmp_path):
                 ("range(2)", "range(1)"),
                 ("plan, device", "plan, 'native', device"),
             ):
-                text = text.replace(page, small)
+                if "build_loader" in text:
+                    assert page in text
+                    text = text.replace(page, small)
             (tmp_path / "program.py").write_text(text)
             lines = [["python", str(tmp_path / "program.py")]]
         else:
@@ -112,7 +108,7 @@ def test_from_a_timm_checkpoint_to_a_faster_loader(run_command, tmp_path):
             assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
             said.append(done.stdout)
     assert "inception_v3 on 24 images" in said[0]
-    assert re.search(r"data +timm", said[1])
+    assert re.search(r"data +timm.* \d[\d,.]* ", said[1])
     assert (tmp_path / "imagenet-windows" / "train-000000.tar").is_file()
     assert re.search(r"^epoch 0: loss \d", said[3], re.MULTILINE)
     assert said[-1] == "10 classes\n"

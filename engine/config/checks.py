@@ -120,10 +120,11 @@ def _check_cycle(config: Config) -> None:
         raise ConfigError(
             f"option --schedule.cycle_momentum must be two numbers, the smaller first, not [{low}, {high}]"
         )
-    if not {"momentum", "betas"} & set(options_read(config.optimizer.name)):
+    # adafactor's first beta is not among its groups' betas.
+    if "adafactor" in config.optimizer.name or not {"momentum", "betas"} & set(options_read(config.optimizer.name)):
         raise ConfigError(
-            f"option --schedule.kind onecycle moves the momentum too, which {config.optimizer.name} has not: use cosine with a "
-            "warm-up"
+            f"option --schedule.kind onecycle moves the momentum too, which {config.optimizer.name} has not, or not so "
+            "that it moves: use cosine with a warm-up"
         )
 
 

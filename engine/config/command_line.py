@@ -32,11 +32,15 @@ def load_config(arguments: Sequence[str]) -> Config:
     be read, or one that leaves open on which data. `--help` prints every option, or those about the words behind it, and exits.
     """
     parser = training_parser()
+    arguments = [
+        part for given in arguments for part in (given.split("=", 1) if given.startswith("--help=") else [given])
+    ]
     show_help_asked_for(parser, arguments)
     arguments = _lists_joined(arguments)
     known = ["recipe", DRY_RUN[2:], PRINT_CONFIG[2:], COMPLETION[2:], *(key for key, _ in leaves(Config()))]
     _check_names((a[2:].split("=")[0] for a in arguments if a.startswith("--")), known, "option --", "--")
-    _check_names((a[1:2] for a in arguments if re.match("-[A-Za-z]", a)), known, "option -", "--")
+    short = (re.match(r"-([A-Za-z])(?=\d|$)|-([A-Za-z][^=]*)", a) for a in arguments)  # -j8, -j 8; -wd 1e-4
+    _check_names((found[1] or found[2] for found in short if found), known, "option -", "--")
     try:
         # The recipe is read first so that the other options override it wherever they stand on the line.
         given = parser.parse_args(list(arguments))

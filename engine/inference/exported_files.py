@@ -97,7 +97,7 @@ def open_onnx(file: Path, device: torch.device) -> tuple[Function, dict[str, Any
 
 
 @cache
-def _openvino() -> Any:
+def _openvino_core() -> Any:
     """OpenVINO, once in a process: each core of it puts a stack for signals in place of the one that it finds, and that one back
     when it goes. Two that go in the order in which they came leave the first one's, which is no more: the next signal kills."""
     import openvino
@@ -109,7 +109,7 @@ def open_openvino(file: Path) -> Function | None:
     """The function in an ONNX file, run by OpenVINO on the CPU, None where that is not installed. Raises RuntimeError, of its
     own, for a file that it cannot run."""
     try:
-        core = _openvino()
+        core = _openvino_core()
     except ImportError:
         return None
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}

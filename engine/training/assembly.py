@@ -42,7 +42,14 @@ from engine.training.losses import build_criterion, build_scorer, build_teacher
 from engine.training.network import build_network, settle_fusion
 from engine.training.optimizers import create_optimizer
 from engine.training.progress import Progress, RecentSteps
-from engine.training.schedules import learning_rate, momentum, peak_learning_rate, require_room, resolution_at
+from engine.training.schedules import (
+    learning_rate,
+    momentum,
+    peak_learning_rate,
+    require_room,
+    resolution_at,
+    warmup_epochs,
+)
 from engine.training.train_step import TrainStep
 from engine.training.weight_averaging import Ema
 from inception.vocabulary.network import Network
@@ -156,7 +163,7 @@ def _joined(
     progress, recent, improvement = (
         Progress(loader.plan.samples),
         RecentSteps(communicator),
-        Improvement(config.schedule),
+        Improvement(config.schedule, warmup_epochs(config.schedule, loader.plan.batches) * loader.plan.batches),
     )
     parts: dict[str, Part | None] = {
         "network": step.network, "ema": average, "optimizer": step.parallelism, "progress": progress, "recent": recent,

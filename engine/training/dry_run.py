@@ -38,7 +38,7 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
     step = assemble_step(config, communicator, len(train.classes), goes_on(config, directory), train)
     with training_loader(config, train, step.network, step.batching, communicator) as loader:
         require_room(config.schedule, loader.plan.batches)
-        steps, size, backend = loader.plan.batches, loader.resolution, f"{loader.backend} decoding ({loader.reason})"
+        steps, size, backend, reason = loader.plan.batches, loader.resolution, loader.backend, loader.reason
     sizes = sorted({resolution_at(epoch, size, config.progressive) for epoch in range(config.schedule.epochs)})
     device, batch = communicator.device, step.batching.batch_size
     # On every rank: synchronised normalisation waits for all.
@@ -47,7 +47,8 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
     if communicator.is_main:
         say(yaml.safe_dump(config.to_dict(), sort_keys=False).rstrip())
         say(
-            f"data: {len(train):,} images to train on, {len(val):,} to evaluate, {len(train.classes)} classes; {backend}"
+            f"data: {len(train):,} images to train on, {len(val):,} to evaluate, {len(train.classes)} classes; "
+            f"{backend} decoding ({reason})"
         )
         say(f"images: {' to '.join(str(side) for side in dict.fromkeys((sizes[0], sizes[-1])))} pixels a side")
         for name, shape in shapes.items():
@@ -61,7 +62,14 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
             f"memory of a rank, about: {copies * weights + activations:.2f} GiB = {copies:g} x {weights:.3f} of weights (with "
             f"gradients, optimizer and average) + {activations:.2f} of activations of {batch} images, uncompiled"
         )
-        say(time_expected(config, step.dtype, sizes, steps * step.batching.global_batch, environment))
+        images, own_size = steps * step.batching.global_batch, step.network.input_size
+        on_cpu = device.type == "cpu"
+        say(
+            time_expected(
+                config, step.dtype, sizes, images, environment,
+                on_cpu=on_cpu, own_size=own_size, backend=backend, batch=batch,
+            )
+        )  # fmt: skip
         say("dry run: nothing was trained or written")
     communicator.close()
 

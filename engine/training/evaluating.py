@@ -60,7 +60,8 @@ def evaluate(run: Run) -> float:
     run.lock.require_held()
     row = {**progress.position(), **result, "seconds": round(time.monotonic() - started, 3)}
     run.monitor.record("eval", **row)
-    if run.improvement.add(progress.step, accuracy):
+    rate = run.learning_rate(progress.step)
+    if run.improvement.add(progress.step, accuracy) and run.learning_rate(progress.step) < rate:
         patience = run.config.schedule.patience
         run.monitor.say(
             f"no better accuracy than {run.improvement.best:.2f}% in {patience} evaluation{'s' if patience > 1 else ''}: "

@@ -17,14 +17,16 @@ import torch
 
 from engine.config.options import Config, flat
 from engine.runs.environment_record import describe_machine
-from inception import create_model
 from launch.environment import Environment
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 # Options that change the step's speed, beside those that stand in a result's rows.
-_OF_SPEED = ("network.width", "network.auxiliary", "network.batch_norm", "network.fuse", "network.fused_norm",
-             "network.pad_channels", "network.freeze", "compile.scope", "compile.combo_kernels")  # fmt: skip
+_OF_SPEED = (
+    "compile.scope", "compile.combo_kernels", "distillation.teacher", "network.auxiliary", "network.batch_norm", "network.freeze",
+    "network.freeze_batch_norm", "network.fuse", "network.fused_norm", "network.pad_channels", "network.width", "strategy.name",
+    "strategy.sync_batchnorm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,27 +40,29 @@ class Measured:
     time: str
 
 
-def time_expected(config: Config, dtype: torch.dtype, sizes: list[int], images: int, environment: Environment) -> str:
+def time_expected(
+    config: Config, dtype: torch.dtype, sizes: list[int], images: int, environment: Environment,
+    *, on_cpu: bool, own_size: int, backend: str, batch: int,
+) -> str:  # fmt: skip
     """The time of a run over `images` an epoch, of the largest of `sizes` pixels a side, in one line that says by what
-    measurement; or which command measures it."""
+    measurement; or which command measures it. `own_size`: the network's [pixels]; of several measurements the one with this
+    loader `backend` and micro-batch counts, then the newest."""
     ranks, precision = environment.world_size, _PRECISIONS.get(dtype)
     mode = config.compile.mode if config.compile.enabled else "eager"
     what = f"{config.network.name}, {precision}, {mode}, {sizes[-1]} pixels, {ranks} process{'es' if ranks > 1 else ''}"
     if precision is None:
         return "time: not known, for no benchmark measures fp16"
+    if on_cpu and describe_machine()["gpus"]:
+        return "time: not known, for benchmarks measure this machine's GPU"
     if ranks > environment.local_world_size:
         return "time: not known, for several nodes are measured by sbatch slurm/throughput.sbatch alone"
     own = _changed(flat(config.to_dict()))
-    found = [
-        measured
-        for result in _results()
-        for measured in _rows(result, config.network.name, f"{precision}, {mode}, batch ", sizes[-1], ranks, own)
-    ]
+    wanted = (config.network.name, f"{precision}, {mode}, batch ", sizes[-1], own_size, ranks, own)
+    found = [measured for file in _files() for measured in _measured(file, *wanted)]
     if not found:
-        command = _command(config, precision, mode, sizes, ranks, own)
+        command = _command(config, precision, mode, sizes[-1] if sizes[-1] != own_size else None, ranks, own)
         return f"time: not measured on this machine ({what}); this does it: {command}"
-    batch = config.data.batch_size
-    newest = max(found, key=lambda one: (one.batch == batch, one.backend == config.data.backend, one.time))
+    newest = max(found, key=lambda one: (one.batch == batch, one.backend == backend, one.time))
     hours = images * config.schedule.epochs / newest.rate / 3600
     smaller = "" if len(sizes) == 1 else "; at the full size throughout, so less"
     return (
@@ -68,39 +72,45 @@ def time_expected(config: Config, dtype: torch.dtype, sizes: list[int], images: 
     )
 
 
-def _results() -> Iterator[dict[str, Any]]:
-    """What throughput.py measured on machines like this."""
-    machine = describe_machine()["id"]
+def _files() -> list[Path]:
+    """What throughput.py left."""
     folders = dict.fromkeys((folder / "benchmarks" / "results").resolve() for folder in (_ROOT, Path()))
-    for file in sorted({file for folder in folders for file in folder.rglob("throughput-*.json")}):
-        try:
-            result = json.loads(file.read_text())
-            if result["machine"]["id"] == machine:
-                yield {**result, "file": file}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # a file of somebody else's, or cut off: no measurement
+    return sorted({file for folder in folders for file in folder.rglob("throughput-*.json")})
+
+
+def _measured(file: Path, *wanted: Any) -> list[Measured]:
+    """The speeds in a file that were measured as the run is to be; none in one of somebody else's, or that is cut off."""
+    try:
+        return list(_rows(file, json.loads(file.read_text()), *wanted))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def _rows(
-    result: dict[str, Any], network: str, setting: str, size: int, ranks: int, own: dict[str, str]
+    file: Path,
+    result: dict[str, Any],
+    network: str,
+    setting: str,
+    size: int,
+    own_size: int,
+    ranks: int,
+    own: dict[str, str],
 ) -> Iterator[Measured]:
-    """The speeds of whole trainings in a result that were measured as this run is to be."""
+    """The speeds of whole trainings in a result on a machine like this that were measured as this run is to be."""
     given = result["options"].get("set") or []
     options = dict(zip((key.lstrip("-") for key in given[::2]), given[1::2]))
     started = re.match(r"torchrun --nproc_per_node=(\d+)", result["command"])
-    if int(started[1] if started else 1) != ranks or _changed(options.items()) != own:
+    if result["machine"]["id"] != describe_machine()["id"] or _changed(options.items()) != own:
         return
-    if (int(options.get("data.resolution", 0)) or _size_of(network)) != size:
+    if int(started[1] if started else 1) != ranks or (int(options.get("data.resolution", 0)) or own_size) != size:
         return
     for row in result["rows"]:
-        case = row["case"]
-        if (case.get("network"), case.get("part"), row["metric"]) != (network, "end to end", "images/s") or not row[
-            "value"
-        ]:
+        case, batch = row["case"], row["case"].get("setting", "").removeprefix(setting)
+        if (case.get("network"), case.get("part"), row["metric"]) != (network, "end to end", "images/s"):
             continue
-        if case["of"].startswith("ours, ") and case["setting"].startswith(setting):
-            batch = int(case["setting"].removeprefix(setting))
-            yield Measured(row["value"], case["of"].removeprefix("ours, "), batch, result["file"], result["time"])
+        # Behind the batch of other rows stands an option that was tried.
+        if row["value"] and case["of"].startswith("ours, ") and batch.isdecimal():
+            yield Measured(row["value"], case["of"].removeprefix("ours, "), int(batch), file, result["time"])
 
 
 def _changed(options: Iterable[tuple[str, Any]]) -> dict[str, str]:
@@ -110,21 +120,20 @@ def _changed(options: Iterable[tuple[str, Any]]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    try:
+        return f"{float(value):g}"  # 1 and 1.0 are one
+    except ValueError:
+        return str(value)
 
 
-def _size_of(network: str) -> int:
-    with torch.device("meta"):
-        return create_model(network).input_size
-
-
-def _command(config: Config, precision: str, mode: str, sizes: list[int], ranks: int, own: dict[str, str]) -> str:
-    """The command that measures this run."""
+def _command(config: Config, precision: str, mode: str, size: int | None, ranks: int, own: dict[str, str]) -> str:
+    """The command that measures this run, of images of `size` where that is not the network's own."""
     start = f"torchrun --nproc_per_node={ranks}" if ranks > 1 else "python"
     words = ["--networks", config.network.name, "--precisions", precision, "--compile", mode]
     words += ["--batch-sizes", str(config.data.batch_size)] if config.data.batch_size != "auto" else []
-    size = {} if sizes[-1] == _size_of(config.network.name) else {"data.resolution": sizes[-1]}
-    pairs = [f"{key}={value}" for key, value in (own | size).items()]
+    pairs = [f"{key}={value}" for key, value in (own | ({} if size is None else {"data.resolution": size})).items()]
     words += ["--set", *pairs] if pairs else []
     return f"{start} benchmarks/throughput.py {shlex.join(words)}"
 

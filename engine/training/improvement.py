@@ -13,8 +13,8 @@ class Improvement:
     schedule has lowered the learning rate.
     """
 
-    def __init__(self, schedule: ScheduleConfig):
-        self._schedule = schedule
+    def __init__(self, schedule: ScheduleConfig, warmup_steps: float = 0):
+        self._schedule, self._warmup_steps = schedule, warmup_steps
         self.best, self.since_best, self.lowered = -1.0, 0, 0
         self._step = -1  # of the last evaluation counted
         self._waited = 0  # evaluations since the best one, or since the rate was lowered after it
@@ -28,7 +28,7 @@ class Improvement:
             self.best, self.since_best, self._waited = accuracy, 0, 0
             return False
         self.since_best += 1
-        self._waited += 1
+        self._waited += step > self._warmup_steps  # the rate still rises until then
         if self._schedule.kind != "plateau" or self._waited < self._schedule.patience:
             return False
         self.lowered += 1

@@ -24,9 +24,11 @@ def introduce(run: Run) -> None:
         or config.data.path
         or "the embedded sample (a part of CIFAR-10; --data.path names another dataset)"
     )
+    epochs = config.schedule.epochs
     say(
         f"training {run.network.name} ({count / 1e6:.2f} M parameters) on {dataset}: {len(run.loader.dataset):,} images "
-        f"of {run.network.num_classes} classes, global batch {run.batching.global_batch}, {config.schedule.epochs} epochs"
+        f"of {run.network.num_classes} classes, global batch {run.batching.global_batch}, "
+        f"{epochs} epoch{'s' if epochs > 1 else ''}"
     )
     say(a_step(config, run.batching, communicator.world_size, run.loader.plan.batches))
     for line in (*what_comes_out(config, run.batching), *what_learns(run.network, config)):

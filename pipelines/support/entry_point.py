@@ -44,13 +44,21 @@ class Parser(argparse.ArgumentParser):
             if word == "--" or (self._subparsers is not None and not word.startswith("-")):
                 break
             name = word.partition("=")[0]
-            known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
-            # A name may be cut short where the parser allows it; the beginning of several is none of them.
-            begun = sum(option.startswith(name[2:]) for option in known) if self.allow_abbrev else 0
-            if name.startswith("--") and name[2:] not in known and begun != 1:
-                meant = option_meant(name[2:], [option for option in known if f"--{option}" != COMPLETION])
-                self.error(f"option {name} does not exist; the nearest is --{meant}")
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            known = [option[2:] for option in options if option != COMPLETION]
+            # A name may be cut short where the parser allows it.
+            begun = [f"--{option}" for option in known if option.startswith(name[2:])] if self.allow_abbrev else []
+            if not name.startswith("--") or name in options:
+                continue
+            if 2 <= len(begun) <= 3:
+                self.error(f"option {name} may be {' or '.join(begun)}: write more of it")
+            if len(begun) != 1:
+                self.error(f"option {name} does not exist; the nearest is --{option_meant(name[2:], known)}")
         return super().parse_known_args(args, namespace)
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """What a name that is cut short may be: nothing that is for shells alone."""
+        return [found for found in super()._get_option_tuples(option_string) if found[1] != COMPLETION]
 
     def error(self, message: str) -> NoReturn:
         raise DataError(f"{self.with_meant(message)} (see {self.prog} --help)")

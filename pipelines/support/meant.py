@@ -67,10 +67,10 @@ OPTIONS = {
     "drop dropout_rate drop_rate": "network.dropout",
     "drop_connect drop_path_rate stochastic_depth": "network.drop_path",
     "width_mult width_multiplier": "network.width",
-    "model_ema model_ema_decay ema_decay": "ema.decay",
+    "ema model_ema model_ema_decay ema_decay": "ema.decay",
     "teacher kd_model kd_model_name": "distillation.teacher",
     "kd_temperature": "distillation.temperature",
-    "torchcompile torch_compile jit torchscript": "compile.enabled",
+    "compile torchcompile torch_compile jit torchscript": "compile.enabled",
     "torchcompile_mode torch_compile_mode": "compile.mode",
     "gpu gpus no_cuda accelerator devices": "device",
     "sync_bn sync_batchnorm": "strategy.sync_batchnorm",
@@ -147,6 +147,8 @@ def option_meant(name: str, known: Iterable[str]) -> str:
             meant = max(alike, key=lambda option: _closeness(name, option))
         if meant:
             return plain[meant]
+    if sections := [option for option in plain if option.startswith(f"{name}.")]:
+        return plain[sections[0]]
     # Misspelt: the nearest of our names and of the others', which lead to ours.
     others = {other: meant for other, ours in _OPTIONS.items() if len(other) > 3 and (meant := _of(ours, plain))}
     scores = {option: _closeness(name, option) for option in plain}

@@ -40,28 +40,33 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def tiny_run(tiny_dataset: Path, tmp_path: Path):
-    """``tiny_run(name, **options) -> list of arguments`` of engine/train.py for a run in ``tmp_path / name``."""
+@pytest.fixture(scope="session")
+def tiny_run_in(tiny_dataset: Path):
+    """``tiny_run_in(folder, **options) -> list of arguments`` of engine/train.py for a run in ``folder``."""
 
-    def arguments(name: str = "run", **options: Any) -> list[str]:
-        chosen = {"data.path": tiny_dataset, "run.dir": tmp_path / name, **TINY_RUN}
+    def arguments(folder: Path, **options: Any) -> list[str]:
+        chosen = {"data.path": tiny_dataset, "run.dir": folder, **TINY_RUN}
         chosen |= {key.replace("__", "."): value for key, value in options.items()}
         return ["engine/train.py", *(part for key, value in chosen.items() for part in (f"--{key}", str(value)))]
 
     return arguments
 
 
+@pytest.fixture
+def tiny_run(tiny_run_in, tmp_path: Path):
+    """``tiny_run(name, **options)``: the same in ``tmp_path / name``."""
+    return lambda name="run", **options: tiny_run_in(tmp_path / name, **options)
+
+
 @pytest.fixture(scope="session")
-def real_run(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real_run(tiny_run_in, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of two tiny epochs with a profile of three steps; what it printed is in ``../stdout``."""
     folder = tmp_path_factory.mktemp("real")
-    chosen = {"data.path": tiny_dataset, "run.dir": folder / "run", **TINY_RUN, "profile.steps": 3, "profile.wait": 2}
-    arguments = [part for key, value in chosen.items() for part in (f"--{key}", str(value))]
+    script, *arguments = tiny_run_in(folder / "run", profile__steps=3, profile__wait=2)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     with (folder / "stdout").open("w") as stdout:
         subprocess.run(
-            [sys.executable, str(ROOT / "engine" / "train.py"), *arguments],
+            [sys.executable, str(ROOT / script), *arguments],
             stdout=stdout, stderr=subprocess.STDOUT, env=environment, cwd=folder, check=True,
         )  # fmt: skip
     return folder / "run"

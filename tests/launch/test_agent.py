@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -29,27 +30,49 @@ def test_ranks_that_stopped_for_a_node_that_comes_are_started_again(monkeypatch,
     ended = RunResult(state=WorkerState.FAILED, failures={0: ProcessFailure(0, 1, status, "")})
     monkeypatch.setattr(LocalElasticAgent, "_monitor_workers", lambda self, group: ended)
     monkeypatch.setattr(Agent, "elastic", True)
+    monkeypatch.setattr(Agent, "ended", frozenset())
     own = Agent.__new__(Agent)
     own._remaining_restarts = 3
     group = SimpleNamespace(spec=SimpleNamespace(rdzv_handler=SimpleNamespace(num_nodes_waiting=lambda: waiting)))
     assert own._monitor_workers(group).state == state
     assert own._remaining_restarts == left
+    assert Agent.ended == {status}
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_the_end_of_the_terminal_is_heard_but_under_nohup(monkeypatch, caplog, nohup):
+    heard: list[str] = []
+    monkeypatch.setattr(agent.torchrun, "run", lambda options: heard.extend(options.signals_to_handle.split(",")))
+    monkeypatch.setattr(agent.launcher, "LocalElasticAgent", LocalElasticAgent)
+    monkeypatch.setattr(Agent, "elastic", False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    caplog.set_level(logging.WARNING, "torch.distributed.elastic.multiprocessing.api")
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+    try:
+        assert agent.main(["--nnodes=1", "--nproc-per-node=1", "x.py"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+    assert ("SIGHUP" in heard) != nohup
+    assert "SIGTERM" in heard
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "words"),
+    ("error", "ended", "status", "words"),
     [
-        (RendezvousClosedError, 0, "the run has ended on the other nodes, so this one has nothing to do"),
-        (RendezvousTimeoutError, 2, "error: the nodes cannot meet at here:1: too few came in time"),
+        (RendezvousClosedError, set(), 0, "the run has ended on the other nodes, so this one has nothing to do"),
+        (RendezvousClosedError, {1, 75}, 75, "the run has ended on the other nodes, so this one has nothing to do"),
+        (RendezvousClosedError, {1}, 1, "the run has ended on the other nodes, so this one has nothing to do"),
+        (RendezvousTimeoutError, set(), 2, "error: the nodes cannot meet at here:1: too few came in time"),
     ],
 )
-def test_what_torch_says_without_a_word_is_one_line(monkeypatch, capfd, caplog, error, status, words):
+def test_what_torch_says_without_a_word_is_one_line(monkeypatch, capfd, caplog, error, ended, status, words):
     def run(options):
         raise error
 
     monkeypatch.setattr(agent.torchrun, "run", run)
     monkeypatch.setattr(agent.launcher, "LocalElasticAgent", LocalElasticAgent)  # these are put back afterwards
     monkeypatch.setattr(Agent, "elastic", False)
+    monkeypatch.setattr(Agent, "ended", frozenset(ended))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     caplog.set_level(logging.WARNING, "torch.distributed.elastic.multiprocessing.api")
     assert agent.main(["--nnodes=1", "--nproc-per-node=1", "--rdzv-endpoint=here:1", "x.py"]) == status

@@ -15,6 +15,12 @@ def blocks(page: Path, *languages: str) -> list[tuple[str, str]]:
     return [(language, text) for language, text in found if language in languages]
 
 
+def without(words: list[str], *options: str) -> list[str]:
+    """A command without these options and their values."""
+    places = [place for option in options for place, word in enumerate(words) if word == option]
+    return [word for place, word in enumerate(words) if place not in places and place - 1 not in places]
+
+
 def commands(text: str) -> list[list[str]]:
     """The words of each command of a bash block; a script of this repository has its whole path."""
     lines = [shlex.split(line) for line in text.replace("\\\n", " ").strip().splitlines()]

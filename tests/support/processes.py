@@ -34,11 +34,10 @@ def held() -> Held:
     return Held(sorted(thread.name for thread in threading.enumerate()), len(tasks), open_files(), sorted(children))
 
 
-def open_files(sockets: bool = True) -> list[str]:
-    """What this process's file descriptors lead to; without `sockets`, of which libraries open some in threads."""
+def open_files() -> list[str]:
+    """What this process's file descriptors lead to."""
     # The listing itself opens a descriptor that is closed again before it is looked at.
-    found = [str(link.readlink()) for link in list(Path("/proc/self/fd").iterdir()) if link.is_symlink()]
-    return sorted(target for target in found if sockets or not target.startswith("socket:"))
+    return sorted(str(link.readlink()) for link in list(Path("/proc/self/fd").iterdir()) if link.is_symlink())
 
 
 def resident() -> float:

@@ -50,9 +50,8 @@ class Tracker(Hook):
             self._thread.start()
         self._rows.append(finite(row))
         self._work.set()
-        if (
-            row["kind"] in KINDS and self._trouble and not self._said
-        ):  # no row may follow the one that says how the run ended
+        # No row may follow the one that says how the run ended.
+        if row["kind"] in KINDS and self._trouble and not self._said:
             self._said = True
             words = f"{self._trouble}; the run goes on, and it is told what it missed once it answers"
             run.recorder.trouble("tracker failed", f"tracker {self.name}: {words}")

@@ -50,6 +50,17 @@ def test_a_misspelt_option_is_answered_with_the_nearest(parse, arguments, meant,
     assert re.match(f"option --[^ ]+ does not exist; the nearest is {meant} ", said)
 
 
+def test_a_name_that_is_cut_short_is_taken_where_it_is_one_and_else_told_what_it_may_be():
+    parser = Parser(prog="x")
+    for name in ("port", "precision", "predictions"):
+        parser.add_argument(f"--{name}")
+    assert (
+        parser.parse_args(["--po", "1"]).port == "1"
+    )  # beside the option that shells alone ask with, --print-completion
+    with pytest.raises(DataError, match="option --pre may be --precision or --predictions: write more of it"):
+        parser.parse_args(["--pre", "1"])
+
+
 # Names of timm's train.py, torchvision's reference script and others, and slips of the finger.
 @pytest.mark.parametrize(
     ("given", "meant"),

@@ -20,13 +20,10 @@ def train(arguments: list[str]) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tiny_run_in, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished run of two epochs, with the checkpoints of steps 6 and 12; not to be changed."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    options = {"data.path": tiny_dataset, "run.dir": folder, "network.name": "debug", "precision": "fp32",
-               "schedule.epochs": 2, "data.global_batch_size": 16, "data.batch_size": 16, "optimizer.lr": 0.02,
-               "ema.decay": 0.9, "monitor.every_steps": 1}  # fmt: skip
-    train(["", *(part for key, value in options.items() for part in (f"--{key}", str(value)))])
+    train(tiny_run_in(folder))
     return folder
 
 

@@ -99,7 +99,8 @@ def results(monkeypatch, tmp_path):
         }
         given = [part for key, value in options.items() for part in (f"--{key.replace('__', '.')}", value)]
         content = {"machine": {"id": machine or describe_machine()["id"]}, "time": stamp, "command": command}
-        content |= {"options": {"set": given}, "rows": [row]}
+        tried = {**row, "case": {**row["case"], "setting": f"{setting}, --compile.enabled true"}, "value": 1e6}
+        content |= {"options": {"set": given}, "rows": [row, tried]}
         (folder / f"throughput-{stamp}.json").write_text(json.dumps(content))
 
     return leave
@@ -113,7 +114,8 @@ def expected(**options: Any) -> str:
         "data.batch_size": "16",
     } | options
     config = load_config([part for key, value in arguments.items() for part in (f"--{key}", str(value))])
-    return expected_time.time_expected(config, torch.float32, [32], 2400, Environment())
+    known = {"on_cpu": True, "own_size": 32, "backend": "native", "batch": 16}
+    return expected_time.time_expected(config, torch.float32, [32], 2400, Environment(), **known)
 
 
 def test_the_time_is_told_by_the_newest_measurement_of_the_same_training_on_this_machine(results):
@@ -125,6 +127,10 @@ def test_the_time_is_told_by_the_newest_measurement_of_the_same_training_on_this
     results(rate=1.0, stamp="20260106T000000Z", data__resolution="64")
     results(rate=1.0, stamp="20260107T000000Z", network__width="2.0")
     results(rate=1.0, stamp="20260108T000000Z", command="torchrun --nproc_per_node=2 x")
+    results(rate=1.0, stamp="20260109T000000Z", data__resolution="null")
+    results(rate=1.0, stamp="20260110T000000Z", distillation__teacher="runs/v4")
+    for number, other in enumerate(("[]", '{"machine": {"id": 1}}', '{"rows": [{}]}')):
+        (Path("benchmarks/results") / f"throughput-other{number}.json").write_text(other)
     said = expected()
     assert said.startswith(
         "time, about: 2.0 minutes = 5 epochs of 2,400 images at 100 a second, as measured on a machine like this"
@@ -140,7 +146,7 @@ def test_the_time_is_told_by_the_newest_measurement_of_the_same_training_on_this
         ({}, "--networks debug --precisions fp32 --compile eager --batch-sizes 16"),
         (
             {"network.width": 2, "compile.enabled": "true"},
-            "--networks debug --precisions fp32 --compile default --batch-sizes 16 --set network.width=2.0",
+            "--networks debug --precisions fp32 --compile default --batch-sizes 16 --set network.width=2",
         ),
     ],
 )
@@ -154,5 +160,7 @@ def test_without_a_measurement_there_is_no_number_but_the_command_that_measures(
 
 def test_an_option_of_the_network_is_found_as_it_was_set(results):
     results(network__fuse="true", network__width="2.0")
+    assert "time, about" in expected(**{"network.fuse": "true", "network.width": 2})
+    results(network__fuse="true", network__width="2")
     assert "time, about" in expected(**{"network.fuse": "true", "network.width": 2})
     assert "time: not measured" in expected()

@@ -27,12 +27,6 @@ PLATEAU = {"schedule__kind": "plateau", "schedule__patience": 2, "schedule__deca
            "checkpoint__keep": 9}  # fmt: skip
 
 
-OPTIONS = {
-    "network.name": "debug", "precision": "fp32", "data.global_batch_size": 16, "data.batch_size": 16, "optimizer.lr": 0.02,
-    "ema.decay": 0.9, "monitor.every_steps": 1,
-}  # fmt: skip
-
-
 class current:
     """The run that is evaluated."""
 
@@ -66,17 +60,13 @@ def rates(run) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def whole(tiny_run_in, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The directory of a finished run under the plateau schedule, with all its checkpoints, and what it said."""
     folder = tmp_path_factory.mktemp("plateau") / "run"
-    options = {"data.path": tiny_dataset, "run.dir": folder, **OPTIONS, **PLATEAU}
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(said):
         script(patched)
-        assert (
-            train(["", *(f"--{key.replace('__', '.')}={value}" for key, value in options.items())]).reason
-            == "completed"
-        )
+        assert train(tiny_run_in(folder, **PLATEAU)).reason == "completed"
     return folder, said.getvalue()
 
 
@@ -171,6 +161,9 @@ def test_evaluations_are_counted_once_and_by_their_best():
     assert lowered == [False, False, True, False, True]
     assert (improvement.best, improvement.since_best, improvement.lowered, improvement.has_stopped) == (5.0, 4, 2, True)
     assert not improvement.add(4, 3.0), "the same evaluation again"
+    rising = Improvement(ScheduleConfig(kind="plateau", patience=2), warmup_steps=2)
+    assert [rising.add(step, 5.0) for step in range(6)] == [False, False, False, False, True, False]
+    assert rising.since_best == 5
     other = Improvement(ScheduleConfig(kind="plateau", patience=2))
     other.load_state_dict(improvement.state_dict())
     other.catch_up({3: 1.0, 6: 9.0, 5: 1.0})

@@ -49,7 +49,7 @@ def test_several_threads_share_a_batch(sample_val, monkeypatch):
 def test_a_loader_that_ends_in_mid_epoch_leaves_nothing_behind(sample_val, how):
     list(load(sample_val, EvalPlan(1000, 500), batch_size=500))  # whatever is opened once a process
     gc.collect()
-    before, threads = open_files(sockets=False), len(decoders())
+    before, threads = open_files(), len(decoders())
     loader = load(sample_val, TrainPlan(1000, 64))
     batches = iter(loader)
     next(batches)
@@ -65,7 +65,7 @@ def test_a_loader_that_ends_in_mid_epoch_leaves_nothing_behind(sample_val, how):
         for thread in decoders():
             thread.join(5)
     assert len(decoders()) <= threads
-    assert open_files(sockets=False) == before
+    assert open_files() == before
 
 
 def test_an_error_in_a_thread_reaches_the_caller(sample_val, monkeypatch):
