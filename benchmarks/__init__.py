@@ -2,7 +2,7 @@
 
 A benchmark is a page, a study: its options, its subjects, which take turns, and the rows that follow.
 
-study = Study("name", "What it compares.", batch_size=8, windows=7)
+study = Study("name", __doc__, batch_size=8, windows=7)
 study.option("--rounds", type=positive, default=2, help="of its own")
 
 

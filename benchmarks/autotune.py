@@ -20,10 +20,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch
 import yaml
 
-from benchmarks.measuring import Measurement, Ratio, alternate, as_arguments, machine_line, one_line
+from benchmarks.measuring import Measurement, alternate, as_arguments, machine_line, one_line
 from benchmarks.measuring.photos import shared_photos
 from benchmarks.measuring.workload import Workload
-from benchmarks.reporting import Result, Study, number
+from benchmarks.reporting import Result, Study
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
 from engine.distributed.strategies import join
@@ -37,80 +37,10 @@ Settings = dict[str, Any]
 _WORTHWHILE = 1.02
 # Compiling a network takes about so long, and nothing can end it early.
 _COMPILING = 60.0
-
-
-@dataclass
-class Trial:
-    """A change tried on top of the best settings so far, what it brought, and whether it was kept."""
-
-    change: Settings
-    ratio: Ratio | None
-    kept: bool
-    words: str
-
-
-@dataclass
-class Search:
-    """The search: `build` makes a workload of settings (and may raise), `seconds` are for all of it."""
-
-    build: Callable[[Settings], Workload]
-    seconds: float
-    windows: int
-    window_seconds: float
-    best: Settings = field(default_factory=dict)
-    trials: list[Trial] = field(default_factory=list)
-    started: float = field(default_factory=lambda: time.monotonic())
-
-    def run(self, steps: Sequence[Sequence[Settings]], say: Callable[[str], None]) -> None:
-        """Tries the changes of each step in turn on what was best before, while there is time; a quarter of the time is
-        kept for the proof. A step ends at the first change that does not help, its changes being ordered by size."""
-        for changes in steps:
-            for change in changes:
-                left = 0.75 * self.seconds - (time.monotonic() - self.started)
-                if left < 0:
-                    say("the time is used up; what is left is for the proof")
-                    return
-                if "compile.enabled" in change and left < _COMPILING:
-                    say("too little time is left to compile")
-                    break
-                self.trials.append(trial := self._tried(change))
-                if trial.kept:
-                    self.best = self.best | change
-                say(f"  {' '.join(as_arguments(change))}: {trial.ratio or trial.words}{', kept' if trial.kept else ''}")
-                if not trial.kept:
-                    break
-
-    def _tried(self, change: Settings) -> Trial:
-        before, after = self.compare(self.best, self.best | change)
-        if failure := after.failure or before.failure:
-            return Trial(change, None, False, failure)
-        ratio = after.over(before)
-        kept = ratio.low > 1 and ratio.value > _WORTHWHILE
-        return Trial(change, ratio, kept, f"{number(after.rate.median)} images/s")
-
-    def compare(self, first: Settings, second: Settings) -> tuple[Measurement, Measurement]:
-        """Trains with both settings in turns, from data to new weights."""
-        workloads: list[Workload] = []
-        failures = ["not measured beside a setting that failed"] * 2
-        try:
-            for place, settings in enumerate((first, second)):
-                try:
-                    workloads.append(self.build(settings))
-                except Exception as error:  # a mode that does not work on this machine, memory that does not suffice
-                    failures[place] = one_line(error)
-                    return Measurement("first", failure=failures[0]), Measurement("second", failure=failures[1])
-            timed = [workload.timed_end_to_end(workload.steps_in(self.window_seconds)) for workload in workloads]
-            measured = alternate(dict(zip(("first", "second"), timed)), windows=self.windows)
-            return measured["first"], measured["second"]
-        finally:
-            for workload in workloads:
-                workload.close()
-
-
 ON_GPU = torch.cuda.is_available()
 study = Study(
-    "autotune", "Settings for this machine: threads, prefetch, backend, decoding, batch, compilation, fusion.",
-    network="inception_v3" if ON_GPU else "debug", data=None, batch_size=128 if ON_GPU else 32, windows=5, seconds=1.0, set=[],
+    "autotune", __doc__, network="inception_v3" if ON_GPU else "debug", data=None, batch_size=128 if ON_GPU else 32,
+    windows=5, seconds=1.0, set=[],
 )  # fmt: skip
 study.option("--minutes", type=float, default=3.0, help="of search and proof")
 study.option("--recipe-output", type=Path, default=Path("tuned.yaml"), help="the recipe fragment")
@@ -128,15 +58,90 @@ def main(options: Any, result: Result) -> None:
         return Workload(load_config([*options.set, *as_arguments(changed)]), communicator, dataset)
 
     build({}).close()  # bad input ends here, in one line
-    search = Search(build, 60 * options.minutes, options.windows, options.seconds)
+    search = Search(build, 60 * options.minutes, options, result)
     result.say(f"searching for {options.minutes:g} minutes ...")
-    search.run(_steps(options.batch_size, communicator.device.type == "cuda"), result.say)
+    search.run(_steps(options.batch_size, communicator.device.type == "cuda"))
     result.say("proving the best settings against the defaults ...")
-    _prove(search, result, options)
-    recipe = _recipe_text(search, result, options)
+    search.prove()
+    recipe = _recipe_text(search.best, result, options)
     options.recipe_output.parent.mkdir(parents=True, exist_ok=True)
     options.recipe_output.write_text(recipe)
     result.say(f"{recipe}Written: {options.recipe_output}")
+
+
+@dataclass
+class Search:
+    """The search for the `best` settings: `build` makes a workload of settings (and may raise), `seconds` are for all of it."""
+
+    build: Callable[[Settings], Workload]
+    seconds: float
+    options: Any
+    result: Result
+    best: Settings = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._case = {"network": self.options.network, "batch": self.options.batch_size}
+
+    def run(self, steps: Sequence[Sequence[Settings]]) -> None:
+        """Tries the changes of each step in turn on what was best before, while there is time; a quarter of the time is
+        kept for the proof. A step ends at the first change that does not help, its changes being ordered by size."""
+        for changes in steps:
+            for change in changes:
+                left = 0.75 * self.seconds - (time.monotonic() - self._started)
+                if left < 0:
+                    self.result.say("the time is used up; what is left is for the proof")
+                    return
+                if "compile.enabled" in change and left < _COMPILING:
+                    self.result.say("too little time is left to compile")
+                    break
+                if not self._keeps(change):
+                    break
+
+    def _keeps(self, change: Settings) -> bool:
+        """Whether a change on top of the best settings so far is one of them from now on; its row says why."""
+        case = self._case | {"settings": f"tried: {' '.join(as_arguments(change))}"}
+        before, after = self.compare(self.best, self.best | change)
+        if failure := after.failure or before.failure:
+            self.result.add_failure(case, "times the best before", failure)
+            self.result.say(f"  {case['settings']}: {failure}")
+            return False
+        ratio = after.over(before)
+        kept = ratio.low > 1 and ratio.value > _WORTHWHILE
+        self.best = self.best | change if kept else self.best
+        self.result.add(case, "times the best before", ratio, kept=kept)
+        self.result.say(f"  {case['settings']}: {ratio}{', kept' if kept else ''}")
+        return kept
+
+    def compare(self, first: Settings, second: Settings) -> tuple[Measurement, Measurement]:
+        """Trains with both settings in turns, from data to new weights."""
+        workloads: list[Workload] = []
+        try:
+            for settings in (first, second):
+                try:
+                    workloads.append(self.build(settings))
+                except Exception as error:  # a mode that does not work on this machine, memory that does not suffice
+                    return Measurement("first"), Measurement("second", failure=one_line(error))
+            timed = [workload.timed_end_to_end(workload.steps_in(self.options.seconds)) for workload in workloads]
+            measured = alternate(dict(zip(("first", "second"), timed)), windows=self.options.windows)
+            return measured["first"], measured["second"]
+        finally:
+            for workload in workloads:
+                workload.close()
+
+    def prove(self) -> None:
+        """The best beside the defaults; the defaults win when the best is not at least as fast."""
+        if not self.best:
+            self.result.note("No setting was faster than the defaults beyond the noise: the defaults are the answer.")
+            return
+        defaults, best = self.compare({}, self.best)
+        ratio = best.over(defaults)
+        self.result.add_each(self._case, "settings", "images/s", {"defaults": defaults, "best": best})
+        self.result.add(self._case | {"settings": "best"}, "times the defaults", ratio)
+        if ratio.value < 1:
+            words = f"Side by side the best of the search was {ratio} of the defaults: the defaults are the answer."
+            self.result.note(words)
+            self.best = {}
 
 
 def _steps(batch: int, on_gpu: bool) -> list[list[Settings]]:
@@ -160,31 +165,10 @@ def _steps(batch: int, on_gpu: bool) -> list[list[Settings]]:
     return [*compiling, *modes, *fusion, *loading, *([split] if backends else []), halves]
 
 
-def _prove(search: Search, result: Result, options: Any) -> None:
-    """The best beside the defaults; the defaults win when the best is not at least as fast."""
-    case = {"network": options.network, "batch": options.batch_size}
-    for trial in search.trials:
-        tried = case | {"settings": f"tried: {' '.join(as_arguments(trial.change))}"}
-        if trial.ratio is None:
-            result.add_failure(tried, "times the best before", trial.words)
-        else:
-            result.add(tried, "times the best before", trial.ratio, kept=trial.kept)
-    if not search.best:
-        result.note("No setting was faster than the defaults beyond the noise: the defaults are the answer.")
-        return
-    defaults, best = search.compare({}, search.best)
-    ratio = best.over(defaults)
-    result.add_each(case, "settings", "images/s", {"defaults": defaults, "best": best})
-    result.add(case | {"settings": "best"}, "times the defaults", ratio)
-    if ratio.value < 1:
-        result.note(f"Side by side the best of the search was {ratio} of the defaults: the defaults are the answer.")
-        search.best = {}
-
-
-def _recipe_text(search: Search, result: Result, options: Any) -> str:
+def _recipe_text(best: Settings, result: Result, options: Any) -> str:
     """YAML of the settings, with the evidence as comments."""
     tree: dict[str, dict[str, Any]] = {"network": {"name": options.network}, "data": {"batch_size": options.batch_size}}
-    for key, value in search.best.items():
+    for key, value in best.items():
         *sections, name = key.split(".")
         section: dict[str, Any] = tree
         for part in sections:

@@ -30,11 +30,7 @@ OURS, APART, PLAIN = "ours", "ours, convolutions apart", "ours, normalisation ap
 WORK = ["training", "inference", "creation"]
 PUBLISHED = [name for name in inception.list_models() if name != "debug"]
 
-
-study = Study(
-    "networks", "Our networks beside torchvision's and timm's.", batch_sizes=[32], resolution=None, windows=5, seconds=1.0,
-    budget=600.0,
-)  # fmt: skip
+study = Study("networks", __doc__, batch_sizes=[32], resolution=None, windows=5, seconds=1.0, budget=600.0)
 study.option("--networks", nargs="+", choices=PUBLISHED, default=PUBLISHED, metavar="NAME")
 study.option("--work", nargs="+", choices=WORK, default=WORK, help="what is timed")
 study.option("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])

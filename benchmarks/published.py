@@ -25,9 +25,7 @@ from pipelines import open_dataset
 
 SHOWN = ("top1", "top5", "top1_among", "top5_among", "real_top1")
 
-
-words = "Published weights: the accuracy that is stated, and the one measured here."
-study = Study("published", words, batch_size=64)
+study = Study("published", __doc__, batch_size=64)
 study.option("--data.path", dest="path", required=True, help="ImageNet, or a subset of it")
 study.option("--data.real", dest="real", default="", help="real.json: count by ReaL labels as well")
 study.option("--weights", nargs="+", default=list_pretrained(), metavar="NAME", help="which entries")

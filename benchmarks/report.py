@@ -23,9 +23,8 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.measuring import RESULTS, ROOT, BenchmarkError, Parser, machine_line
-from benchmarks.reporting.pages import DETAILS, date, html_page, markdown_page, markdown_table, table
+from benchmarks.reporting import pages
 from benchmarks.reporting.results import Row, drawn, present_command, read_results, wide_console
-from benchmarks.reporting.sections import newest_sections
 from engine.faults.exit_status import DONE, FAILED, run_entry_point
 
 _MARKED = re.compile(r"(<!-- benchmark (\w+)((?: \w+=[^\s>]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -48,12 +47,12 @@ def main(arguments: Sequence[str]) -> int:
     if options.table:
         named = [(result["benchmark"], row) for result in results for row in result["rows"]]
         rows = [replace(row, case={"benchmark": name} | row.case) for name, row in named]
-        wide_console().print(drawn("results", rows, DETAILS))
+        wide_console().print(drawn("results", rows, pages.DETAILS))
         return DONE
-    sections = newest_sections(results)
+    sections = pages.newest_sections(results)
     page = options.results / "report.html"
-    page.write_text(html_page(sections, options.results))
-    page.with_suffix(".md").write_text(markdown_page(sections))
+    page.write_text(pages.html_page(sections, options.results))
+    page.with_suffix(".md").write_text(pages.markdown_page(sections))
     documents = options.documents
     for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if documents is None else documents:
         text = document.read_text()
@@ -77,9 +76,9 @@ def filled(text: str, results: Sequence[dict[str, Any]], name: str, folder: Path
         for result in candidates:
             rows = [row for row in result["rows"] if _matches(row, result["options"], wanted)]
             if rows:
-                when, command = date(result["time"]), present_command(result["command"])
+                when, command = pages.date(result["time"]), present_command(result["command"])
                 origin = f"Measured on {machine_line(result['machine'])}; {when}; `{command}`."
-                return "\n".join([mark[1].rstrip("\n"), *markdown_table(*table(rows)), "", origin, mark[4]])
+                return "\n".join([mark[1].rstrip("\n"), *pages.markdown_table(*pages.table(rows)), "", origin, mark[4]])
         if not candidates:
             script = present_command(f"python benchmarks/{mark[2]}.py")
             return f"{mark[1]}Not measured yet: `{script}` does.\n{mark[4]}"

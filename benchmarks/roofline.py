@@ -18,9 +18,8 @@ import torch
 from torch import nn
 
 from benchmarks.measuring import Measurement, Subject, alternate, repeated
-from benchmarks.measuring.bounds import UPDATE_BYTES, bound
-from benchmarks.measuring.counting import Counts, Kernel, block_inputs, counts
-from benchmarks.measuring.limits import Limits, measure_limits
+from benchmarks.measuring.counting import Counts, block_inputs, counts
+from benchmarks.measuring.limits import UPDATE_BYTES, Limits, bound, measure_limits
 from benchmarks.reporting import Result, Study, number
 from benchmarks.reporting.drawing import Bars, draw_roofline
 from engine.distributed.device import compute_dtype
@@ -29,10 +28,8 @@ from inception import create_model
 _COMPILED = " compiled"  # after a block's name
 _GRAPHS = 256  # beyond so many graphs of the same code torch would run it uncompiled, without a word
 
-
 study = Study(
-    "roofline", "Bounds of every block of a network on this machine, and the share of them that is reached.",
-    networks=["inception_v3"], batch_size=8, resolution=None, precision="auto", seconds=0.5, windows=3,
+    "roofline", __doc__, networks=["inception_v3"], batch_size=8, resolution=None, precision="auto", seconds=0.5, windows=3,
 )  # fmt: skip
 study.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
 study.option("--compile", action="store_true", help="time the blocks compiled by torch.compile too")
@@ -88,9 +85,12 @@ def _measure(
     network = network.to(device).to(memory_format=torch.channels_last).train()
     images = torch.randn(*shape, device=device).contiguous(memory_format=torch.channels_last)
     subjects: dict[str, Subject] = {}
+    # Blocks share their code, and each is one more graph of it.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
 
     def add(name: str, module: nn.Module, inputs: torch.Tensor) -> None:
-        for variant, function in (("", module), *([(_COMPILED, _compiled(module))] if options.compile else [])):
+        ways = {"": module} | ({_COMPILED: torch.compile(module, dynamic=False)} if options.compile else {})
+        for variant, function in ways.items():
             step = _training_pass(function, inputs, list(module.parameters()), bf16)
             subjects[name + variant] = repeated(step, shape[0], seconds=options.seconds / 2, least=1, device=device)
 
@@ -102,12 +102,6 @@ def _measure(
             add(name, module, inputs.requires_grad_(position > 0))
     add("whole", network, images)
     return alternate(subjects, windows=options.windows)
-
-
-def _compiled(module: nn.Module) -> Any:
-    """`module` compiled for the sizes at hand; blocks share their code, and each is one more graph of it."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
-    return torch.compile(module, dynamic=False)
 
 
 def _training_pass(module: Any, inputs: torch.Tensor, parameters: list[nn.Parameter], bf16: bool) -> Any:
@@ -130,15 +124,17 @@ def _add_network(
     rows: Bars = []
     for part, kernels in [*((block.name, block.kernels) for block in step.blocks), ("whole", step.kernels)]:
         least = bound(kernels, limits, precision)
+        moved, operations = (sum(getattr(kernel, what) for kernel in kernels) for what in ("bytes", "operations"))
+        work = {
+            "bound_by": least.by, "bound_ms": least.seconds * 1000, "gmacs": operations / 6e9 / step.images,
+            "operations_per_byte": operations / moved if moved else 0.0, "megabytes": moved / 1e6,
+        }  # fmt: skip
         for variant in ("", _COMPILED):
             if (timing := measured.get(part + variant)) is None:
                 continue
             seconds = step.images / timing.rate.median if timing.windows else None
             share = least.seconds / seconds if seconds else None
-            result.add(
-                {"network": name, "block": part + variant}, "images/s", timing, bound_by=least.by,
-                bound_ms=least.seconds * 1000, share=share, **_work(kernels, step.images),
-            )  # fmt: skip
+            result.add({"network": name, "block": part + variant}, "images/s", timing, share=share, **work)
             if part != "whole" and not variant:
                 rows.append((part, least, seconds))
     update = step.parameters * UPDATE_BYTES / limits.bandwidth(step.parameters * UPDATE_BYTES)
@@ -149,12 +145,6 @@ def _add_network(
         f"adds {number(update * 1000)} ms a step."
     )
     return rows
-
-
-def _work(kernels: list[Kernel], images: int) -> dict[str, float]:
-    moved, operations = (sum(getattr(k, what) for k in kernels) for what in ("fused_bytes", "operations"))
-    per_byte = operations / moved if moved else 0.0
-    return {"gmacs": operations / 6e9 / images, "operations_per_byte": per_byte, "megabytes": moved / 1e6}
 
 
 if __name__ == "__main__":

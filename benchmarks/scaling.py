@@ -20,10 +20,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch
 
 from benchmarks.measuring import ROOT, BenchmarkError, as_arguments, positive, scaling_model
-from benchmarks.measuring.bounds import step_bound
 from benchmarks.measuring.counting import counts
 from benchmarks.measuring.goodput_model import Costs, simulate
-from benchmarks.measuring.limits import Limits
+from benchmarks.measuring.limits import Limits, step_bound
 from benchmarks.measuring.processes import measured_on_ranks
 from benchmarks.measuring.scaling_model import INTERCONNECTS, Interconnect, ScalingModel
 from benchmarks.reporting import Result, Study, number
@@ -41,9 +40,8 @@ _REACHED = 0.6
 ON_GPU = torch.cuda.is_available()
 MOST_RANKS = torch.cuda.device_count() if ON_GPU else usable_cores()
 study = Study(
-    "scaling", "Weak and strong scaling on this machine, a model of it, and predictions for clusters.",
-    network="inception_v3" if ON_GPU else "debug", batch_size=128 if ON_GPU else 32, resolution=0, precision="auto",
-    windows=5, seconds=1.0,
+    "scaling", __doc__, network="inception_v3" if ON_GPU else "debug", batch_size=128 if ON_GPU else 32, resolution=0,
+    precision="auto", windows=5, seconds=1.0,
 )  # fmt: skip
 ranks = [2**power for power in range(MOST_RANKS.bit_length())]
 study.option("--ranks", nargs="+", type=positive, default=ranks, help="numbers of ranks, from 1")

@@ -13,7 +13,7 @@ of seconds has no room for is left out, peers before rounds of turns, and said.
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -24,65 +24,56 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
-from benchmarks.measuring import (
-    PRECISIONS,
-    BenchmarkError,
-    Measurement,
-    Parser,
-    Subject,
-    alternate,
-    as_arguments,
-    one_line,
-)
+from benchmarks.measuring import PRECISIONS, Measurement, Subject, alternate, as_arguments, one_line
 from benchmarks.measuring.budget import Budget
 from benchmarks.measuring.limits import Limits, measure_limits
 from benchmarks.measuring.photos import shared_photos
-from benchmarks.measuring.workload import Workload
+from benchmarks.measuring.workload import Workload, compiled_at_once
 from benchmarks.peers.loaders import LOADERS
 from benchmarks.peers.networks import peers_of
-from benchmarks.peers.subjects import compared_counts, data_setting, data_subject, network_subject
+from benchmarks.peers.subjects import compared_counts, data_subject, network_subject
+from benchmarks.reporting import Result, Study, number
 from benchmarks.reporting.advice import Verdict
 from benchmarks.reporting.drawing import draw_bars
-from benchmarks.reporting.results import Result, Row, number
+from benchmarks.reporting.results import Row
 from benchmarks.studies.throughput_case import Case, store_subject
-from benchmarks.studies.warming import compiled_at_once
 from engine.config.options import StrategyConfig
 from engine.distributed.communicator import Communicator
 from engine.distributed.strategies import join
-from engine.faults.exit_status import DONE, run_entry_point
 from inception import create_model
 from launch.environment import detect
 from pipelines import Dataset, open_dataset
 from pipelines.preparing.stores import STORES
+from pipelines.support.cores import usable_cores
 
 # A step on a CPU that takes a larger share of the budget has its batch halved, unless a batch was asked for.
 _LARGEST_STEP = 1 / 12
+ON_GPU = torch.cuda.is_available()
+study = Study(
+    "throughput", __doc__, networks=["inception_v3"], batch_sizes=None, compile=["eager", "default"] if ON_GPU else
+    ["eager"], data=None, quality=85, workers=0, windows=5, seconds=1.5, budget=180.0, set=[],
+)  # fmt: skip
+study.option("--backends", nargs="+", default=["auto"], help="native, dali, ffcv, synthetic, auto")
+study.option("--precisions", nargs="+", choices=PRECISIONS, default=["auto"])
+study.option("--peers", nargs="*", choices=LOADERS, default=tuple(LOADERS), help="whom to measure beside us")
+stores = [name for name, store in STORES.items() if store.rewrite is not None]
+study.option("--stores", nargs="*", choices=stores, default=(), help="how else to keep the photos, beside JPEGs")
+study.option("--no-trial", dest="trial", action="store_false", help="do not try what the verdict proposes")
 
 
-def main(arguments: Sequence[str]) -> int:
-    on_gpu = torch.cuda.is_available()
-    parser = Parser(
-        "Throughput of training, its parts, its limiter, and what others would give.", networks=["inception_v3"],
-        batch_sizes=None, compile=["eager", "default"] if on_gpu else ["eager"], data=None, quality=85, workers=0,
-        windows=5, seconds=1.5, budget=180.0, set=[],
-    )  # fmt: skip
-    parser.add_argument("--backends", nargs="+", default=["auto"], help="native, dali, ffcv, synthetic, auto")
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["auto"])
-    parser.add_argument("--peers", nargs="*", choices=LOADERS, default=tuple(LOADERS), help="whom to measure beside us")
-    others = [name for name, store in STORES.items() if store.rewrite is not None]
-    parser.add_argument(
-        "--stores", nargs="*", choices=others, default=(), help="how else to keep the photos, beside JPEGs"
-    )
-    parser.add_argument("--no-trial", dest="trial", action="store_false", help="do not try what the verdict proposes")
-    options = parser.parse_args(arguments)
-    budget = Budget(options.budget)
+@study.check
+def _completed(options: Any) -> None:
     options.any_batch = options.batch_sizes is None
-    options.batch_sizes = options.batch_sizes or [128 if on_gpu else 8]
-    communicator = join(detect(), StrategyConfig())
-    result = Result("throughput", options, quiet=not communicator.is_main)
+    options.batch_sizes = options.batch_sizes or [128 if ON_GPU else 8]
     for network in options.networks:
         with torch.device("meta"):
             create_model(network)  # a wrong name ends here
+
+
+@study
+def main(options: Any, result: Result) -> list[str]:
+    budget, communicator = Budget(options.budget), join(detect(), StrategyConfig())
+    result.quiet = not communicator.is_main
     images = max(options.batch_sizes) * communicator.world_size
     options.folder = options.data or shared_photos(images, options.quality, result.say)
     with tempfile.TemporaryDirectory(prefix="peers-") as work, compiled_at_once():
@@ -93,15 +84,35 @@ def main(arguments: Sequence[str]) -> int:
         for done, network in enumerate(options.networks):
             share = budget.share(len(options.networks) - done)
             Comparison(network, options, communicator, dataset, limits, share, Path(work), result).run()
+    result.note(
+        "Medians with 95% intervals over windows measured in turns; the first window of each subject (compilation, start of "
+        f"workers, caches) and what loaders made before a window are excluded. Ranks: {communicator.world_size}."
+    )
+    result.notes += budget.notes()
+    if communicator.device.type == "cpu":
+        result.note("No GPU here: power, GPU memory and GPU decoding are not measured.")
+    if communicator.world_size > 1:
+        result.note("Peers are measured on one rank only: run this without torchrun.")
     if communicator.is_main:
-        _finish(result, budget, communicator)
+        _draw(result)
     communicator.close()
-    return DONE
+    details = "spread step_seconds_p95 first_step_seconds of_ours cpu_cores process_gib gpu_gib watts images_per_joule"
+    return details.split()
+
+
+def _draw(result: Result) -> None:
+    panels: dict[str, dict[str, Row]] = {}
+    for row in [row for row in result.rows if row.metric == "images/s"]:
+        part = row.case["part"]
+        title = f"{row.case['network']}: {'loading alone' if part == 'data' else 'training'}"
+        named = [*([] if part == "data" else [part]), row.case["of"], row.case["setting"]]
+        panels.setdefault(title, {})[", ".join(named)] = row
+    draw_bars(result.picture_path(), panels)
 
 
 @dataclass
 class Comparison:
-    """All cases of one network, and the peers, in turns."""
+    """All cases of one network, and what stands beside them, in turns. `others` are the rows of subjects that are not ours."""
 
     network: str
     options: Any
@@ -113,6 +124,7 @@ class Comparison:
     result: Result
     workloads: dict[Case, Workload] = field(default_factory=dict)
     subjects: dict[str, Subject] = field(default_factory=dict)
+    others: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def alone(self) -> bool:
@@ -128,24 +140,18 @@ class Comparison:
         if not self.workloads:
             return
         first = next(iter(self.workloads))
-        if options.peers and self.alone:
-            self._prepare_networks(self.workloads[first])
-            self._prepare_loaders(self.workloads[first])
         if self.alone:
-            self._prepare_stores(self.workloads[first])
+            self._prepare_others(self.workloads[first])
         measured = self._measure()
         for case, workload in self.workloads.items():
             # Clocks differ from rank to rank, and all must try the same change: the first one's verdict holds.
             verdict = self.communicator.gather(case.report(workload, measured, self.limits, self.result))[0]
             if verdict is not None and verdict.change and case == first and options.trial:
                 self._try(case, verdict, workload)
-        for name, measurement in measured.items():
-            if not name.startswith("ours"):
-                part, of, setting = name.split(" | ")
-                ours = measured[first.key(part)]
-                share = measurement.over(ours).value if measurement.windows and ours.windows else None
-                row = {"network": self.network, "part": part, "of": of, "setting": setting}
-                self.result.add(row, "images/s", measurement, of_ours=share)
+        for name, row in self.others.items():
+            theirs, ours = measured[name], measured[first.key(row["part"])]
+            share = theirs.over(ours).value if theirs.windows and ours.windows else None
+            self.result.add(row, "images/s", theirs, of_ours=share)
         for workload in self.workloads.values():
             workload.close()
 
@@ -172,48 +178,45 @@ class Comparison:
         else:
             workload.close()
 
-    def _prepare_networks(self, ours: Workload) -> None:
-        """Others' networks that the budget admits, with a window as warm-up and one that counts."""
-        precision, batch = "bf16" if ours.bf16 else "fp32", ours.batching.batch_size
-        window = max(self.options.seconds, 2 * ours.step_seconds)
-        for source in [source for source in peers_of(self.network) if source in self.options.peers]:
-            self.result.note(compared_counts(source, ours))
-            for mode in self.options.compile:
-                if self.budget.admits(f"{source}'s step", 2 * window):
-                    subject = network_subject(source, mode, ours, self.options.seconds)
-                    self.subjects[f"step | {source} | {precision}, {mode}, batch {batch}"] = subject
-        if not peers_of(self.network):
-            self.result.note(f"Neither torchvision nor timm has a network named {self.network}.")
-
-    def _prepare_loaders(self, ours: Workload) -> None:
-        """Others' loaders, likewise."""
-        setting = data_setting(ours, self.options)
-        for name in self.options.peers:
-            self.result.say(f"preparing the loader of {name}, and checking that it does equal work ...")
-            prepare = partial(data_subject, name, ours, self.options, self.work / self.network, self.result)
+    def _prepare_others(self, ours: Workload) -> None:
+        """What stands beside ours, as far as the budget admits it: a window as warm-up and one that counts."""
+        for what, row, prepare in self._others(ours):
+            self.result.say(f"preparing {what} ...")
             try:
-                prepared = self.budget.prepared(f"{name}'s loader", prepare)
+                prepared = self.budget.prepared(what, prepare)
             except Exception as error:  # not installed, or broken on this machine: the table says so
-                row = {"network": self.network, "part": "data", "of": name, "setting": setting}
                 self.result.add_failure(row, "images/s", one_line(error))
                 continue
-            if prepared and self.budget.admits(f"{name}'s loader", 2 * prepared[1] * len(self.dataset)):
-                self.subjects[f"data | {name} | {setting}"] = prepared[0]
+            if prepared and self.budget.admits(what, 2 * prepared[1]):
+                name = " | ".join(row.values())
+                self.subjects[name], self.others[name] = prepared[0], row
 
-    def _prepare_stores(self, ours: Workload) -> None:
-        """The native loader on the same photos, kept as `prepare.py --store` keeps them."""
-        setting = data_setting(ours, self.options)
-        for store in self.options.stores:
-            self.result.say(f"preparing the photos as {store} ...")
-            prepare = partial(store_subject, store, ours, self.options, self.work / self.network)
-            try:
-                prepared = self.budget.prepared(f"the store {store}", prepare)
-            except BenchmarkError as error:
-                row = {"network": self.network, "part": "data", "of": f"native on {store}", "setting": setting}
-                self.result.add_failure(row, "images/s", one_line(error))
-                continue
-            if prepared:
-                self.subjects[f"data | native on {store} | {setting}"] = prepared
+    def _others(self, ours: Workload) -> Iterator[tuple[str, dict[str, str], Callable[[], tuple[Subject, float]]]]:
+        """Others' networks and loaders, and the native loader on other stores: what it is, its row, and what makes the subject
+        and says how many seconds a window of it takes."""
+        options, batch, work = self.options, ours.batching.batch_size, self.work / self.network
+        for source in [source for source in peers_of(self.network) if source in options.peers]:
+            for mode in options.compile:
+                setting = f"{'bf16' if ours.bf16 else 'fp32'}, {mode}, batch {batch}"
+                row = {"network": self.network, "part": "step", "of": source, "setting": setting}
+                yield f"{source}'s step", row, partial(self._network, source, mode, ours)
+        if options.peers and not peers_of(self.network):
+            self.result.note(f"Neither torchvision nor timm has a network named {self.network}.")
+        setting = f"{options.workers or usable_cores()} workers, batch {batch}"
+        data = {"network": self.network, "part": "data"}
+        for name in options.peers:
+            row = data | {"of": name, "setting": setting}
+            prepare = partial(data_subject, name, ours, options, work, len(self.dataset), self.result)
+            yield f"{name}'s loader", row, prepare
+        for store in options.stores:
+            row = data | {"of": f"native on {store}", "setting": setting}
+            yield f"the store {store}", row, partial(store_subject, store, ours, options, work)
+
+    def _network(self, source: str, mode: str, ours: Workload) -> tuple[Subject, float]:
+        if mode == self.options.compile[0]:
+            self.result.note(compared_counts(source, ours))
+        seconds = max(self.options.seconds, 2 * ours.step_seconds)
+        return network_subject(source, mode, ours, self.options.seconds), seconds
 
     def _measure(self) -> dict[str, Measurement]:
         """Rounds of turns, as many as were asked for and the budget has room for."""
@@ -272,28 +275,5 @@ class Comparison:
             self.result.note(f"Tried {named}: {number(added.value)} images/s end to end, {ratio} of what it was.")
 
 
-def _finish(result: Result, budget: Budget, communicator: Communicator) -> None:
-    result.note(
-        "Medians with 95% intervals over windows measured in turns; the first window of each subject (compilation, start of "
-        f"workers, caches) and what loaders made before a window are excluded. Ranks: {communicator.world_size}."
-    )
-    if budget.left_out:
-        left_out = ", ".join(dict.fromkeys(budget.left_out))
-        result.note(f"Left out to keep the budget (--budget, in seconds): {left_out}.")
-    if communicator.device.type == "cpu":
-        result.note("No GPU here: power, GPU memory and GPU decoding are not measured.")
-    if communicator.world_size > 1:
-        result.note("Peers are measured on one rank only: run this without torchrun.")
-    panels: dict[str, dict[str, Row]] = {}
-    for row in [row for row in result.rows if row.metric == "images/s"]:
-        part = row.case["part"]
-        title = f"{row.case['network']}: {'loading alone' if part == 'data' else 'training'}"
-        named = [*([] if part == "data" else [part]), row.case["of"], row.case["setting"]]
-        panels.setdefault(title, {})[", ".join(named)] = row
-    draw_bars(result.picture_path(), panels)
-    details = "spread step_seconds_p95 first_step_seconds of_ours cpu_cores process_gib gpu_gib watts images_per_joule"
-    result.finish(*details.split())
-
-
 if __name__ == "__main__":
-    run_entry_point(main)
+    study.start()

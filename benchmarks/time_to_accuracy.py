@@ -9,13 +9,12 @@ Contestants take turns, seed by seed, each in processes of its own. `--peer` add
 (benchmarks/peers/train.py) with the same network, data, batch, schedule and target.
 """
 
-import contextlib
 import shutil
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,7 @@ import torch
 from benchmarks.measuring import ROOT, BenchmarkError, t_interval
 from benchmarks.measuring.photos import export_folder
 from benchmarks.measuring.processes import finished
-from benchmarks.peers.timm_training import TimmTraining
-from benchmarks.peers.whole_runs import OwnTraining, ReferenceLoop, Run
+from benchmarks.peers.whole_runs import OwnTraining, ReferenceLoop, Run, TimmTraining
 from benchmarks.reporting import Result, Study, number
 from benchmarks.reporting.drawing import draw_lines
 from engine.config.command_line import load_config
@@ -42,13 +40,10 @@ PRESETS = {
     "cifar10": ("cifar10", 94.0, 5, "a folder of CIFAR-10 with train and val"),
     "imagenet": ("imagenet_inception_v3", 77.0, 1, "ImageNet with train and val"),
 }
-_WORKTREE = ("git", "-C", ROOT, "worktree")
 Training = OwnTraining | ReferenceLoop | TimmTraining
 Runs = dict[str, list[Run]]
 
-
-words = "Seconds to a target accuracy over several seeds."
-study = Study("time_to_accuracy", words, data=None, seeds=None, set=[])
+study = Study("time_to_accuracy", __doc__, data=None, seeds=None, set=[])
 study.option("--preset", choices=tuple(PRESETS), default="sample", help="recipe, target and number of seeds")
 study.option("--recipes", nargs="+", help="recipes to compare; none: the preset's")
 study.option("--commits", nargs="+", default=[], help="commits of this repository; none: as it is")
@@ -65,25 +60,30 @@ def completed(options: Any) -> None:
     options.seeds = options.seeds or seeds
     if needed and options.data is None:
         raise BenchmarkError(f"preset {options.preset} needs --data: {needed}")
+    if options.commits and not shutil.which("git"):
+        raise BenchmarkError(f"--commits {' '.join(options.commits)} needs git, which is not installed here")
 
 
 @study
 def main(options: Any, result: Result) -> list[str]:
-    with tempfile.TemporaryDirectory(prefix="contest-") as folder, _trees(options.commits, Path(folder)) as trees:
+    with tempfile.TemporaryDirectory(prefix="contest-") as work:
+        folder = Path(work)
         if options.data is not None and options.data.suffix == ".zip":
-            options.data = _unpacked(options.data, Path(folder) / "data")
+            options.data = _unpacked(options.data, folder / "data")
+        trainings = _trainings(options, folder)
         started = time.monotonic()
         for split in ("train", "val"):  # the first time this builds their index
             open_dataset(options.data or sample_path(), split, progress=False)
         seconds = time.monotonic() - started
         result.add({"of": "data", "what": "opening and indexing"}, "seconds", seconds, higher_is_better=False)
-        runs = _contest(_trainings(options, trees, Path(folder)), options.seeds, Path(folder), result)
+        trainings += _peers(options, trainings[-1], folder) if options.peer or options.timm else []
+        runs = _contest(trainings, options.seeds, folder, result)
     for name, group in runs.items():
         _add_runs(result, name, group, options.target)
     _compare(result, runs)
     styles = dict(zip(runs, ("-", "--", ":", "-.")))
     drawn = [(f"{name}, seed {run.seed}", run.curve, styles.get(name, "-")) for name in runs for run in runs[name]]
-    lines = [(label, [s for s, _ in curve], [top1 for _, top1 in curve], style) for label, curve, style in drawn]
+    lines = [(label, *zip(*curve), style) for label, curve, style in drawn if curve]
     draw_lines(result.picture_path(), f"To {options.target:g}% top-1", "seconds", "top-1 (%)", lines)
     result.note(
         f"Seconds to {options.target:g}% count from the end of the process's start-up; start-up, compilation, evaluation and "
@@ -102,43 +102,34 @@ def _unpacked(archive: Path, folder: Path) -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def _trees(commits: Sequence[str], folder: Path) -> Iterator[dict[str, Path]]:
-    """A source tree for every commit, gone again afterwards; these files when none is named."""
-    trees: dict[str, Path] = {}
-    if commits and not shutil.which("git"):
-        raise BenchmarkError(f"--commits {' '.join(commits)} needs git, which is not installed here")
-    try:
-        for commit in commits:
-            path = folder / f"tree{len(trees)}"
-            finished([*_WORKTREE, "add", "--detach", "--force", path, commit], f"the checkout of commit {commit!r}")
-            trees[commit] = path
-        yield trees or {"": ROOT}
-    finally:
-        for path in trees.values():
-            finished([*_WORKTREE, "remove", "--force", path], f"the removal of {path}")
-
-
-def _trainings(options: Any, trees: dict[str, Path], folder: Path) -> list[Training]:
-    """Ours, by recipe and commit, then the peers that are asked for."""
+def _trainings(options: Any, folder: Path) -> list[Training]:
+    """Ours, by recipe and commit."""
     recipes = options.recipes or PRESETS[options.preset][:1]
     data = ["--data.path", str(options.data.resolve())] if options.data else []
+    trees = {commit: _tree(commit, folder / f"tree{number}") for number, commit in enumerate(options.commits)}
     trainings: list[Training] = []
-    arguments: list[str] = []
     for recipe in recipes:
         path = str(Path(recipe).resolve()) if Path(recipe).suffix else recipe
         arguments = ["--recipe", path, *data, "--run.target_top1", str(options.target), *options.set]
         load_config(arguments)  # so that a mistake ends here, before anything is trained
-        for commit, tree in trees.items():
+        for commit, tree in (trees or {"": ROOT}).items():
             name = " ".join(filter(None, ("ours" if len(recipes) == 1 else recipe, commit)))
             trainings.append(OwnTraining(name, tuple(arguments), tree))
-    return trainings + (_peers(options, arguments, folder) if options.peer or options.timm else [])
+    return trainings
 
 
-def _peers(options: Any, arguments: Sequence[str], folder: Path) -> list[Training]:
+def _tree(commit: str, folder: Path) -> Path:
+    """The source of a commit of this repository, which borrows its objects. Raises BenchmarkError for an unknown one."""
+    what = f"the checkout of commit {commit!r}"
+    found = finished(["git", "-C", ROOT, "rev-parse", "--verify", f"{commit}^{{commit}}"], what)[1].strip()
+    finished(["git", "clone", "--quiet", "--shared", "--no-checkout", ROOT, folder], what)
+    finished(["git", "-C", folder, "checkout", "--quiet", "--detach", found], what)
+    return folder
+
+
+def _peers(options: Any, ours: OwnTraining, folder: Path) -> list[Training]:
     """The peers that are asked for, on the dataset as folders of images."""
-    config = load_config(arguments)
-    data = options.data
+    config, data = load_config(ours.arguments), options.data
     if data is None or not any((data / "train").glob("*/*.[jJ][pP]*")):
         data = folder / "images"
         for split in ("train", "val"):
@@ -168,12 +159,12 @@ def _contest(trainings: Sequence[Training], seeds: int, folder: Path, result: Re
 
 def _add_runs(result: Result, name: str, runs: list[Run], target: float) -> None:
     reached = [run.to_target for run in runs if run.to_target is not None]
-    case = {"of": name, "what": f"to {target:g}%"}
-    best = max(run.best for run in runs)
+    case, best = {"of": name, "what": f"to {target:g}%"}, max(run.best for run in runs)
     if reached:
+        several = len(reached) > 1
         result.add(
-            case, "seconds", reached, interval=t_interval(reached) if len(reached) > 1 else None, higher_is_better=False,
-            mean=float(np.mean(reached)), deviation=float(np.std(reached, ddof=1)) if len(reached) > 1 else 0.0,
+            case, "seconds", reached, interval=t_interval(reached) if several else None, higher_is_better=False,
+            mean=float(np.mean(reached)), deviation=float(np.std(reached, ddof=1)) if several else 0.0,
             reached=f"{len(reached)} of {len(runs)}", best_top1=best,
         )  # fmt: skip
         computing = [run.to_target - run.compiling for run in runs if run.to_target is not None]

@@ -22,8 +22,7 @@ from engine.config.options import CheckpointConfig
 from engine.training.trainer import Trainer
 from launch.environment import detect
 
-words = "The cost of a checkpoint to training."
-study = Study("checkpoint_cost", words, network="inception_v3", batch_size=4, windows=5, steps=6)
+study = Study("checkpoint_cost", __doc__, network="inception_v3", batch_size=4, windows=5, steps=6)
 
 
 @study

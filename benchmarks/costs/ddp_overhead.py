@@ -12,8 +12,6 @@ import contextlib
 import copy
 import json
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.measuring import Window, alternate, as_arguments, positive, synthetic
+from benchmarks.measuring import alternate, as_arguments, positive, repeated, synthetic
 from benchmarks.measuring.processes import measured_on_ranks
 from benchmarks.peers.train import loss_of
 from benchmarks.reporting import Result, Study
@@ -37,16 +35,14 @@ from engine.training.trainer import Trainer
 from launch.environment import Environment, detect
 from pipelines.support.cores import usable_cores
 
-words = "The training loop against torch's minimal DistributedDataParallel loop."
-study = Study("ddp_overhead", words, network="debug", batch_size=64, windows=25, steps=10)
+study = Study("ddp_overhead", __doc__, network="debug", batch_size=64, windows=25, steps=10)
 study.option("--ranks", type=positive, default=2, help="number of ranks")
 study.option("--worker", type=Path, help="for the ranks that this script starts")
 
 
 @study
 def main(options: Any, result: Result) -> None:
-    ranks = options.ranks
-    case = {"network": options.network, "batch": options.batch_size}
+    ranks, case = options.ranks, {"network": options.network, "batch": options.batch_size}
     together = _start(ranks, options)
     rates = {f"{name} loop, {ranks} ranks": together[name] for name in ("minimal", "trainer")}
     result.add_each(case, "what", "images/s of a rank", rates)
@@ -61,7 +57,7 @@ def main(options: Any, result: Result) -> None:
 
 def _start(ranks: int, options: Any) -> dict[str, list[float]]:
     """Runs this script on so many ranks; what the first of them measured."""
-    told = {"ranks": options.ranks, "network": options.network, "batch-size": options.batch_size}
+    told = {"network": options.network, "batch-size": options.batch_size, "ranks": options.ranks}
     told |= {"windows": options.windows, "steps": options.steps}
     return measured_on_ranks(Path(__file__), ranks, max(1, usable_cores() // ranks), as_arguments(told), "--worker")
 
@@ -75,14 +71,16 @@ def _work(options: Any) -> None:
     folder = options.worker.with_suffix(".run")  # the same on every rank
     trainer = build_trainer(folder, options.network, options.batch_size, environment, "--ema.decay=0")
     minimal = MinimalLoop(trainer.run)  # before training, so that both start from the same weights
-    loops = {"minimal": minimal.train, "trainer": partial(run_steps, trainer)}
+    loops: dict[str, Any] = {"minimal": minimal.train, "trainer": partial(run_steps, trainer)}
+    windows, images = options.windows, options.steps * options.batch_size
     found: dict[str, Any] = {}
     with trainer.run.closing():
         if environment.world_size == options.ranks:
-            subjects = {name: partial(_window, loop, options) for name, loop in loops.items()}
-            measured = alternate(subjects, windows=options.windows, warmup=2, tolerant=False)
+            window = partial(repeated, units=images, seconds=0, least=1)
+            subjects = {name: window(partial(loop, options.steps)) for name, loop in loops.items()}
+            measured = alternate(subjects, windows=windows, warmup=2, tolerant=False)
             found = {name: measurement.rates for name, measurement in measured.items()}
-        found["empty"] = _empty_loop(trainer, 40 * options.steps, options.windows)
+        found["empty"] = _empty_loop(trainer, 40 * options.steps, windows)
         if trainer.run.communicator.is_main:
             options.worker.write_text(json.dumps(found))
         trainer.run.communicator.barrier()
@@ -93,12 +91,6 @@ def build_trainer(folder: Any, network: str, batch_size: int, environment: Envir
     endless = ("--precision=fp32", "--schedule.epochs=100000", "--checkpoint.every_seconds=31536000")
     arguments = [*synthetic(folder, network, batch_size, environment.world_size), *endless, *options]
     return Trainer(assemble(load_config(arguments), environment))
-
-
-def _window(loop: Callable[[int], None], options: Any) -> Window:
-    started = time.perf_counter()
-    loop(options.steps)
-    return Window(options.steps * options.batch_size, time.perf_counter() - started)
 
 
 class MinimalLoop:
@@ -125,25 +117,21 @@ class MinimalLoop:
             self.optimizer.zero_grad()
 
 
-class _WindowEnds(Exception):
-    """The trainer has made the steps of a window."""
-
-
-class _StopAt(Hook):
-    """Leaves the training loop after step number `step`."""
+class _StopAt(Exception, Hook):
+    """Leaves the training loop after step number `step`, being raised by itself."""
 
     def __init__(self, step: int):
         self._step = step
 
     def on_step(self, run: Run) -> None:
         if run.progress.step == self._step:
-            raise _WindowEnds
+            raise self
 
 
 def run_steps(trainer: Trainer, steps: int) -> None:
     """So many steps of the trainer's own loop, over epochs as they come."""
     run = trainer.run
-    with run.hooks.added(_StopAt(run.progress.step + steps)), contextlib.suppress(_WindowEnds):
+    with run.hooks.added(_StopAt(run.progress.step + steps)), contextlib.suppress(_StopAt):
         while True:
             trainer.train_epoch(run.progress.epoch)
     run.loader.load_state_dict({"samples_seen": run.progress.samples_seen})
@@ -155,12 +143,8 @@ def _empty_loop(trainer: Trainer, steps: int, windows: int) -> list[float]:
     values = torch.zeros(2, device=trainer.run.communicator.device)
     trainer.run.train_step.accumulate = lambda *batch: None  # type: ignore[method-assign]
     trainer.run.train_step.update = lambda measure=False: (values, None)  # type: ignore[method-assign]
-    found = []
-    for _ in range(windows + 1):
-        started = time.perf_counter()
-        run_steps(trainer, steps)
-        found.append(1e6 * (time.perf_counter() - started) / steps)
-    return found[1:]
+    window = repeated(partial(run_steps, trainer, steps), steps, seconds=0, least=1)
+    return [1e6 / rate for rate in alternate({"empty": window}, windows=windows, tolerant=False)["empty"].rates]
 
 
 if __name__ == "__main__":

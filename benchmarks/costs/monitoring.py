@@ -53,8 +53,7 @@ class Meter:
     """The seconds of each call of functions, by part; a timed function within a timed one counts once."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.calls: dict[str, list[float]] = defaultdict(list)
-        self._clock, self._inside = clock, False
+        self._clock, self._inside, self.calls = clock, False, defaultdict[str, list[float]](list)
 
     def timing(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
         """`function`, timed as a piece of `part`; as one of the norm where it is told to measure that."""
@@ -79,7 +78,7 @@ class Meter:
         return spent | {NORM: extra}
 
 
-study = Study("monitoring", "What watching a run costs it.", network="debug", batch_size=64, set=[])
+study = Study("monitoring", __doc__, network="debug", batch_size=64, set=[])
 study.option("--steps", type=positive, default=200, help="training steps, in two epochs")
 
 

@@ -9,7 +9,6 @@ whole command, with its start.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,9 +19,8 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.measuring import ROOT, Window, alternate
-from benchmarks.measuring.photos import write_photos
-from benchmarks.measuring.processes import finished
+from benchmarks.measuring import Window, alternate
+from benchmarks.measuring.photos import prepare_shards, write_photos
 from benchmarks.reporting import Result, Study, number
 from pipelines.datasets.image_headers import probe
 from pipelines.support.cores import usable_cores
@@ -31,9 +29,7 @@ TAR, PREPARE = "tar and each header", "prepare"
 GOAL = 1.3  # times as long as the other, at most
 _QUALITY = 97  # gives ImageNet's mean size, 110 KB
 
-
-words = "What preparing data costs, beside tar and headers."
-study = Study("prepare", words, images=12000, workers=usable_cores(), windows=5)
+study = Study("prepare", __doc__, images=12000, workers=usable_cores(), windows=5)
 study.option("--directory", type=Path, default=Path(tempfile.gettempdir()), help="where all is read and written")
 
 
@@ -45,9 +41,10 @@ def main(options: Any, result: Result) -> None:
         write_photos(folder, options.images, quality=_QUALITY)
         sizes = [path.stat().st_size for path in folder.rglob("*.jpg")]
         size, count = sum(sizes), len(sizes)
+        told = "--shard-size", "32M", "--workers", options.workers
         subjects = {
             TAR: partial(_tar_and_headers, folder, Path(work) / "all.tar", count),
-            PREPARE: partial(_prepare, folder, Path(work) / "shards", count, options.workers),
+            PREPARE: lambda: Window(count, prepare_shards(folder, Path(work) / "shards", *told)),
         }
         result.say(f"measuring in turns, {options.windows} windows each after one of warm-up ...")
         measured = alternate(subjects, windows=options.windows, tolerant=False)
@@ -70,20 +67,9 @@ def _tar_and_headers(folder: Path, archive: Path, count: int) -> Window:
     for parent, _, names in os.walk(folder):
         for name in names:
             with Path(parent, name).open("rb", buffering=0) as image:
-                probe(partial(_read_at, image.fileno()), os.fstat(image.fileno()).st_size)
+                descriptor = image.fileno()
+                probe(lambda at, size, file=descriptor: os.pread(file, size, at), os.fstat(descriptor).st_size)
     return Window(count, time.perf_counter() - started)
-
-
-def _read_at(descriptor: int, offset: int, size: int) -> bytes:
-    return os.pread(descriptor, size, offset)
-
-
-def _prepare(folder: Path, output: Path, count: int, workers: int) -> Window:
-    shutil.rmtree(output, ignore_errors=True)
-    os.sync()
-    command = [sys.executable, ROOT / "pipelines/prepare.py", "folder", folder, "--to", "shards", "--output", output]
-    seconds, _ = finished([*command, "--shard-size", "32M", "--workers", workers], "preparation")
-    return Window(count, seconds)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ from benchmarks.measuring import ROOT, positive, synthetic
 from benchmarks.measuring.processes import finished, own_environment
 from benchmarks.reporting import Result, Study
 
-words = "A start with an empty compile cache, a restart with a full one."
-study = Study("restart", words, network="debug", batch_size=64, set=[])
+study = Study("restart", __doc__, network="debug", batch_size=64, set=[])
 study.option("--rounds", type=positive, default=2, help="cold starts, with two warm ones after each")
 
 

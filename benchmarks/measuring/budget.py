@@ -17,6 +17,11 @@ class Budget:
         self.planned = 0.0
         self.left_out: list[str] = []
 
+    def notes(self) -> list[str]:
+        """A line about what did not fit; none where all did."""
+        left_out = ", ".join(dict.fromkeys(self.left_out))
+        return [f"Left out to keep the budget (--budget, in seconds): {left_out}."] if left_out else []
+
     def share(self, parts: int) -> Self:
         """One of so many equal parts of what remains; what it leaves out is named here."""
         share = type(self)(self.remaining() / parts / _USED, self._clock)

@@ -58,6 +58,11 @@ def synthetic(folder: Any, network: str, batch_size: int, ranks: int = 1) -> lis
     return as_arguments({"run.dir": folder, "network.name": network} | data)
 
 
+def compiled(mode: str) -> dict[str, str]:
+    """Options of the training that compile its step in a mode of torch.compile, or leave it eager."""
+    return {"compile.enabled": "false"} if mode == "eager" else {"compile.enabled": "true", "compile.mode": mode}
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     value = int(text)

@@ -1,13 +1,11 @@
 """Operations and bytes of each block of a network, forward and backward, from shapes alone: nothing is computed.
 
 A network of meta tensors runs once, and every kernel that PyTorch would launch is seen. Operations are those of matrix
-kernels (convolutions, linear layers), two a multiplication with its addition. Bytes are counted under two assumptions:
-
-- *eager*: every kernel reads its inputs and writes its outputs, once, in main memory;
-- *fused*: element-wise work and concatenation cost nothing, being done where a neighbour reads or writes; a batch
-  normalisation reads its input twice and writes once forward (statistics, then normalise and ReLU), and makes five passes
-  backward (two reads for the two sums, two reads and a write for the gradient), eight in all; a convolution's backward
-  pass is two kernels that both read the gradient; pooling, residual sums and the rest as in eager.
+kernels (convolutions, linear layers), two a multiplication with its addition. Bytes are those of fused code: element-wise work
+and concatenation cost nothing, being done where a neighbour reads or writes; a batch normalisation reads its input twice and
+writes once forward (statistics, then normalise and ReLU), and makes five passes backward (two reads for the two sums, two
+reads and a write for the gradient), eight in all; a convolution's backward pass is two kernels that both read the gradient;
+pooling, residual sums and the rest read their inputs and write their outputs, once, in main memory.
 """
 
 import math
@@ -38,18 +36,17 @@ _POINTWISE = (
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel launch: its operator, operations, and bytes moved under the two assumptions."""
+    """One kernel launch: its operator, operations, and bytes moved."""
 
     name: str
     operations: int
-    eager_bytes: int
-    fused_bytes: int
+    bytes: int
 
     @property
     def launches(self) -> int:
         """Kernels that fused code launches: a normalisation's two passes, a convolution's two gradients, else one or none."""
         twice = self.name == "convolution_backward" or "batch_norm" in self.name
-        return (2 if twice else 1) if self.fused_bytes else 0
+        return (2 if twice else 1) if self.bytes else 0
 
 
 @dataclass
@@ -73,9 +70,10 @@ class Block:
         """Multiplications with their additions of the forward pass, of the whole batch."""
         return sum(kernel.operations for kernel in self.forward) / 2
 
-    def bytes(self, fused: bool = True) -> int:
+    @property
+    def bytes(self) -> int:
         """Bytes of a training step."""
-        return sum(kernel.fused_bytes if fused else kernel.eager_bytes for kernel in self.kernels)
+        return sum(kernel.bytes for kernel in self.kernels)
 
     @property
     def operations(self) -> int:
@@ -120,7 +118,7 @@ def count(network: nn.Module, images: tuple[int, int, int, int], dtype: torch.dt
         with _Recorder(block.backward):
             if output.requires_grad:
                 output.backward(torch.empty_like(output))
-        if block.operations or block.bytes():
+        if block.operations or block.bytes:
             blocks.append(block)
     return blocks
 
@@ -161,11 +159,11 @@ class _Recorder(TorchDispatchMode):
                 [_bytes(leaf) for leaf in tree_leaves(side) if isinstance(leaf, Tensor)]
                 for side in ([args, kwargs], result)
             )
-            self._kernels.append(Kernel(name, operations, sum(read) + sum(written), _fused_bytes(name, read, written)))
+            self._kernels.append(Kernel(name, operations, _moved(name, read, written)))
         return result
 
 
-def _fused_bytes(name: str, read: list[int], written: list[int]) -> int:
+def _moved(name: str, read: list[int], written: list[int]) -> int:
     if "batch_norm" in name:
         return NORM_PASSES["backward" if "backward" in name else "forward"] * max(read)
     if name == "convolution_backward":

@@ -1,9 +1,10 @@
-"""What this machine can do at best, measured: matrix throughput, memory and host-to-device bandwidth, JPEG decoding."""
+"""What this machine can do at best, measured (matrix throughput, memory and host-to-device bandwidth, JPEG decoding), and the
+bound on a training step that follows from that and from the counts of what the step has to do.
+"""
 
-import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +12,18 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
 
+from benchmarks.measuring.counting import Kernel, counts
 from benchmarks.measuring.measure import repeated
+from benchmarks.measuring.photos import HEIGHT, WIDTH, photo_like_jpeg
+from benchmarks.measuring.workload import Workload
+from inception import create_model
 from pipelines.decoding.whole_jpeg import usable
 from pipelines.support.cores import usable_cores
 
 _MIB = 2**20
+# SGD with momentum reads weight, gradient and momentum, and writes weight and momentum, all in fp32.
+UPDATE_BYTES = 5 * 4
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,10 @@ def measure_limits(device: torch.device, seconds: float = 0.5) -> Limits:
     rates = [_bandwidth(device, size, seconds / len(sizes)) for size in sizes]
     # What fits into a cache can be as fast as main memory at least; a disturbed measurement of a short kernel shows less.
     bandwidths = tuple((size, max(rates[number:])) for number, size in enumerate(sizes))
-    width, height = 500, 375
-    jpeg = photo_like_jpeg(width, height)
-    decoding = _decode_rate(jpeg, 1, seconds), _decode_rate(jpeg, usable_cores(), seconds)
+    photo = photo_like_jpeg(WIDTH, HEIGHT)
+    decoding = _decode_rate(photo, 1, seconds), _decode_rate(photo, usable_cores(), seconds)
     copying = _host_to_device(device, seconds) if device.type == "cuda" else None
-    return Limits(operations, bandwidths, copying, decoding, (width, height, len(jpeg)))
+    return Limits(operations, bandwidths, copying, decoding, (WIDTH, HEIGHT, len(photo)))
 
 
 def _matrix(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
@@ -102,9 +107,9 @@ def _shortest(work: Callable[[], Any], device: torch.device, seconds: float) -> 
     return min(window.steps)
 
 
-def _decode_rate(jpeg: bytes, threads: int, seconds: float) -> float:
+def _decode_rate(photo: bytes, threads: int, seconds: float) -> float:
     """Images a second that `threads` threads decode to full size; decoding releases the interpreter lock."""
-    encoded = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
+    encoded = torch.frombuffer(bytearray(photo), dtype=torch.uint8)
     started, decode = time.perf_counter(), usable()[0].decode
 
     def decoded(_: int) -> int:
@@ -118,14 +123,44 @@ def _decode_rate(jpeg: bytes, threads: int, seconds: float) -> float:
         return sum(pool.map(decoded, range(threads))) / (time.perf_counter() - started)
 
 
-def photo_like_jpeg(width: int, height: int, quality: int = 85, seed: int = 0) -> bytes:
-    """A JPEG of noise whose amplitude falls with frequency as in photographs; the same bytes for the same arguments."""
-    random = np.random.default_rng(seed)
-    pixels = np.full((height, width, 3), 128.0)
-    for octave in range(8):
-        side = 2 ** (octave + 1)
-        noise = Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))
-        pixels += (np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC), float) - 128) / 1.3**octave / 1.5
-    file = io.BytesIO()
-    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
-    return file.getvalue()
+@dataclass(frozen=True)
+class Bound:
+    """The least seconds that kernels take one after the other, each at its own limit."""
+
+    compute: float
+    memory: float
+
+    @property
+    def seconds(self) -> float:
+        return self.compute + self.memory
+
+    @property
+    def by(self) -> str:
+        """What most of the time is bound by."""
+        return "compute" if self.compute >= self.memory else "memory"
+
+
+def bound(kernels: Sequence[Kernel], limits: Limits, precision: str) -> Bound:
+    """Sums over the kernels, each bound by its operations or by its bytes, whichever take longer."""
+    totals = {"compute": 0.0, "memory": 0.0}
+    for kernel in kernels:
+        compute, memory = limits.seconds(kernel.operations, kernel.bytes, precision)
+        totals["compute" if compute >= memory else "memory"] += max(compute, memory)
+    return Bound(**totals)
+
+
+def step_bound(parameters: int, kernels: Sequence[Kernel], limits: Limits, precision: str) -> Bound:
+    """The bound of a whole training step: the kernels, and the optimizer's pass over the weights."""
+    work = bound(kernels, limits, precision)
+    moved = parameters * UPDATE_BYTES
+    return Bound(work.compute, work.memory + moved / limits.bandwidth(moved))
+
+
+def bound_of(workload: Workload, limits: Limits) -> tuple[float, str]:
+    """Images a second over all ranks at most, and whether compute or memory takes most of that time. Every rank must call
+    it, with the limits that it measured while the others measured theirs."""
+    precision, dtype = ("bf16", torch.bfloat16) if workload.bf16 else ("fp32", torch.float32)
+    build = partial(create_model, workload.config.network.name, **workload.network.options)
+    step = counts(build, workload.batching.batch_size, workload.resolution, dtype)
+    least = step_bound(step.parameters, step.kernels * workload.batching.micro_batches, limits, precision)
+    return workload.images / max(workload.communicator.gather(least.seconds)), least.by

@@ -1,6 +1,9 @@
 """Images to measure with: photo-like ones of ImageNet's usual size, and gradients that tell where they were cropped."""
 
 import io
+import os
+import shutil
+import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.measuring.command_line import BenchmarkError
-from benchmarks.measuring.limits import photo_like_jpeg
+from benchmarks.measuring.machine import ROOT
+from benchmarks.measuring.processes import finished
 from pipelines import Dataset
 from pipelines.support.cache import user_cache
 from pipelines.support.cores import usable_cores
@@ -48,7 +52,7 @@ def write_photos(folder: Path, count: int, quality: int = 85) -> Path:
     """`count` JPEGs under folder/train and a few under folder/val, in class folders. Sixteen of them differ: decoders have no
     memory, so that repeating pictures saves time in making them and changes nothing in reading them."""
     distinct = [photo_like_jpeg(WIDTH, HEIGHT, quality, seed) for seed in range(min(count, _DISTINCT))]
-    return _write(folder, distinct, count)
+    return write_folders(folder, distinct, count)
 
 
 def write_gradients(folder: Path, count: int) -> Path:
@@ -56,17 +60,16 @@ def write_gradients(folder: Path, count: int) -> Path:
     pixels = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     pixels[:, :, 0] = np.linspace(0, 255, WIDTH)[None, :]
     pixels[:, :, 1] = np.linspace(0, 255, HEIGHT)[:, None]
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=95, subsampling=0)
-    return _write(folder, [file.getvalue()], count)
+    return write_folders(folder, [jpeg(pixels, quality=95, subsampling=0)], count)
 
 
-def _write(folder: Path, pictures: Sequence[bytes], count: int) -> Path:
-    for split, images in (("train", count), ("val", _CLASSES)):
-        for label in range(_CLASSES):
+def write_folders(folder: Path, pictures: Sequence[bytes], count: int, classes: int = _CLASSES) -> Path:
+    """`count` of the pictures under folder/train and one a class under folder/val, in class folders."""
+    for split, images in (("train", count), ("val", classes)):
+        for label in range(classes):
             (folder / split / f"class{label}").mkdir(parents=True, exist_ok=True)
         for number in range(images):
-            path = folder / split / f"class{number % _CLASSES}" / f"{number:06d}.jpg"
+            path = folder / split / f"class{number % classes}" / f"{number:06d}.jpg"
             path.write_bytes(pictures[number % len(pictures)])
     return folder
 
@@ -74,7 +77,7 @@ def _write(folder: Path, pictures: Sequence[bytes], count: int) -> Path:
 def write_shards(split: Path, folder: Path, count: int) -> list[Path]:
     """The images of a folder of class folders as `count` tar shards in WebDataset's layout, classes mixed."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{number:04d}.tar" for number in range(count)]
+    paths = [folder / f"train-{number:06d}.tar" for number in range(count)]
     if all(path.exists() for path in paths):
         return paths
     classes = {name.name: number for number, name in enumerate(sorted(split.iterdir()))}
@@ -88,6 +91,32 @@ def write_shards(split: Path, folder: Path, count: int) -> list[Path]:
                     entry.size = len(content)
                     tar.addfile(entry, io.BytesIO(content))
     return paths
+
+
+def photo_like_jpeg(width: int, height: int, quality: int = 85, seed: int = 0) -> bytes:
+    """A JPEG of noise whose amplitude falls with frequency as in photographs; the same bytes for the same arguments."""
+    random = np.random.default_rng(seed)
+    pixels = np.full((height, width, 3), 128.0)
+    for octave in range(8):
+        side = 2 ** (octave + 1)
+        noise = Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        pixels += (np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC), float) - 128) / 1.3**octave / 1.5
+    return jpeg(pixels.clip(0, 255).astype(np.uint8), quality=quality)
+
+
+def jpeg(pixels: np.ndarray, **settings: Any) -> bytes:
+    """uint8 pixels (H, W, 3) as a JPEG, by Pillow."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **settings)
+    return file.getvalue()
+
+
+def prepare_shards(photos: Path, output: Path, *options: Any) -> float:
+    """Seconds that `pipelines/prepare.py` takes from its start until class folders lie in `output` as shards, made anew."""
+    shutil.rmtree(output, ignore_errors=True)
+    os.sync()  # so that what others wrote is not waited for
+    command = [sys.executable, ROOT / "pipelines/prepare.py", "folder", photos, "--to", "shards", "--output", output]
+    return finished([*command, *options], "preparation")[0]
 
 
 def export_folder(dataset: Dataset, folder: Path) -> None:

@@ -129,15 +129,15 @@ def webdataset(job: DataJob) -> Passes:
     return lambda: (images for images, _ in loader)
 
 
-def ffcv(job: DataJob) -> Passes:
+def ffcv(job: DataJob, write_mode: str = "jpg") -> Passes:
     """JPEG .beton in memory (os_cache) of the photos' quality, quasi-random order off, its random resized crop decoder,
     channels_last uint8."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
-    beton = job.work / "photos.beton"
+    beton = job.work / f"{write_mode}.beton"
     if not beton.exists():
-        fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=job.quality), "label": IntField()}
+        fields = {"image": RGBImageField(write_mode=write_mode, jpeg_quality=job.quality), "label": IntField()}
         DatasetWriter(str(beton), fields, num_workers=job.workers).from_indexed_dataset(ImageFolder(job.train))
     return ffcv_reading(beton, job)
 

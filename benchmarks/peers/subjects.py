@@ -36,15 +36,12 @@ def compared_counts(source: str, ours: Workload) -> str:
     return f"{source}'s {name}: {SETTING}. Multiply-adds an image: ours {mine:.3f} G, {source} {theirs:.3f} G: {equal}."
 
 
-def data_setting(ours: Workload, options: Any) -> str:
-    """The setting of every loader of others, as rows have it."""
-    return f"{options.workers or usable_cores()} workers, batch {ours.batching.batch_size}"
-
-
-def data_subject(name: str, ours: Workload, options: Any, work: Path, result: Result) -> tuple[Subject, float]:
-    """The loader of another project on the same files, and the seconds that an image took it at most; one that does other
-    work than asked is measured all the same, and the result says so. `work` is for files that it needs, until it has been
-    measured."""
+def data_subject(
+    name: str, ours: Workload, options: Any, work: Path, images: int, result: Result
+) -> tuple[Subject, float]:
+    """The loader of another project on the same files, and the seconds that so many images take it at most; one that does
+    other work than asked is measured all the same, and the result says so. `work` is for files that it needs, until it has
+    been measured."""
     data, batch = ours.config.data, ours.batching.batch_size
 
     def job(folder: Path, size: int) -> DataJob:
@@ -62,4 +59,4 @@ def data_subject(name: str, ours: Workload, options: Any, work: Path, result: Re
     setting = " ".join(str(LOADERS[name].__doc__).split())
     result.note(f"{name}: {setting} " + ("Equal work." if not found else f"NOT equal: {'; '.join(found)}."))
     measured = job(options.folder, batch)
-    return drained(LOADERS[name](measured), ahead=measured.ahead, seconds=options.seconds), seconds
+    return drained(LOADERS[name](measured), ahead=measured.ahead, seconds=options.seconds), seconds * images

@@ -41,7 +41,7 @@ def _draw_roof(axis: Any, blocks: list[Block], rows: Bars, peak: float, rate: fl
     for place, (label, _, seconds) in enumerate(rows, start=1):
         block = by_name[label]
         if seconds and block.operations:
-            point = block.operations / block.bytes(), block.operations / seconds / 1e9
+            point = block.operations / block.bytes, block.operations / seconds / 1e9
             axis.plot(*point, "o", color=OURS)
             axis.annotate(str(place), point, fontsize=7, xytext=(3, 3), textcoords="offset points")
 

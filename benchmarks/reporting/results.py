@@ -50,11 +50,13 @@ class Row:
 class Result:
     """A run of the benchmark `name` in the making: its rows, notes and pictures, and what it says meanwhile.
 
-    `options` are what it was asked for, `output` among them the folder of its files; a `quiet` one says nothing, as all
-    ranks but the first should.
+    `options` are what it was asked for, `output` among them the folder of its files. A `quiet` one says nothing and leaves no
+    file, as all ranks but the first should.
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any] | Namespace | None = None, quiet: bool = False):
+    quiet = False
+
+    def __init__(self, name: str, options: Mapping[str, Any] | Namespace | None = None):
         known = vars(options) if isinstance(options, Namespace) else dict(options or {})
         self.name, self.folder, self.options = name, Path(known.get("output") or RESULTS), _plain(known)
         self.rows: list[Row] = []
@@ -63,11 +65,11 @@ class Result:
         self.stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self.machine = machine.describe_machine()
         self._started, self._load = time.monotonic(), machine.LoadMeter()
-        self._console = wide_console(quiet)
 
     def say(self, text: str) -> None:
         """A line for whoever waits."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        if not self.quiet:
+            wide_console().print(text, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Adds a sentence that belongs to the result."""
@@ -119,7 +121,7 @@ class Result:
 
     def finish(self, *columns: str) -> Path:
         """Prints the table with these details, the notes and the circumstances, and writes the file; returns its path."""
-        self._console.print(drawn(self.name, self.rows, columns or ("spread", "step_seconds_p95")))
+        wide_console().print(drawn(self.name, self.rows, columns or ("spread", "step_seconds_p95")))
         others = f"CPU time used by others: {self._load.read()['others']:.0%}"
         for line in (*self.notes, f"Machine: {machine_line(self.machine)}; {others}"):
             self.say(line)
@@ -174,9 +176,9 @@ def drawn(title: str, rows: Iterable[Row], columns: Iterable[str]) -> Table:
     return table
 
 
-def wide_console(quiet: bool = False) -> Console:
+def wide_console() -> Console:
     """A console for tables: as wide as the terminal, or wide enough where the output is a file."""
-    console = Console(highlight=False, quiet=quiet)
+    console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 180
     return console

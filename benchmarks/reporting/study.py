@@ -13,14 +13,15 @@ Asked = Callable[[Any], None]
 
 
 class Study:
-    """The benchmark `name`: `words` say what it does, `defaults` are those of `Parser`, and `option` adds one of its own.
+    """The benchmark `name`: `page` is its script's docstring, whose beginning says what it does, `defaults` are those of
+    `Parser`, and `option` adds one of its own.
 
     It decorates `measure(options, result)`, which adds rows and notes and may return the details that the table shows beside
     them; what becomes of it is the script's `main`. Before it, `check(options)` may complete or refuse what is asked.
     """
 
-    def __init__(self, name: str, words: str, **defaults: Any) -> None:
-        self.name, self.parser = name, Parser(words, **defaults)
+    def __init__(self, name: str, page: str | None, **defaults: Any) -> None:
+        self.name, self.parser = name, Parser((page or "").partition("\n\n")[0], **defaults)
         self.option = self.parser.add_argument
         self._check: Asked = lambda options: None
         self._instead: dict[str, Asked] = {}
@@ -47,7 +48,9 @@ class Study:
                 function(options)
                 return DONE
         result = Result(self.name, options)
-        result.finish(*(self._measure(options, result) or ()))
+        details = self._measure(options, result) or ()
+        if not result.quiet:
+            result.finish(*details)
         return DONE
 
     def start(self) -> None:

@@ -8,18 +8,17 @@ into shards and as class folders. Each figure comes from a process of its own; w
 
 from __future__ import annotations
 
-import io
 import json
 import resource
 import shutil
 import sys
-import tarfile
 import tempfile
 import time
 import tracemalloc
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
-from PIL import Image
 
-from benchmarks.measuring import paired_ratio, positive
+from benchmarks.measuring import Window, alternate, positive
+from benchmarks.measuring.photos import jpeg, write_folders, write_shards
 from benchmarks.reporting import Result, Study
 from pipelines import TrainPlan, open_dataset
 from pipelines.datasets import indexing
@@ -48,8 +47,7 @@ _CHUNK = 1 << 20  # entries written at once
 _BATCH = 1024
 _OPEN_FILES = 1024
 
-
-study = Study("dataset_scale", "Indexing, opening and reading large datasets.")
+study = Study("dataset_scale", __doc__)
 study.option("--samples", type=positive, default=14_000_000, help="in the synthetic index")
 study.option("--classes", type=positive, default=70_000, help="in the synthetic index")
 study.option("--listed", type=positive, default=300_000, help="samples that a preparation lists")
@@ -61,9 +59,11 @@ study.option("--rounds", type=positive, default=3, help="of what takes turns")
 @study
 def main(options: Namespace, result: Result) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        work, data = Path(folder), small_jpeg()
+        work = Path(folder)
+        noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+        write_folders(work / "folders", [jpeg(noise, quality=50)], options.images, classes=60)
         for shards in (60, 600):
-            write_shards(work / f"of {shards}", shards, options.images // shards, data)
+            write_shards(work / "folders/train", work / f"of {shards}", shards)
         for part in (measure_index, measure_listing, measure_reading, measure_indexing):
             part(result, options, work)
             result.save()
@@ -72,58 +72,49 @@ def main(options: Namespace, result: Result) -> None:
 def measure_index(result: Result, options: Namespace, work: Path) -> None:
     """An index of millions, opened as a rank does."""
     write_index(work / "index", options.samples, options.classes)
-    case = {"what": f"index of {options.samples:,} samples, {options.classes:,} classes"}
+    what = f"index of {options.samples:,} samples, {options.classes:,} classes"
     for unit, value in apart(open_index, work / "index").items():
-        result.add(case, unit, value, higher_is_better=not unit.startswith(("s ", "bytes")))
+        result.add({"what": what}, unit, value, higher_is_better=not unit.startswith(("s ", "bytes")))
     shutil.rmtree(work / "index")
 
 
 def measure_listing(result: Result, options: Namespace, work: Path) -> None:
     """What a preparation's root does before the first image is read."""
     (work / "listed").mkdir()
-    case = {"what": f"preparing: listing {options.listed:,} samples"}
     for unit, value in apart(list_samples, work / "listed", options.listed).items():
-        result.add(case, unit, value, higher_is_better=unit.endswith("/s"))
+        what = f"preparing: listing {options.listed:,} samples"
+        result.add({"what": what}, unit, value, higher_is_better=unit.endswith("/s"))
 
 
 def measure_reading(result: Result, options: Namespace, work: Path) -> None:
     """The same samples from few shards and from many, in turns, where few files may be open."""
-    reading: dict[int, list[float]] = {60: [], 600: []}
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, hard), hard))  # the new processes begin with it
-    try:
-        for _ in range(options.rounds):
-            for shards, values in reading.items():
-                values.append(apart(read_all, work / f"of {shards}"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    for shards, values in reading.items():
-        case = {"what": f"reading at random from {shards} shards, {_OPEN_FILES:,} files may be open"}
-        result.add(case, "images/s", values)
-    result.add({"what": "reading from 600 shards over 60"}, "times as fast", paired_ratio(reading[600], reading[60]))
+    named = "reading at random from {} shards, " + f"{_OPEN_FILES:,} files may be open"
+    subjects = {named.format(shards): partial(apart, read_all, work / f"of {shards}") for shards in (60, 600)}
+    few, many = alternate(subjects, windows=options.rounds, warmup=0, tolerant=False).values()
+    result.add_each({}, "what", "images/s", {few.name: few, many.name: many})
+    result.add({"what": "reading from 600 shards over 60"}, "times as fast", many.over(few))
 
 
 def measure_indexing(result: Result, options: Namespace, work: Path) -> None:
     """Every header of the same images, by one thread and by processes, in turns."""
-    write_folders(work / "folders", options.images, small_jpeg())
     for form, called in (("of 60", "60 shards"), ("folders", "class folders")):
-        rates: dict[int, list[float]] = {number: [] for number in (0, *options.workers)}
-        for _ in range(options.rounds):
-            for workers, values in rates.items():
-                values.append(apart(index_anew, work / form, workers))
-        for workers, values in rates.items():
-            by = f"{workers} process{'es' * (workers > 1)}" if workers else "one thread"
-            result.add({"what": f"indexing {called}, {by}"}, "images/s", values)
-        most = max(options.workers)
-        result.add(
-            {"what": f"indexing {called}, {most} processes over one thread"},
-            "times as fast", paired_ratio(rates[most], rates[0]),
-        )  # fmt: skip
+        by = {0: "one thread"} | {n: f"{n} process{'es' * (n > 1)}" for n in options.workers}
+        subjects = {
+            f"indexing {called}, {name}": partial(apart, index_anew, work / form, workers)
+            for workers, name in by.items()
+        }
+        measured = alternate(subjects, windows=options.rounds, warmup=0, tolerant=False)
+        result.add_each({}, "what", "images/s", measured)
+        most = by[max(options.workers)]
+        times = measured[f"indexing {called}, {most}"].over(measured[f"indexing {called}, one thread"])
+        result.add({"what": f"indexing {called}, {most} over one thread"}, "times as fast", times)
 
 
 def apart(function: Callable[..., Any], *arguments: object) -> Any:
-    """What a function returns in a new process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    """What a function returns in a new process, which may open so many files."""
+    limits = min(_OPEN_FILES, hard := resource.getrlimit(resource.RLIMIT_NOFILE)[1]), hard
+    begun = {"initializer": resource.setrlimit, "initargs": (resource.RLIMIT_NOFILE, limits)}
+    with ProcessPoolExecutor(1, get_context("spawn"), **begun) as pool:
         return pool.submit(function, *arguments).result()
 
 
@@ -145,15 +136,9 @@ def write_index(place: Path, samples: int, classes: int) -> None:
             rows["width"], rows["height"] = generator.integers(200, 900, (2, len(rows)))
             entries.write(rows.tobytes())
             names.write(_NAME * len(rows))
-    labels = [f"{number:08}/" for number in range(classes)]
-    meta = {
-        "version": VERSION,
-        "count": samples,
-        "names": len(_NAME) * samples,
-        "classes": labels,
-        "starts": [0, samples],
-    }
-    (place / "meta.json").write_text(json.dumps(meta | {"unreadable": 0, "beside": {}, "state": [["all", 0]]}))
+    labels, counted = [f"{number:08}/" for number in range(classes)], {"count": samples, "names": len(_NAME) * samples}
+    listed = {"classes": labels, "starts": [0, samples], "unreadable": 0, "beside": {}, "state": [["all", 0]]}
+    (place / "meta.json").write_text(json.dumps({"version": VERSION} | counted | listed))
 
 
 def open_index(place: Path) -> dict[str, float]:
@@ -215,43 +200,18 @@ def list_samples(place: Path, samples: int) -> dict[str, float]:
     return {"samples/s": samples / seconds, "bytes a sample in memory": most / samples}
 
 
-def small_jpeg() -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(data, "JPEG", quality=50)
-    return data.getvalue()
-
-
-def write_shards(place: Path, shards: int, each: int, data: bytes) -> None:
-    place.mkdir()
-    for shard in range(shards):
-        with tarfile.open(place / f"train-{shard:06}.tar", "w") as tar:
-            for number in range(each):
-                for ending, content in (("jpg", data), ("cls", b"%d" % (number % 10))):
-                    member = tarfile.TarInfo(f"{shard:03}{number:06}.{ending}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-
-
-def write_folders(place: Path, images: int, data: bytes) -> None:
-    for label in range(60):
-        (place / "train" / f"{label:03}").mkdir(parents=True)
-        for number in range(images // 60):
-            (place / "train" / f"{label:03}" / f"{number:06}.jpg").write_bytes(data)
-
-
-def index_anew(place: Path, workers: int) -> float:
-    """Images indexed in a second by so many processes; 0: by one thread of this one."""
+def index_anew(place: Path, workers: int) -> Window:
+    """All images indexed by so many processes; 0: by one thread of this one."""
     indexing.usable_cores = lambda: workers  # type: ignore[attr-defined]
     indexing._FEW = 0 if workers > 1 else sys.maxsize  # when processes start
     indexing._THREADS = indexing._THREADS if workers else 1
     shutil.rmtree(place / ".index", ignore_errors=True)
     started = time.perf_counter()
-    dataset = open_dataset(place, "train", progress=False)
-    return len(dataset) / (time.perf_counter() - started)
+    return Window(len(open_dataset(place, "train", progress=False)), time.perf_counter() - started)
 
 
-def read_all(place: Path) -> float:
-    """Images read in a second, each once, in a random order."""
+def read_all(place: Path) -> Window:
+    """All images read, each once, in a random order."""
     dataset = open_dataset(place, "train", progress=False)
     order = np.random.default_rng(0).permutation(len(dataset)).tolist()
     for index in order[:: max(len(order) // 2000, 1)]:
@@ -259,7 +219,7 @@ def read_all(place: Path) -> float:
     started = time.perf_counter()
     for index in order:
         dataset.read(index)
-    return len(order) / (time.perf_counter() - started)
+    return Window(len(order), time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ FORMS = {
 }
 Batches = list[tuple[Tensor, Tensor]]
 
-study = Study("exported_files", "Exported files beside eager PyTorch.", batch_size=16, windows=7, seconds=1.0)
+study = Study("exported_files", __doc__, batch_size=16, windows=7, seconds=1.0)
 study.option("--weights", required=True, help="a weights file or a run directory")
 study.option("--data.path", dest="path", default="", help="dataset (default: the embedded sample)")
 

@@ -11,7 +11,6 @@ pixels are to Pillow's, tests/pipelines/loading/test_ffcv.py says.
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,18 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import Subject, Window, alternate, drained
+from benchmarks.measuring.loading import AHEAD, decoded, loaded
 from benchmarks.peers.loaders import DataJob, ffcv_reading
 from benchmarks.reporting import Result, Study
-from pipelines import Dataset, TrainPlan, build_loader, open_dataset
-from pipelines.decoding.whole_jpeg import usable
+from pipelines import open_dataset
 from pipelines.preparing.beton_writer import write_beton
 from pipelines.support.cores import usable_cores
 from pipelines.tools.parity import photos
 
 STOCK, GOAL = "FFCV's own loader", 2.0
-_AHEAD = 5  # batches until stock FFCV has touched all its buffers
-
 
 study = Study(
-    "ffcv_loading", "The ffcv backend beside FFCV's own loader.", images=1536, quality=90, resolution=299, batch_size=64,
-    workers=usable_cores(), windows=7,
+    "ffcv_loading", __doc__, images=1536, quality=90, resolution=299, batch_size=64, workers=usable_cores(), windows=7,
 )  # fmt: skip
 
 
@@ -48,9 +44,16 @@ def main(options: Any, result: Result) -> None:
         size = write_crops(Path(work) / "photos", options.images, options.quality)
         write_beton(partial(open_dataset, f"{work}/photos", "train", progress=False), Path(work) / "train.beton")
         dataset = open_dataset(work, "train", progress=False)
-        used: dict[str, list[float]] = {}
-        subjects = {name: partial(_metered, subject, options.images, used.setdefault(name, []))
-                    for name, subject in _subjects(dataset, options).items()}  # fmt: skip
+        job = DataJob(Path(), Path(), options.batch_size, options.resolution, options.workers)
+        encoded = [torch.from_numpy(np.array(dataset.read(index))) for index in range(len(dataset))]
+        loading = {
+            "ffcv": loaded(dataset, "ffcv", options),
+            STOCK: drained(ffcv_reading(Path(work) / "train.beton", job), ahead=AHEAD),
+            "native, on the same file": loaded(dataset, "native", options),
+            "decoding alone, whole images": decoded(encoded, options.workers),
+        }
+        used: dict[str, list[float]] = {name: [] for name in loading}
+        subjects = {name: partial(_metered, loading[name], options.images, used[name]) for name in loading}
         result.say(f"measuring {len(subjects)} subjects in turns, {options.windows} windows each ...")
         measured = alternate(subjects, windows=options.windows, tolerant=False)
     result.add_each({}, "what", "images/s", measured)
@@ -72,33 +75,12 @@ def write_crops(folder: Path, count: int, quality: int) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def _subjects(dataset: Dataset, options: Any) -> dict[str, Subject]:
-    shape = {"batch_size": options.batch_size, "resolution": options.resolution, "workers": options.workers}
-    ours = partial(build_loader, dataset, TrainPlan(len(dataset), options.batch_size, seed=1), **shape)
-    passes = {
-        "ffcv": partial(ours, backend="ffcv"),
-        STOCK: ffcv_reading(Path(dataset.path) / "train.beton", DataJob(Path(), Path(), **shape)),
-        "native, on the same file": partial(ours, backend="native"),
-    }
-    loading: dict[str, Subject] = {name: drained(passed, ahead=_AHEAD) for name, passed in passes.items()}
-    return loading | {"decoding alone, whole images": partial(_decoded, dataset, options)}
-
-
 def _metered(subject: Subject, images: int, used: list[float]) -> Window:
     """The subject's window; notes the CPU time of its whole pass, which others on the machine hardly change."""
     started = time.process_time()
     window = subject()
     used.append(1000 * (time.process_time() - started) / images)
     return window
-
-
-def _decoded(dataset: Dataset, options: Any) -> Window:
-    """libjpeg-turbo on every image, in as many threads, with nothing else to do."""
-    encoded = [torch.from_numpy(np.array(dataset.read(index))) for index in range(len(dataset))]
-    with ThreadPoolExecutor(options.workers) as pool:
-        started = time.perf_counter()
-        list(pool.map(usable()[0].decode, encoded))
-        return Window(len(encoded), time.perf_counter() - started)
 
 
 if __name__ == "__main__":

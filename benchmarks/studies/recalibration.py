@@ -22,7 +22,7 @@ from engine.training.assembly import Run, assemble
 from engine.training.evaluating import evaluate
 from engine.training.trainer import Trainer
 
-study = Study("recalibration", "Averaged weights with averaged and with recalibrated statistics.", seeds=3, set=[])
+study = Study("recalibration", __doc__, seeds=3, set=[])
 study.option("--recipe", default="sample", help="the recipe to train")
 study.option("--decays", type=float, nargs="+", default=[0.99], help="values of ema.decay")
 study.option("--batches", type=positive, default=10, help="batches that statistics are measured on")

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,15 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 import numpy as np
 import torch
 
-from benchmarks.measuring import ROOT, BenchmarkError, Subject, Window, alternate, drained, one_line
+from benchmarks.measuring import BenchmarkError, Subject, Window, alternate, drained, one_line
 from benchmarks.measuring.budget import Budget
 from benchmarks.measuring.limits import measure_limits
-from benchmarks.measuring.photos import write_photos
+from benchmarks.measuring.loading import decoded, loaded
+from benchmarks.measuring.photos import prepare_shards, write_photos
 from benchmarks.measuring.processes import finished, own_environment
 from benchmarks.peers import loaders
 from benchmarks.reporting import Result, Study
-from pipelines import TrainPlan, build_loader, open_dataset
-from pipelines.decoding.whole_jpeg import usable
+from pipelines import open_dataset
 from pipelines.preparing.stores import STORES
 from pipelines.support.cores import usable_cores
 
@@ -56,14 +55,13 @@ _TOOLS = {  # what does the same to each of the files that follow, by store
 }
 _READERS = {"planes": "native"}  # of what is not encoded
 _DISKS = (100e6, 500e6, 3e9)  # bytes a second: a network share, a SATA SSD, NVMe
-_CASE = Path(__file__).with_name("stores_case.py")
-
 
 study = Study(
-    "stores", "The stores side by side.", images=2048, resolution=299, batch_size=64, workers=usable_cores(), windows=5,
-    budget=float("inf"),
+    "stores", __doc__, images=2048, resolution=299, batch_size=64, workers=usable_cores(), windows=5, budget=float("inf"),
 )  # fmt: skip
 study.option("--qualities", type=int, nargs="+", default=[97, 85], help="of the JPEGs; 112 and 46 kB")
+study.option("--one", type=Path, help="for a process that this script starts: the store that it reads")
+study.option("--cold", action="store_true", help="for the same: drop the store from the page cache first")
 
 
 @study
@@ -77,19 +75,12 @@ def main(options: Any, result: Result) -> None:
                 "loading": photos.loading, "preparing": photos.preparing, "disks": photos.disks, "many cores": photos.model,
             }  # fmt: skip
             for name, part in parts.items():
-                if budget.prepared(f"{name} at quality {quality}", partial(_done, part)):
-                    result.save()
-    if budget.left_out:
-        result.note(f"Left out to keep the budget of {options.budget:g} s: {', '.join(budget.left_out)}.")
+                budget.prepared(f"{name} at quality {quality}", lambda part=part: (part(), result.save()))
+    result.notes += budget.notes()
     result.note(
         f"{options.images} photos of 500 x 375 pixels to {options.resolution}, random crops of 8 to 100% of the area, batches of "
         f"{options.batch_size}, {options.workers} threads or processes."
     )
-
-
-def _done(part: Callable[[], None]) -> bool:
-    part()
-    return True
 
 
 class _Photos:
@@ -108,97 +99,58 @@ class _Photos:
         self.read: dict[str, float] = {}  # bytes an image that the loader reads
 
     def _prepare(self, store: str) -> Window:
-        output = self.folder / store
-        shutil.rmtree(output, ignore_errors=True)
-        os.sync()
-        command = [
-            sys.executable,
-            ROOT / "pipelines/prepare.py",
-            "folder",
-            self.photos,
-            "--to",
-            "shards",
-            "--output",
-            output,
-        ]
-        seconds, _ = finished([*command, "--store", store, "--workers", self.options.workers], "preparation")
-        return Window(len(self.jpegs), seconds)
+        told = "--store", store, "--workers", self.options.workers
+        return Window(len(self.jpegs), prepare_shards(self.photos, self.folder / store, *told))
 
     def loading(self) -> None:
         """Loaders in turns; the stores' rates a core make the table to choose by."""
-        shape = {name: getattr(self.options, name) for name in ("batch_size", "resolution", "workers")}
-        subjects: dict[str, Subject] = {}
+        options, subjects = self.options, dict[str, Subject]()
         for store in self.stores:
             dataset = open_dataset(self.folder / store, "train", progress=False)
-            plan = TrainPlan(len(dataset), self.options.batch_size, seed=1)
-            subjects[store] = drained(partial(build_loader, dataset, plan, "native", **shape), ahead=5)
+            subjects[store] = loaded(dataset, "native", options)
             if store not in _READERS:
-                passes = partial(build_loader, dataset, plan, "dali", **shape)
-                subjects[BY_DALI.format(store)] = drained(passes, ahead=5)
-        subjects[WHOLE] = partial(self._whole, [torch.from_numpy(np.fromfile(path, np.uint8)) for path in self.jpegs])
-        job = loaders.DataJob(self.photos, self.folder, **shape)
-        for name, peer in {RAW: self._raw, TORCHVISION: loaders.torchvision, DALI: loaders.dali}.items():
+                subjects[BY_DALI.format(store)] = loaded(dataset, "dali", options)
+        encoded = [torch.from_numpy(np.fromfile(path, np.uint8)) for path in self.jpegs]
+        subjects[WHOLE] = decoded(encoded, options.workers)
+        job = loaders.DataJob(self.photos, self.folder, options.batch_size, options.resolution, options.workers)
+        raw = partial(loaders.ffcv, write_mode="raw")
+        for name, peer in {RAW: raw, TORCHVISION: loaders.torchvision, DALI: loaders.dali}.items():
             try:
                 subjects[name] = drained(peer(job), ahead=job.ahead)
             except ImportError as error:
                 self.result.add_failure(self.case | {"what": name}, "images/s", one_line(error))
-        measured = alternate(subjects, windows=self.options.windows)
+        measured = alternate(subjects, windows=options.windows)
         self.result.add_each(self.case, "what", "images/s", measured)
+        if RAW in subjects:
+            size = (self.folder / "raw.beton").stat().st_size / len(self.jpegs) / 1e3
+            self.result.add(self.case | {"what": RAW}, "kB an image", size, higher_is_better=False)
         for (store, other, quality), goal in _GOALS.items():
             if quality == self.quality and {store, other} <= {name for name, m in measured.items() if m.windows}:
                 times = measured[store].over(measured[other])
                 self.result.add(self.case | {"what": f"{store} over {other}"}, "times as fast", times, goal=goal)
         for store in self.stores:
-            windows = measured[store].windows
-            rates = [window.rate / window.cores for window in windows if window.cores]
+            rates = [window.rate / window.cores for window in measured[store].windows if window.cores]
             size = sum(path.stat().st_size for path in (self.folder / store).glob("train-*.tar")) / len(self.jpegs)
-            row = {
-                "store": store,
-                "bytes an image": f"{size / 1e3:.0f} kB",
-                "read by": _READERS.get(store, "native, dali"),
-            }
+            row = {"store": store, "bytes an image": f"{size / 1e3:.0f} kB"}
+            case = self.case | row | {"read by": _READERS.get(store, "native, dali")}
             if not rates:
-                self.result.add_failure(self.case | row, "images/s a core", "too few images for the processors' clock")
+                self.result.add_failure(case, "images/s a core", "too few images for the processors' clock")
                 continue
-            self.result.add(self.case | row, "images/s a core", rates)
-            self.rates[store] = float(np.median(rates))
-
-    def _raw(self, job: loaders.DataJob) -> loaders.Passes:
-        """FFCV's raw mode, which keeps RGB pixels."""
-        from ffcv.fields import IntField, RGBImageField
-        from ffcv.writer import DatasetWriter
-        from torchvision.datasets import ImageFolder
-
-        beton = job.work / "raw.beton"
-        fields = {"image": RGBImageField(write_mode="raw"), "label": IntField()}
-        DatasetWriter(str(beton), fields, num_workers=job.workers).from_indexed_dataset(ImageFolder(job.train))
-        size = beton.stat().st_size / len(self.jpegs)
-        self.result.add(self.case | {"what": RAW}, "kB an image", size / 1e3, higher_is_better=False)
-        return loaders.ffcv_reading(beton, job)
-
-    def _whole(self, encoded: list[torch.Tensor]) -> Window:
-        """libjpeg-turbo on every image, in as many threads, with nothing else to do."""
-        with ThreadPoolExecutor(self.options.workers) as pool:
-            started, used = time.perf_counter(), time.process_time()
-            list(pool.map(usable()[0].decode, encoded))
-            seconds = time.perf_counter() - started
-            return Window(len(encoded), seconds, cores=(time.process_time() - used) / seconds)
+            self.rates[store] = self.result.add(case, "images/s a core", rates).value or 0.0
 
     def preparing(self) -> None:
         """Each store beside the tool that does the same to the same files, started once for many of them."""
         for store, (tool, script) in _TOOLS.items():
-            if store not in self.stores:
-                continue
-            if shutil.which(tool) is None:
-                why = f"{tool} is not installed (libjpeg-turbo-progs)"
-                self.result.add_failure(self.case | {"what": f"prepare {store} over {tool}"}, "times as long", why)
-                continue
-            subjects = {tool: partial(self._tool, script), store: partial(self._prepare, store)}
-            measured = alternate(subjects, windows=self.options.windows, tolerant=False)
-            for name, measurement in measured.items():
-                self.result.add(self.case | {"what": f"preparing by {name}"}, "images/s", measurement)
-            longer, case = measured[tool].over(measured[store]), self.case | {"what": f"prepare {store} over {tool}"}
-            self.result.add(case, "times as long", longer, higher_is_better=False, goal=_PREPARING)
+            case = self.case | {"what": f"prepare {store} over {tool}"}
+            if store in self.stores and shutil.which(tool) is None:
+                self.result.add_failure(case, "times as long", f"{tool} is not installed (libjpeg-turbo-progs)")
+            elif store in self.stores:
+                subjects = {tool: partial(self._tool, script), store: partial(self._prepare, store)}
+                measured = alternate(subjects, windows=self.options.windows, tolerant=False)
+                by = {f"preparing by {name}": measurement for name, measurement in measured.items()}
+                self.result.add_each(self.case, "what", "images/s", by)
+                longer = measured[tool].over(measured[store])
+                self.result.add(case, "times as long", longer, higher_is_better=False, goal=_PREPARING)
 
     def _tool(self, script: str) -> Window:
         output = self.folder / "tool"
@@ -215,30 +167,24 @@ class _Photos:
 
     def disks(self) -> None:
         """Each store from memory, from this machine's disk, and from disks of given speeds."""
-        library = self.folder / "slow_disk.so"
-        subprocess.run(
-            ["cc", "-O2", "-shared", "-fPIC", str(Path(__file__).with_name("slow_disk.c")), "-o", str(library), "-ldl"],
-            check=True,
-        )
+        library, source = self.folder / "slow_disk.so", Path(__file__).with_name("slow_disk.c")
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", source, "-o", library, "-ldl"], check=True)
         slow = {f"{speed / 1e6:,.0f} MB/s": {"DISK_BYTES_PER_SECOND": str(speed)} for speed in _DISKS}
         for disk, added in {"page cache": {}, "this disk, cold": {}, **slow}.items():
             environment = added and {"LD_PRELOAD": str(library), **added}
-            subjects = {store: partial(self._case, store, disk.endswith("cold"), environment) for store in self.stores}
+            subjects = {store: partial(self._one, store, disk.endswith("cold"), environment) for store in self.stores}
             measured = alternate(subjects, windows=self.options.windows, warmup=0, tolerant=False)
             self.result.add_each(self.case | {"from": disk}, "store", "images/s", measured)
-        for store in self.stores:
-            case = self.case | {"store": store}
-            self.result.add(case, "kB read an image", self.read[store] / 1e3, higher_is_better=False)
+        kilobytes = {store: self.read[store] / 1e3 for store in self.stores}
+        self.result.add_each(self.case, "store", "kB read an image", kilobytes, higher_is_better=False)
 
-    def _case(self, store: str, cold: bool, added: dict[str, str]) -> Window:
-        shape = [
-            f"--{name}={getattr(self.options, name.replace('-', '_'))}"
-            for name in ("resolution", "batch-size", "workers")
-        ]
-        command = [sys.executable, _CASE, self.folder / store, *shape, *(["--cold"] if cold else [])]
+    def _one(self, store: str, cold: bool, added: dict[str, str]) -> Window:
+        names = ("resolution", "batch_size", "workers")
+        shape = [f"--{name.replace('_', '-')}={getattr(self.options, name)}" for name in names]
+        command = [sys.executable, __file__, "--one", self.folder / store, *shape, *(["--cold"] if cold else [])]
         found = json.loads(finished(command, f"loading {store}", own_environment() | added)[1])
-        self.read[store] = found["bytes"] / found["images"]
-        return Window(found["images"], found["seconds"], cores=found["cpu"] / found["seconds"])
+        self.read[store] = found.pop("read")
+        return Window(**found)
 
     def model(self) -> None:
         """With how many cores memory gives no more: its bandwidth over what a core moves at the measured rate, that is each
@@ -255,6 +201,26 @@ class _Photos:
             for disk in _DISKS:
                 case = self.case | {"store": store, "model": f"at {disk / 1e6:,.0f} MB/s of disk"}
                 self.result.add(case, "cores until the disk is the limit", disk / (self.read[store] * rate))
+
+
+@study.instead("one")
+def _read_one(options: Any) -> None:
+    """One pass of the native loader over a store, as JSON: its window, and the bytes that were read for an image."""
+    torch.set_num_threads(1)
+    dataset = open_dataset(options.one, "train", progress=False)
+    for path in options.one.glob("*.tar") if options.cold else ():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # what is on the disk can be dropped
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = _bytes_read()
+    window = loaded(dataset, "native", options)()
+    images = len(dataset) // options.batch_size * options.batch_size
+    print(json.dumps(vars(window) | {"read": (_bytes_read() - before) / images}))
+
+
+def _bytes_read() -> int:
+    """Bytes that this process has read by now (proc(5), rchar)."""
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """One training of throughput.py: how it is made, what is measured of it, and the rows and the verdict that follow."""
 
 import resource
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import ROOT, Measurement, Subject, Window, as_arguments, drained
-from benchmarks.measuring.bounds import bound_of
-from benchmarks.measuring.limits import Limits
-from benchmarks.measuring.processes import finished
+from benchmarks.measuring import Measurement, Subject, Window, as_arguments, drained
+from benchmarks.measuring.command_line import compiled
+from benchmarks.measuring.limits import Limits, bound_of
+from benchmarks.measuring.photos import prepare_shards
 from benchmarks.measuring.workload import Workload
 from benchmarks.reporting.advice import Observation, Verdict, judge
 from benchmarks.reporting.results import Result
@@ -39,9 +38,8 @@ class Case:
         settings = {
             "network.name": self.network, "data.backend": self.backend, "precision": self.precision,
             "data.batch_size": self.batch_size, "data.workers": options.workers, "data.path": options.folder,
-            "compile.enabled": str(self.compile != "eager").lower(),
+            **compiled(self.compile),
         }  # fmt: skip
-        settings |= {} if self.compile == "eager" else {"compile.mode": self.compile}
         return Workload(load_config([*as_arguments(settings), *options.set, *extra]), communicator, dataset)
 
     def row(self, part: str, workload: Workload | None = None) -> dict[str, str]:
@@ -124,17 +122,15 @@ def _memory(workload: Workload) -> dict[str, float | None]:
     return {ours: seen.get(theirs) for ours, theirs in names.items()}
 
 
-def store_subject(store: str, ours: Workload, options: Any, work: Path) -> Subject:
-    """The native loader, cropping as ours does, on the photos as a store keeps them, which are prepared in `work`. Raises
-    BenchmarkError where they cannot be."""
+def store_subject(store: str, ours: Workload, options: Any, work: Path) -> tuple[Subject, float]:
+    """The native loader, cropping as ours does, on the photos as a store keeps them, which are prepared in `work`, and the
+    seconds of a window. Raises BenchmarkError where they cannot be."""
     data, folder = ours.config.data, work / store
     work.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, ROOT / "pipelines/prepare.py", "folder", options.folder, "--to", "shards"]
-    finished([*command, "--store", store, "--output", folder], f"preparing the store {store}")
+    prepare_shards(options.folder, folder, "--store", store)
     dataset = open_dataset(folder, "train", progress=False)
     batch, workers = ours.batching.batch_size, options.workers or usable_cores()
     plan = TrainPlan(len(dataset), batch, seed=1, scale=data.crop_scale, ratio=data.crop_ratio, flip=data.flip)
     shape = {"batch_size": batch, "resolution": ours.resolution, "workers": workers, "device": ours.device}
-    return drained(
-        partial(build_loader, dataset, plan, "native", **shape), ahead=data.prefetch + 1, seconds=options.seconds
-    )
+    passes = partial(build_loader, dataset, plan, "native", **shape)
+    return drained(passes, ahead=data.prefetch + 1, seconds=options.seconds), options.seconds

@@ -22,11 +22,10 @@ from torch._dynamo.utils import counters
 
 from benchmarks.measuring import BenchmarkError, Subject, alternate, as_arguments, one_line
 from benchmarks.measuring.budget import Budget
-from benchmarks.measuring.workload import Workload
+from benchmarks.measuring.workload import Workload, compile_only, compiled_at_once
 from benchmarks.peers.networks import peers_of
 from benchmarks.peers.subjects import network_subject
 from benchmarks.reporting import Result, Study
-from benchmarks.studies.warming import compile_only, compiled_at_once
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
 from engine.distributed.communicator import Communicator
@@ -38,8 +37,8 @@ PLAIN = "plain"
 
 ON_GPU = torch.cuda.is_available()
 study = Study(
-    "variants", "Options of the training step beside the plain step, in turns.", network="inception_v3" if ON_GPU else "debug",
-    batch_size=128 if ON_GPU else 32, precision="auto", compile=["eager"], windows=5, seconds=1.0, budget=float("inf"), set=[],
+    "variants", __doc__, network="inception_v3" if ON_GPU else "debug", batch_size=128 if ON_GPU else 32, precision="auto",
+    compile=["eager"], windows=5, seconds=1.0, budget=float("inf"), set=[],
 )  # fmt: skip
 variants = ["network.pad_channels=4", "network.fuse=false"]
 study.option("--variants", nargs="+", default=variants, help="KEY=VALUE[,KEY=VALUE]")

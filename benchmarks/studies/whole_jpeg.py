@@ -28,8 +28,7 @@ from pipelines.tools.parity import photos
 
 PUBLIC = "torchvision, its public function"
 
-
-study = Study("whole_jpeg", "Decoders of whole JPEGs, side by side.", images=64, quality=90, windows=25)
+study = Study("whole_jpeg", __doc__, images=64, quality=90, windows=25)
 
 
 @study

@@ -49,43 +49,43 @@ STEPS = [
 ]
 
 
+OPTIONS = SimpleNamespace(network="debug", batch_size=8, windows=3, seconds=0.0)
+
+
 def search(seconds=600.0):
-    return autotune.Search(lambda settings: Sleeper(rate(settings)), seconds, windows=3, window_seconds=0.0)
+    return autotune.Search(lambda settings: Sleeper(rate(settings)), seconds, OPTIONS, Result("autotune"))
 
 
 def test_the_best_is_found_and_what_does_not_help_is_left_alone(clock):
     found = search()
-    found.run(STEPS, lambda _: None)
+    found.run(STEPS)
     assert found.best == {"data.workers": 4}
-    tried = [trial.change for trial in found.trials]
-    assert {"data.workers": 8} in tried
-    assert {"data.workers": 16} not in tried  # more of what did not help
-    assert found.trials[-1].words == "RuntimeError: no compiler here"
+    tried = [row.case["settings"] for row in found.result.rows]
+    assert "tried: --data.workers 8" in tried
+    assert "tried: --data.workers 16" not in tried  # more of what did not help
+    assert found.result.rows[-1].failure == "RuntimeError: no compiler here"
 
 
 def test_no_more_is_tried_than_there_is_time_for():
     found = search(seconds=0.0)
-    found.run(STEPS, lambda _: None)
-    assert found.trials == []
+    found.run(STEPS)
+    assert found.result.rows == []
 
 
 def test_nothing_is_compiled_when_there_is_no_time_for_it(clock):
     found = search(seconds=30.0)
-    found.run(STEPS, lambda _: None)
+    found.run(STEPS)
     assert found.best == {"data.workers": 4}
-    assert all("compile.enabled" not in trial.change for trial in found.trials)
+    assert all("compile.enabled" not in row.case["settings"] for row in found.result.rows)
 
 
 def test_what_proves_slower_than_the_defaults_is_not_written(tmp_path):
-
     found = search()
     found.best = {"data.workers": 1, "data.prefetch": 2}
     found.build = lambda settings: Sleeper(50 if settings else 100)
-    result = Result("autotune")
-    options = SimpleNamespace(network="debug", batch_size=8)
-    autotune._prove(found, result, options)
+    found.prove()
     assert found.best == {}
-    text = autotune._recipe_text(found, result, options)
+    text = autotune._recipe_text(found.best, found.result, OPTIONS)
     assert "the defaults are the answer" in text
     assert yaml.safe_load(text) == {"network": {"name": "debug"}, "data": {"batch_size": 8}}
 
@@ -115,9 +115,8 @@ def test_everything_that_is_tried_is_an_option(on_gpu):
 
 
 def test_settings_deep_in_the_tree_are_written_where_they_belong():
-    found = search()
-    found.best = {"data.backend": "dali", "data.dali.hw_decoder_load": 0.5}
-    text = autotune._recipe_text(found, Result("autotune"), SimpleNamespace(network="debug", batch_size=8))
+    best = {"data.backend": "dali", "data.dali.hw_decoder_load": 0.5}
+    text = autotune._recipe_text(best, Result("autotune"), OPTIONS)
     assert yaml.safe_load(text)["data"] == {"batch_size": 8, "backend": "dali", "dali": {"hw_decoder_load": 0.5}}
 
 

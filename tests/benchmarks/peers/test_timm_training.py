@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.measuring.command_line import BenchmarkError
-from benchmarks.peers.timm_training import TimmTraining
+from benchmarks.peers.whole_runs import TimmTraining
 from engine.config.command_line import load_config
 from engine.training.network import build_network
 

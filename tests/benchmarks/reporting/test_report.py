@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import report
 from benchmarks.measuring.command_line import BenchmarkError
-from benchmarks.reporting.results import Result
+from benchmarks.reporting.pages import newest_sections
+from benchmarks.reporting.results import Result, read_results
 
 RNG = np.random.default_rng(0)
 
@@ -57,7 +58,7 @@ def test_more_seconds_are_worse(tmp_path):
         result.stamp = stamp
         result.add({"of": "ours"}, "seconds", list(RNG.normal(seconds, 0.1, 5)), higher_is_better=False)
         result.finish()
-    (section,) = report.newest_sections(report.read_results(tmp_path))
+    (section,) = newest_sections(read_results(tmp_path))
     assert [line.split(":")[0] for line in section.regressions] == ["ours"]
 
 
@@ -67,15 +68,15 @@ def test_one_measurement_has_no_known_noise_and_is_no_regression(tmp_path):
         result.stamp = stamp
         result.add({"block": "stem"}, "GB/s", value)
         result.finish()
-    (section,) = report.newest_sections(report.read_results(tmp_path))
+    (section,) = newest_sections(read_results(tmp_path))
     assert section.regressions == []
     assert next(iter(section.changes.values())).relative == pytest.approx(-0.5)
 
 
 def test_another_machine_or_network_is_no_predecessor(folder):
-    results = report.read_results(folder)
+    results = read_results(folder)
     results[0]["machine"] = results[0]["machine"] | {"id": "other"}
-    assert all(section.previous is None for section in report.newest_sections(results))
+    assert all(section.previous is None for section in newest_sections(results))
 
 
 def test_the_html_page_stands_alone_and_escapes(folder):

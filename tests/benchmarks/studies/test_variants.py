@@ -5,9 +5,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from benchmarks.measuring.command_line import BenchmarkError
+from benchmarks.measuring.workload import compile_only, compiled_at_once
 from benchmarks.reporting.results import read_results
 from benchmarks.studies import variants
-from benchmarks.studies.warming import compile_only, compiled_at_once
 from engine.config.options import ConfigError
 
 QUICK = ["--network", "debug", "--batch-size", "4", "--windows", "2", "--seconds", "0.02", "--precision", "fp32"]
