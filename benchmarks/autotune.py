@@ -26,6 +26,7 @@ from benchmarks.measuring.workload import Workload
 from benchmarks.reporting import Result, Study
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
+from engine.config.recipes import nested
 from engine.distributed.strategies import join
 from launch.environment import Environment
 from pipelines import list_backends, open_dataset
@@ -167,20 +168,15 @@ def _steps(batch: int, on_gpu: bool) -> list[list[Settings]]:
 
 def _recipe_text(best: Settings, result: Result, options: Any) -> str:
     """YAML of the settings, with the evidence as comments."""
-    tree: dict[str, dict[str, Any]] = {"network": {"name": options.network}, "data": {"batch_size": options.batch_size}}
-    for key, value in best.items():
-        *sections, name = key.split(".")
-        section: dict[str, Any] = tree
-        for part in sections:
-            section = section.setdefault(part, {})
-        section[name] = yaml.safe_load(str(value))
-    if tree["data"]["batch_size"] != options.batch_size:
-        tree["data"]["global_batch_size"] = options.batch_size
+    settings = {"network.name": options.network, "data.batch_size": options.batch_size}
+    settings |= {key: yaml.safe_load(str(value)) for key, value in best.items()}
+    if settings["data.batch_size"] != options.batch_size:
+        settings["data.global_batch_size"] = options.batch_size
     lines = [f"Found by benchmarks/autotune.py on {machine_line(result.machine)}, {result.stamp}."]
     for row in result.rows:
         lines.append(f"{row.case['settings']}: {row.shown} {row.metric}{' (kept)' if row.details.get('kept') else ''}")
     lines += result.notes
-    return "".join(f"# {line}\n" for line in lines) + yaml.safe_dump(tree, sort_keys=False)
+    return "".join(f"# {line}\n" for line in lines) + yaml.safe_dump(nested(settings), sort_keys=False)
 
 
 if __name__ == "__main__":

@@ -99,12 +99,9 @@ def _measure_creation(result: Result, name: str) -> None:
     """The seconds that making a network with fresh weights takes."""
     makers = _networks(name, apart=False)
     measured = alternate({contestant: repeated(make, 1, seconds=0, least=1) for contestant, make in makers.items()})
-    for contestant, measurement in measured.items():
-        case = {"network": name, "work": "creation", "contestant": contestant}
-        if measurement.windows:
-            result.add(case, "seconds", [window.seconds for window in measurement.windows], higher_is_better=False)
-        else:
-            result.add_failure(case, "seconds", measurement.failure or "nothing measured")
+    seconds = {contestant: [1 / rate for rate in m.rates] if m.windows else m for contestant, m in measured.items()}
+    case = {"network": name, "work": "creation"}
+    result.add_each(case, "contestant", "seconds", seconds, higher_is_better=False)
 
 
 if __name__ == "__main__":

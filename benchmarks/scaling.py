@@ -9,25 +9,35 @@ of cores at every size. The model's prediction stands beside every measurement, 
 measures nothing: it says how much of a job's time trains what stays trained, with failures and restarts, and what that assumes.
 """
 
+import json
 import sys
+import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
+import torch.distributed as dist
 
-from benchmarks.measuring import ROOT, BenchmarkError, as_arguments, positive, scaling_model
+from benchmarks.measuring import BenchmarkError, alternate, positive, scaling_model, summarise
+from benchmarks.measuring.command_line import told
 from benchmarks.measuring.counting import counts
 from benchmarks.measuring.goodput_model import Costs, simulate
 from benchmarks.measuring.limits import Limits, step_bound
 from benchmarks.measuring.processes import measured_on_ranks
 from benchmarks.measuring.scaling_model import INTERCONNECTS, Interconnect, ScalingModel
+from benchmarks.measuring.workload import Workload
 from benchmarks.reporting import Result, Study, number
 from benchmarks.reporting.drawing import Line, draw_lines
+from engine.config.options import StrategyConfig
+from engine.distributed.communicator import Communicator
+from engine.distributed.strategies import join
 from inception import create_model
+from launch.environment import detect
 from pipelines.support.cores import usable_cores
 
 CLUSTER = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -35,7 +45,7 @@ SIMULATED = (8, 64, 512, 1024)
 # An H200's measured limits; what good code reaches of the bound that follows from them.
 _H200 = Limits.given({"bf16": 790e12, "fp32": 400e12}, 4.3e12)
 _REACHED = 0.6
-
+SIZES = (4 * 2**10, 2**20, 16 * 2**20)  # bytes of the all-reduces that are timed
 
 ON_GPU = torch.cuda.is_available()
 MOST_RANKS = torch.cuda.device_count() if ON_GPU else usable_cores()
@@ -51,6 +61,9 @@ study.option("--interconnect", choices=tuple(INTERCONNECTS), default="nvlink+inf
 study.option("--gpu-rate", type=float, help="images/s of one GPU; not given: 60%% of an H200's bound")
 study.option("--simulate", action="store_true", help="goodput of long jobs on many GPUs, simulated")
 study.option("--days", type=positive, default=1000, help="of each job that is simulated")
+study.option("--worker", type=Path, help="for ranks that this or slurm/throughput.sbatch starts: their JSON file")
+study.option("--batches", type=positive, nargs="+", help="for them: images a rank, one after the other")
+study.option("--threads", type=positive, help="for them: of the CPU, a rank")
 
 
 @study
@@ -92,13 +105,10 @@ def _run_ranks(ranks: int, options: Any) -> dict[str, Any]:
     if ranks > MOST_RANKS:
         raise BenchmarkError(f"{ranks} ranks do not fit: here are {cores} cores, {torch.cuda.device_count()} GPUs")
     threads = cores if ON_GPU else max(1, cores // max(options.ranks))
-    told = {
-        "network": options.network, "precision": options.precision, "resolution": options.resolution, "threads": threads,
-        "windows": options.windows, "seconds": options.seconds,
-    }  # fmt: skip
     batches = sorted({batch, max(1, batch // 2), max(1, batch // ranks)})
-    arguments = [*as_arguments(told), "--batches", *batches]
-    found = measured_on_ranks(ROOT / "benchmarks/measuring/scaling_worker.py", ranks, threads, arguments, "--output")
+    arguments = told(options, "network", "precision", "resolution", "windows", "seconds")
+    arguments += ["--threads", threads, "--batches", *batches]
+    found = measured_on_ranks(Path(__file__), ranks, threads, arguments, "--worker")
     found["steps"] = {int(batch): step for batch, step in found["steps"].items()}
     return found
 
@@ -180,6 +190,60 @@ def _add_predictions(options: Any, result: Result) -> list[Line]:
         result.add(case, "efficiency predicted", share)
     result.note(f"Predictions: {links.name}; {origin}; jitter {model.jitter:.0%} assumed.")
     return [(f"{name} on GPUs, predicted", CLUSTER, shares, "-")]
+
+
+# ---- on every rank --------------------------------------------------------------------------------------------------
+
+
+@study.instead("worker")
+def _work(options: Any) -> None:
+    """Times the step with and without the gradients' exchange at the batches given, and all-reduces of several sizes."""
+    communicator = join(detect(), StrategyConfig(name="ddp"))
+    torch.set_num_threads(options.threads)  # a rank is as large alone as beside others
+    steps = {batch: _time_steps(batch, options, communicator) for batch in options.batches}
+    exchanges = _time_all_reduce(communicator, options.seconds)
+    if communicator.is_main:
+        found = {"ranks": communicator.world_size, "steps": steps, "all_reduce": exchanges}
+        options.worker.write_text(json.dumps(found))
+    communicator.close()
+
+
+def _time_steps(batch: int, options: Any, communicator: Communicator) -> dict[str, Any]:
+    settings = {
+        "network.name": options.network, "data.batch_size": batch, "precision": options.precision,
+        "data.resolution": options.resolution,
+    }  # fmt: skip
+    workload = Workload.synthetic(settings, communicator)
+    steps = workload.steps_in(options.seconds)
+    subjects = {"step": workload.timed_step(steps), "alone": workload.timed_step(steps, exchange=False)}
+    measured = alternate(subjects, windows=options.windows, tolerant=False)
+    alone = summarise(measured["alone"].step_seconds)
+    workload.close()
+    return {
+        "rates": measured["step"].rates,
+        "step_seconds": workload.images / measured["step"].rate.median,
+        # Compute is what ranks do beside each other: the mean over them, and how much their steps vary.
+        "alone_seconds": fmean(communicator.gather(alone.median)),
+        "jitter": fmean(communicator.gather((alone.p95 - alone.median) / (1.645 * alone.median))),
+        "gradients": sum(4 * p.numel() for p in workload.network.parameters() if p.requires_grad),
+    }
+
+
+def _time_all_reduce(communicator: Communicator, seconds: float) -> list[tuple[int, float]]:
+    """(bytes, median seconds) of all-reduces, on the slowest rank."""
+    found = []
+    for size in SIZES if communicator.world_size > 1 else ():
+        values = torch.ones(size // 4, device=communicator.device)
+        durations: list[float] = []
+        for _ in range(max(5, min(50, int(seconds * 2**24 / size) * 10))):
+            communicator.barrier()
+            started = time.perf_counter()
+            dist.all_reduce(values)
+            if communicator.device.type == "cuda":
+                torch.cuda.synchronize()
+            durations.append(time.perf_counter() - started)
+        found.append((size, max(communicator.gather(summarise(durations[2:]).median))))
+    return found
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from benchmarks.measuring.photos import shared_photos
 from benchmarks.measuring.workload import Workload, compiled_at_once
 from benchmarks.peers.loaders import LOADERS
 from benchmarks.peers.networks import peers_of
-from benchmarks.peers.subjects import compared_counts, data_subject, network_subject
+from benchmarks.peers.subjects import compared_counts, data_subject, network_subject, prepared_subject
 from benchmarks.reporting import Result, Study, number
 from benchmarks.reporting.advice import Verdict
 from benchmarks.reporting.drawing import draw_bars
@@ -181,15 +181,9 @@ class Comparison:
     def _prepare_others(self, ours: Workload) -> None:
         """What stands beside ours, as far as the budget admits it: a window as warm-up and one that counts."""
         for what, row, prepare in self._others(ours):
-            self.result.say(f"preparing {what} ...")
-            try:
-                prepared = self.budget.prepared(what, prepare)
-            except Exception as error:  # not installed, or broken on this machine: the table says so
-                self.result.add_failure(row, "images/s", one_line(error))
-                continue
-            if prepared and self.budget.admits(what, 2 * prepared[1]):
+            if subject := prepared_subject(what, row, prepare, self.budget, self.result):
                 name = " | ".join(row.values())
-                self.subjects[name], self.others[name] = prepared[0], row
+                self.subjects[name], self.others[name] = subject, row
 
     def _others(self, ours: Workload) -> Iterator[tuple[str, dict[str, str], Callable[[], tuple[Subject, float]]]]:
         """Others' networks and loaders, and the native loader on other stores: what it is, its row, and what makes the subject

@@ -1,4 +1,4 @@
-"""The table and the picture of slurm/throughput.sbatch, from what benchmarks/measuring/scaling_worker.py measured on each size.
+"""The table and the picture of slurm/throughput.sbatch, from what benchmarks/scaling.py measured on each size.
 
 python slurm/scaling_table.py --batch 128 --network inception_v3 --picture scaling.png 1=one.json 2=two.json
 """

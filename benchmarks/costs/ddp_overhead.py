@@ -22,7 +22,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.measuring import alternate, as_arguments, positive, repeated, synthetic
+from benchmarks.measuring import alternate, positive, repeated, synthetic
+from benchmarks.measuring.command_line import told
 from benchmarks.measuring.processes import measured_on_ranks
 from benchmarks.peers.train import loss_of
 from benchmarks.reporting import Result, Study
@@ -57,9 +58,8 @@ def main(options: Any, result: Result) -> None:
 
 def _start(ranks: int, options: Any) -> dict[str, list[float]]:
     """Runs this script on so many ranks; what the first of them measured."""
-    told = {"network": options.network, "batch-size": options.batch_size, "ranks": options.ranks}
-    told |= {"windows": options.windows, "steps": options.steps}
-    return measured_on_ranks(Path(__file__), ranks, max(1, usable_cores() // ranks), as_arguments(told), "--worker")
+    arguments = told(options, "network", "batch_size", "ranks", "windows", "steps")
+    return measured_on_ranks(Path(__file__), ranks, max(1, usable_cores() // ranks), arguments, "--worker")
 
 
 # ---- on every rank --------------------------------------------------------------------------------------------------

@@ -52,6 +52,11 @@ def as_arguments(settings: Mapping[str, Any] | Iterable[Iterable[Any]]) -> list[
     return [text for key, value in pairs for text in (f"--{key}", str(value))]
 
 
+def told(options: Any, *names: str) -> list[str]:
+    """Options of these names as a process is told them."""
+    return as_arguments({name.replace("_", "-"): getattr(options, name) for name in names})
+
+
 def synthetic(folder: Any, network: str, batch_size: int, ranks: int = 1) -> list[str]:
     """Arguments of a training in `folder` on synthetic batches of so many images a rank."""
     data = {"data.backend": "synthetic", "data.batch_size": batch_size, "data.global_batch_size": batch_size * ranks}

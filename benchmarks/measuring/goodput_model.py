@@ -67,24 +67,21 @@ def simulate(gpus: int, days: float, costs: Costs | None = None, seed: int = 0) 
     while now < end:
         # One start: it may fail before its first step, and whenever it trains.
         alive = min(float(random.exponential(between)), end - now)
-        over = now + alive >= end
         start = min(costs.start(gpus), alive)
-        spent["starting"] += start
-        running = alive - start
-        saves = int(running // (costs.save_every + costs.save))
-        saved = saves * costs.save_every
-        since = max(0.0, running - saves * (costs.save_every + costs.save))
+        saves, since = divmod(alive - start, costs.save_every + costs.save)
+        now += alive
+        over = now >= end
         kept = over or random.random() < costs.warned
+        trained = saves * costs.save_every + (since if kept else 0.0)
+        spent["starting"] += start
         spent["saving"] += saves * costs.save
         spent["lost"] += 0.0 if kept else since
-        trained = saved + (since if kept else 0.0)
         spent["voting"] += trained * costs.voting(gpus)
         spent["training"] += trained * (1 - costs.voting(gpus))
-        now += alive
         if not over:
             failures += 1
-            hangs = random.random() < costs.share_of_hangs
-            away = min((costs.hang_noticed if hangs else costs.crash_noticed) + costs.requeued, end - now)
+            noticed = costs.hang_noticed if random.random() < costs.share_of_hangs else costs.crash_noticed
+            away = min(noticed + costs.requeued, end - now)
             spent["noticing"] += away
             now += away
     return Account(*(seconds / end for seconds in spent.values()), failures / days)

@@ -57,10 +57,6 @@ class Limits:
         sizes, rates = zip(*self.bandwidths)
         return float(np.interp(math.log(max(moved, 1)), np.log(sizes), rates))
 
-    def seconds(self, operations: float, moved: float, precision: str) -> tuple[float, float]:
-        """The least seconds that a kernel's operations and its bytes take."""
-        return operations / self.operations[precision], moved / self.bandwidth(moved)
-
 
 def measure_limits(device: torch.device, seconds: float = 0.5) -> Limits:
     """Measures for about `seconds` each; the best of several sizes and repetitions counts, as a limit should."""
@@ -144,7 +140,8 @@ def bound(kernels: Sequence[Kernel], limits: Limits, precision: str) -> Bound:
     """Sums over the kernels, each bound by its operations or by its bytes, whichever take longer."""
     totals = {"compute": 0.0, "memory": 0.0}
     for kernel in kernels:
-        compute, memory = limits.seconds(kernel.operations, kernel.bytes, precision)
+        compute = kernel.operations / limits.operations[precision]
+        memory = kernel.bytes / limits.bandwidth(kernel.bytes)
         totals["compute" if compute >= memory else "memory"] += max(compute, memory)
     return Bound(**totals)
 

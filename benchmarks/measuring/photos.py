@@ -78,8 +78,6 @@ def write_shards(split: Path, folder: Path, count: int) -> list[Path]:
     """The images of a folder of class folders as `count` tar shards in WebDataset's layout, classes mixed."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"train-{number:06d}.tar" for number in range(count)]
-    if all(path.exists() for path in paths):
-        return paths
     classes = {name.name: number for number, name in enumerate(sorted(split.iterdir()))}
     images = sorted(split.rglob("*.jpg"), key=lambda path: path.name)
     for number, path in enumerate(paths):

@@ -11,10 +11,8 @@ normal variables.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -135,22 +133,19 @@ def published_scalings() -> list[Published]:
     batch of 64; MLPerf's ResNet-50 on eight H100 comes to about 7,000 images/s each at a batch of 400, with gradients in
     16 bits.
     """
-    inception, resnet = partial(create_model, "inception_v3"), resnet50
+    inception, resnet = counts(partial(create_model, "inception_v3"), 2, 299), counts(resnet50, 2, 224)
     return [
         Published(
             "Inception-v3 on 512 P100, batch 64 each", "Horovod (arXiv 1802.05799)",
-            _counted(inception, 299, 142, 64, 4), INTERCONNECTS["pcie+25gbit"], 512, 64, (1, 64), 0.90,
+            model_from_rate(142, 64, inception.launches, 4 * inception.parameters), INTERCONNECTS["pcie+25gbit"],
+            512, 64, (1, 64), 0.90,
         ),
         Published(
             "ResNet-50 from 8 H100 (batch 400) to 64 (batch 50)", "MLPerf Training v3.1 and v4.0 results",
-            _counted(resnet, 224, 7000, 400, 2), INTERCONNECTS["nvlink+infiniband"], 64, 50, (8, 400), 0.685,
+            model_from_rate(7000, 400, resnet.launches, 2 * resnet.parameters), INTERCONNECTS["nvlink+infiniband"],
+            64, 50, (8, 400), 0.685,
         ),
     ]  # fmt: skip
-
-
-def _counted(build: Callable[[], Any], size: int, rate: float, batch: int, gradient_bytes: int) -> ScalingModel:
-    step = counts(build, 2, size)
-    return model_from_rate(rate, batch, step.launches, gradient_bytes * step.parameters)
 
 
 def fit_compute(points: list[tuple[int, float]]) -> tuple[float, float]:

@@ -68,11 +68,6 @@ class Workload:
         """One optimizer step on the synthetic batch."""
         self._run(itertools.repeat(self.images_and_labels))
 
-    def step_without_exchange(self) -> None:
-        """The same without the gradients' exchange among the ranks; the weights of the ranks drift apart."""
-        with self._parallelism.without_exchange():
-            self.step()
-
     def _run(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         self._step.begin(0)
         for _ in range(self.batching.micro_batches):
@@ -99,8 +94,13 @@ class Workload:
         return time.perf_counter() - started
 
     def timed_step(self, steps: int, exchange: bool = True) -> Subject:
-        """(a) The step alone, on the synthetic batch, with or without communication."""
-        step = self.step if exchange else self.step_without_exchange
+        """(a) The step alone, on the synthetic batch, with or without the gradients' exchange among the ranks, whose weights
+        drift apart then."""
+
+        def step() -> None:
+            with contextlib.nullcontext() if exchange else self._parallelism.without_exchange():
+                self.step()
+
         return repeated(step, self.images, seconds=0.0, least=steps, device=self.device)
 
     def timed_data(self, seconds: float) -> Subject:

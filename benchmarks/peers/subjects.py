@@ -1,11 +1,13 @@
 """Peers as subjects that take turns with ours, after a check that they do the same work."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import Subject, drained, repeated
+from benchmarks.measuring import Subject, drained, one_line, repeated
+from benchmarks.measuring.budget import Budget
 from benchmarks.measuring.counting import counts
 from benchmarks.measuring.photos import write_gradients
 from benchmarks.measuring.workload import Workload
@@ -17,6 +19,23 @@ from inception import create_model
 from pipelines.support.cores import usable_cores
 
 _GRADIENTS = 192
+
+
+def prepared_subject(
+    what: str, row: dict[str, str], prepare: Callable[[], tuple[Subject, float]], budget: Budget, result: Result,
+    must: bool = False,
+) -> Subject | None:  # fmt: skip
+    """The subject that `prepare` makes, with the seconds of its windows, where the budget has room for that and for a window
+    as warm-up and one that counts. One that fails is a `row` that says why, unless it `must` be there."""
+    result.say(f"preparing {what} ...")
+    try:
+        prepared = budget.prepared(what, prepare)
+    except Exception as error:  # not installed, or broken on this machine
+        if must:
+            raise
+        result.add_failure(row, "images/s", one_line(error))
+        return None
+    return prepared[0] if prepared and budget.admits(what, 2 * prepared[1], must) else None
 
 
 def network_subject(source: str, mode: str, ours: Workload, seconds: float) -> Subject:

@@ -19,6 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -37,7 +38,10 @@ def main(arguments: Sequence[str]) -> int:
     network = create_model(options.network, classes, **options.options).to(device)
     settings = {"momentum": 0.9, "weight_decay": options.weight_decay, "nesterov": True}
     optimizer = torch.optim.SGD(network.parameters(), options.lr, **settings)
-    schedule = _schedule(optimizer, len(train), options)
+    warmup = max(1, round(options.warmup_epochs * len(train)))
+    rise = LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+    fall = CosineAnnealingLR(optimizer, T_max=max(1, options.epochs * len(train) - warmup))
+    schedule = SequentialLR(optimizer, [rise, fall], milestones=[warmup])
     criterion = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
     best, reached, images, evaluating = 0.0, None, 0, 0.0
     for epoch in range(options.epochs):
@@ -70,14 +74,6 @@ def _loaders(options: Any) -> tuple[DataLoader, DataLoader]:
         )  # fmt: skip
 
     return loader("train", train, True), loader("val", val, False)
-
-
-def _schedule(optimizer: torch.optim.Optimizer, steps: int, options: Any) -> torch.optim.lr_scheduler.LRScheduler:
-    warmup = max(1, round(options.warmup_epochs * steps))
-    total = max(warmup + 1, options.epochs * steps)
-    rise = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
-    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total - warmup)
-    return torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
 
 
 def _train_epoch(

@@ -21,6 +21,7 @@ from benchmarks.measuring.processes import finished, own_environment
 from benchmarks.peers.networks import NETWORK_PEERS
 from engine.config.options import Config
 from engine.distributed.device import compute_dtype
+from engine.training.schedules import peak_learning_rate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _SPEED = re.compile(r"Train: .*?([\d.]+)/s")  # what timm's train.py says while it trains
@@ -73,8 +74,7 @@ class PeerTraining:
     @property
     def lr(self) -> float:
         """The learning rate at the batch of `config`."""
-        optimizer, batch = self.config.optimizer, self.config.data.batch_size
-        return optimizer.lr * batch / optimizer.lr_batch_size if optimizer.lr_batch_size else optimizer.lr
+        return peak_learning_rate(self.config.data.batch_size, self.config.optimizer)
 
     @property
     def size(self) -> int:

@@ -54,8 +54,13 @@ class Verdict:
 
 def judge(seen: Observation) -> Verdict:
     """The limiter: what feeds the step if the step is not fed, else the first of exchange, host and device that is."""
-    if not _is_fed(seen):
-        return _input(seen)
+    # Images a second where decoding and computing take turns on the same cores.
+    shared = 1 / (1 / seen.step + 1 / seen.data)
+    # Where the step never waits, and decoding needs too little of the cores to slow it, a slower measurement of both together
+    # is noise and not the input.
+    noise = seen.waiting < 1 - FED and shared >= FED * seen.step
+    if seen.end_to_end < FED * seen.step and not noise:
+        return _input(seen, shared)
     if seen.without_exchange is not None and seen.without_exchange > EXCHANGE * seen.step:
         return _communication(seen, seen.without_exchange)
     if seen.host_share is not None and seen.host_share > HOST:
@@ -68,19 +73,7 @@ def judge(seen: Observation) -> Verdict:
     return _device(seen)
 
 
-def _shared(seen: Observation) -> float:
-    """Images a second where decoding and computing take turns on the same cores."""
-    return 1 / (1 / seen.step + 1 / seen.data)
-
-
-def _is_fed(seen: Observation) -> bool:
-    """Whether the data leave the step its speed. Where the step never waits, and decoding needs too little of the cores to
-    slow it, a slower measurement of both together is noise and not the input."""
-    noise = seen.waiting < 1 - FED and _shared(seen) >= FED * seen.step
-    return seen.end_to_end >= FED * seen.step or noise
-
-
-def _input(seen: Observation) -> Verdict:
+def _input(seen: Observation, shared: float) -> Verdict:
     words = (
         f"The input holds training back: the step alone does {number(seen.step)} images/s, the loader alone "
         f"{number(seen.data)}, both {number(seen.end_to_end)} ({seen.end_to_end / seen.step:.0%} of the step, waiting "
@@ -92,9 +85,9 @@ def _input(seen: Observation) -> Verdict:
         reach = number(min(seen.step, seen.data * workers / seen.workers))
         words += f" --data.workers {workers} instead of {seen.workers} would bring up to {reach} images/s."
         return Verdict("input", words, {"data.workers": str(workers)})
-    if seen.on_cpu and (seen.waiting < 1 - FED or seen.end_to_end > 0.9 * _shared(seen)):
+    if seen.on_cpu and (seen.waiting < 1 - FED or seen.end_to_end > 0.9 * shared):
         words += (
-            f" Decoding and computing share {seen.cores} cores, which allows {number(_shared(seen))}: smaller stored images "
+            f" Decoding and computing share {seen.cores} cores, which allows {number(shared)}: smaller stored images "
             "(pipelines/prepare.py) or a larger network per image lessen decoding's part; more threads would not."
         )
         return Verdict("input", words)

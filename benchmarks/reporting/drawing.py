@@ -27,35 +27,28 @@ def draw_roofline(
 ) -> None:
     """A row a network: left the roofline with the blocks as numbered points, right seconds of every block beside its bound."""
     figure, axes = plt.subplots(len(networks), 2, figsize=(13, 5 * len(networks)), squeeze=False)
+    intensity = np.logspace(0, 3, 200)
+    peak = np.minimum(limits.operations[precision], intensity * limits.bandwidths[-1][1])
     for (roof, bars), (name, blocks, rows) in zip(axes, networks):
         roof.set(xlabel="operations per byte", ylabel="GFLOP/s", title=f"{name}, {precision}: forward and backward")
-        _draw_roof(roof, blocks, rows, limits.operations[precision], limits.bandwidths[-1][1])
-        _draw_blocks(bars, rows)
+        roof.loglog(intensity, peak / 1e9, color=BOUND)
+        by_name = {block.name: block for block in blocks}
+        for place, (label, _, seconds) in enumerate(rows, start=1):
+            block = by_name[label]
+            if seconds and block.operations:
+                point = block.operations / block.bytes, block.operations / seconds / 1e9
+                roof.plot(*point, "o", color=OURS)
+                roof.annotate(str(place), point, fontsize=7, xytext=(3, 3), textcoords="offset points")
+        places = np.arange(len(rows))
+        bars.barh(places, [(seconds or 0) * 1000 for _, _, seconds in rows], color=OTHERS, label="measured")
+        compute, memory = ([getattr(least, by) * 1000 for _, least, _ in rows] for by in ("compute", "memory"))
+        bars.barh(places, compute, height=0.4, color=OURS, label="bound: compute")
+        bars.barh(places, memory, left=compute, height=0.4, color=BOUND, label="bound: memory")
+        bars.set_yticks(places, [f"{place} {label}" for place, (label, _, _) in enumerate(rows, start=1)], fontsize=7)
+        bars.invert_yaxis()
+        bars.set(xlabel="ms a step", title="Where the time goes")
+        bars.legend()
     _save(figure, path)
-
-
-def _draw_roof(axis: Any, blocks: list[Block], rows: Bars, peak: float, rate: float) -> None:
-    intensity = np.logspace(0, 3, 200)
-    axis.loglog(intensity, np.minimum(peak, intensity * rate) / 1e9, color=BOUND)
-    by_name = {block.name: block for block in blocks}
-    for place, (label, _, seconds) in enumerate(rows, start=1):
-        block = by_name[label]
-        if seconds and block.operations:
-            point = block.operations / block.bytes, block.operations / seconds / 1e9
-            axis.plot(*point, "o", color=OURS)
-            axis.annotate(str(place), point, fontsize=7, xytext=(3, 3), textcoords="offset points")
-
-
-def _draw_blocks(axis: Any, rows: Bars) -> None:
-    places = np.arange(len(rows))
-    axis.barh(places, [(seconds or 0) * 1000 for _, _, seconds in rows], color=OTHERS, label="measured")
-    compute, memory = ([getattr(least, by) * 1000 for _, least, _ in rows] for by in ("compute", "memory"))
-    axis.barh(places, compute, height=0.4, color=OURS, label="bound: compute")
-    axis.barh(places, memory, left=compute, height=0.4, color=BOUND, label="bound: memory")
-    axis.set_yticks(places, [f"{place} {label}" for place, (label, _, _) in enumerate(rows, start=1)], fontsize=7)
-    axis.invert_yaxis()
-    axis.set(xlabel="ms a step", title="Where the time goes")
-    axis.legend()
 
 
 def draw_bars(path: Path, panels: Mapping[str, Mapping[str, Row]]) -> None:

@@ -132,19 +132,11 @@ class Result:
     def save(self) -> Path:
         """Writes the file, whole or not at all, with what is measured so far: what is cut off keeps it; returns its path."""
         content = {
-            "benchmark": self.name,
-            "time": self.stamp,
-            "seconds": round(time.monotonic() - self._started, 1),
-            "command": machine.command_line(),
-            "options": self.options,
-            "machine": self.machine,
-            "load": self._load.read(),
-            "versions": machine.describe_versions(),
-            "source": machine.describe_source(),
-            "rows": [_plain(vars(row)) for row in self.rows],
-            "notes": self.notes,
-            "pictures": self.pictures,
-        }
+            "benchmark": self.name, "time": self.stamp, "seconds": round(time.monotonic() - self._started, 1),
+            "command": machine.command_line(), "options": self.options, "machine": self.machine, "load": self._load.read(),
+            "versions": machine.describe_versions(), "source": machine.describe_source(),
+            "rows": [_plain(vars(row)) for row in self.rows], "notes": self.notes, "pictures": self.pictures,
+        }  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.name}-{self.stamp}.json"
         temporary = path.with_suffix(".tmp")

@@ -24,7 +24,7 @@ from benchmarks.reporting import Result, Study
 from engine.evaluation.settings import settings_of
 from engine.inference.exported_files import runtimes
 from engine.inference.exported_graph import ExportedGraph
-from inception import network_from_weights
+from inception import Network, network_from_weights
 from inception.speed.folding import fold_batch_norm
 from pipelines import build_loader, open_dataset, sample_path
 
@@ -34,7 +34,6 @@ FORMS = {
     "fp16, folded": ["--fold_batch_norm", "--precision", "fp16"],
     "int8": ["--precision", "int8"],
 }
-Batches = list[tuple[Tensor, Tensor]]
 
 study = Study("exported_files", __doc__, batch_size=16, windows=7, seconds=1.0)
 study.option("--weights", required=True, help="a weights file or a run directory")
@@ -43,9 +42,14 @@ study.option("--data.path", dest="path", default="", help="dataset (default: the
 
 @study
 def main(options: Any, result: Result) -> None:
+    network, read = network_from_weights(options.weights)
+    settings, _ = settings_of(network.eval(), read.metadata)
+    dataset = open_dataset(options.path or sample_path(), "val", classes=read.metadata.get("classes"), progress=False)
+    plan, shape = settings.plan(len(dataset), options.batch_size), {"resolution": settings.resolution}
+    with build_loader(dataset, plan, "native", batch_size=options.batch_size, **shape) as loader:
+        batches = [(batch.images.clone(), batch.labels) for batch in loader]
     with TemporaryDirectory() as folder:
-        runs = contestants(options.weights, options.path, Path(folder))
-        batches = validation(options.weights, options.path, options.batch_size)
+        runs = contestants(network, settings.resolution, options, Path(folder))
         answers = {name: torch.cat([run(images).argmax(1) for images, _ in batches]) for name, run in runs.items()}
         labels = torch.cat([labels for _, labels in batches])
         first = next(iter(answers.values()))
@@ -61,31 +65,19 @@ def main(options: Any, result: Result) -> None:
     result.note(f"{options.batch_size} uint8 images at a time, {torch.get_num_threads()} threads, CPU only.")
 
 
-def contestants(weights: str, path: str, folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What classifies uint8 images, by name; eager PyTorch first."""
-    network, read = network_from_weights(weights)
-    size = settings_of(network.eval(), read.metadata)[0].resolution
+def contestants(network: Network, size: int, options: Any, folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What classifies uint8 images of `size` pixels a side, by name; eager PyTorch first."""
     runs: dict[str, Callable[[Tensor], Tensor]] = {}
     for name, eager in (("PyTorch, eager", network), ("PyTorch, eager, folded", fold_batch_norm(network))):
         graph = ExportedGraph(eager.to(memory_format=torch.channels_last), size, pixels=True).eval()
         runs[name] = torch.inference_mode()(graph)
     for form, given in FORMS.items():
         file = folder / f"{form.replace(', ', '-')}.onnx"
-        data = ["--data.path", path] if path and form == "int8" else []
-        common = ["--weights", weights, "--format", "onnx", "--input", "uint8", "--output", str(file)]
+        data = ["--data.path", options.path] if options.path and form == "int8" else []
+        common = ["--weights", options.weights, "--format", "onnx", "--input", "uint8", "--output", str(file)]
         engine.export.main([*common, *given, *data])
         runs |= {f"{runtime}, {form}": run for runtime, run in runtimes(file).items()}
     return runs
-
-
-def validation(weights: str, path: str, batch_size: int) -> Batches:
-    """The val split's images as evaluation shows them, and their labels."""
-    network, read = network_from_weights(weights)
-    settings, _ = settings_of(network, read.metadata)
-    dataset = open_dataset(path or sample_path(), "val", classes=read.metadata.get("classes"), progress=False)
-    plan = settings.plan(len(dataset), batch_size)
-    with build_loader(dataset, plan, "native", batch_size=batch_size, resolution=settings.resolution) as loader:
-        return [(batch.images.clone(), batch.labels) for batch in loader]
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import torch
 
 from benchmarks.measuring import BenchmarkError, Subject, Window, alternate, drained, one_line
 from benchmarks.measuring.budget import Budget
+from benchmarks.measuring.command_line import told
 from benchmarks.measuring.limits import measure_limits
 from benchmarks.measuring.loading import decoded, loaded
 from benchmarks.measuring.photos import prepare_shards, write_photos
@@ -179,8 +180,7 @@ class _Photos:
         self.result.add_each(self.case, "store", "kB read an image", kilobytes, higher_is_better=False)
 
     def _one(self, store: str, cold: bool, added: dict[str, str]) -> Window:
-        names = ("resolution", "batch_size", "workers")
-        shape = [f"--{name.replace('_', '-')}={getattr(self.options, name)}" for name in names]
+        shape = told(self.options, "resolution", "batch_size", "workers")
         command = [sys.executable, __file__, "--one", self.folder / store, *shape, *(["--cold"] if cold else [])]
         found = json.loads(finished(command, f"loading {store}", own_environment() | added)[1])
         self.read[store] = found.pop("read")

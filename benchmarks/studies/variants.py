@@ -11,6 +11,7 @@ writes which kernels took a window's time, a file for each.
 
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 import torch
 from torch._dynamo.utils import counters
 
-from benchmarks.measuring import BenchmarkError, Subject, alternate, as_arguments, one_line
+from benchmarks.measuring import BenchmarkError, Subject, alternate, as_arguments
 from benchmarks.measuring.budget import Budget
+from benchmarks.measuring.command_line import compiled
 from benchmarks.measuring.workload import Workload, compile_only, compiled_at_once
 from benchmarks.peers.networks import peers_of
-from benchmarks.peers.subjects import network_subject
+from benchmarks.peers.subjects import network_subject, prepared_subject
 from benchmarks.reporting import Result, Study
 from engine.config.command_line import load_config
 from engine.config.options import StrategyConfig
@@ -33,8 +35,6 @@ from engine.distributed.strategies import join
 from launch.environment import Environment
 
 PLAIN = "plain"
-
-
 ON_GPU = torch.cuda.is_available()
 study = Study(
     "variants", __doc__, network="inception_v3" if ON_GPU else "debug", batch_size=128 if ON_GPU else 32, precision="auto",
@@ -53,8 +53,7 @@ def main(options: Any, result: Result) -> list[str]:
     with compiled_at_once():
         for mode in options.compile:
             _measure(mode, options, communicator, budget, result)
-    if budget.left_out:
-        result.note(f"Left out to keep the budget of {options.budget:g} s: {', '.join(budget.left_out)}.")
+    result.notes += budget.notes()
     if communicator.device.type == "cpu":
         result.note("No GPU here: launches and GPU memory are not measured, and no Triton kernel runs.")
     return ["spread", "graphs", "breaks", "launches", "gpu_gib", "first_step_seconds"]
@@ -70,50 +69,39 @@ def _check(options: Any) -> None:
 
 
 def _measure(mode: str, options: Any, communicator: Communicator, budget: Budget, result: Result) -> None:
-    """All variants in one mode of compilation, in turns, as far as the budget goes."""
+    """All variants and peers in one mode of compilation, in turns, as far as the budget goes."""
     workloads: list[Workload] = []
     subjects: dict[str, Subject] = {}
     details: dict[str, dict[str, Any]] = {}
-    for variant in (PLAIN, *options.variants):
-        result.say(f"preparing {options.network}, {mode}: {variant} ...")
-        try:
-            prepared = budget.prepared(f"{variant}, {mode}", partial(_prepare, variant, mode, options, communicator))
-        except Exception as error:
-            if variant == PLAIN:
-                raise
-            result.add_failure(_case(variant, mode, options), "images/s", one_line(error))
-            continue
-        # A round of warm-up and one that counts.
-        if prepared and budget.admits(f"{variant}, {mode}", 2 * options.seconds, must=variant == PLAIN):
-            workload, details[variant], steps = prepared
-            workloads.append(workload)
-            subjects[variant] = workload.timed_step(steps)
-    for peer in options.peers:
-        result.say(f"preparing {options.network}, {mode}: {peer} ...")
-        subject = budget.prepared(
-            f"{peer}, {mode}", partial(network_subject, peer, mode, workloads[0], options.seconds)
-        )
-        # A peer compiles in its first window.
-        if subject and budget.admits(f"{peer}, {mode}", 3 * options.seconds):
-            subjects[peer] = subject
+
+    def ours(variant: str) -> tuple[Subject, float]:
+        workloads.append(workload := _workload(variant, mode, options, communicator))
+        steps, details[variant] = _first_steps(workload, options.seconds)
+        return workload.timed_step(steps), options.seconds
+
+    def theirs(peer: str) -> tuple[Subject, float]:  # which compiles in its first window
+        return network_subject(peer, mode, workloads[0], options.seconds), 1.5 * options.seconds
+
+    setting = f"{options.precision}, {mode}, batch {options.batch_size}"
+    for name in (PLAIN, *options.variants, *options.peers):
+        case = {"network": options.network, "variant": name, "setting": setting}
+        prepare = partial(theirs if name in options.peers else ours, name)
+        subject = prepared_subject(f"{name}, {mode}", case, prepare, budget, result, must=name == PLAIN)
+        subjects |= {name: subject} if subject else {}
     tables = options.tables and communicator.device.type == "cuda"
     share = (options.windows + 1) / (options.windows + 1 + 3 * tables)  # a table takes as long as three windows
     measured = alternate(subjects, windows=options.windows, budget_seconds=share * budget.remaining())
-    for variant, measurement in measured.items():
-        case = _case(variant, mode, options)
-        result.add(case, "images/s", measurement, **details.get(variant, {}))
-        if variant != PLAIN and measurement.windows and measured[PLAIN].windows:
+    for name, measurement in measured.items():
+        case = {"network": options.network, "variant": name, "setting": setting}
+        result.add(case, "images/s", measurement, **details.get(name, {}))
+        if name != PLAIN and measurement.windows and measured[PLAIN].windows:
             result.add(case, "times the plain step", measurement.over(measured[PLAIN]))
-    if tables:
-        for name, subject in subjects.items():
-            _write_table(subject, options.output / f"kernels-{options.network}-{mode}-{_slug(name)}.txt")
+        if tables:
+            file = f"kernels-{options.network}-{mode}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}.txt"
+            by_time = {"sort_by": "self_cuda_time_total", "row_limit": 120, "max_name_column_width": 100}
+            (options.output / file).write_text(_profiled(subjects[name]).key_averages().table(**by_time))
     for workload in workloads:
         workload.close()
-
-
-def _prepare(variant: str, mode: str, options: Any, communicator: Communicator) -> tuple[Workload, dict[str, Any], int]:
-    workload = _workload(variant, mode, options, communicator)
-    return workload, *_first_steps(workload, options.seconds)
 
 
 @study.instead("warm")
@@ -130,7 +118,7 @@ def _warm(options: Any) -> None:
 def _workload(variant: str, mode: str, options: Any, communicator: Communicator) -> Workload:
     settings = {
         "network.name": options.network, "data.batch_size": options.batch_size, "precision": options.precision,
-        "compile.enabled": str(mode != "eager").lower(), **({"compile.mode": mode} if mode != "eager" else {}),
+        **compiled(mode),
     }  # fmt: skip
     return Workload.synthetic(settings, communicator, _arguments(variant, options))
 
@@ -143,13 +131,8 @@ def _arguments(variant: str, options: Any) -> list[str]:
     return [*options.set, *as_arguments(pairs)]
 
 
-def _case(variant: str, mode: str, options: Any) -> dict[str, str]:
-    setting = f"{options.precision}, {mode}, batch {options.batch_size}"
-    return {"network": options.network, "variant": variant, "setting": setting}
-
-
-def _first_steps(workload: Workload, seconds: float) -> tuple[dict[str, Any], int]:
-    """What compiling the step gave and what a step takes; and the steps of a window."""
+def _first_steps(workload: Workload, seconds: float) -> tuple[int, dict[str, Any]]:
+    """The steps of a window; and what compiling the step gave and what a step takes."""
     counters.clear()
     steps = workload.steps_in(seconds)
     details: dict[str, Any] = {"first_step_seconds": workload.first_step_seconds}
@@ -157,32 +140,19 @@ def _first_steps(workload: Workload, seconds: float) -> tuple[dict[str, Any], in
         details |= {"graphs": counters["stats"]["unique_graphs"], "breaks": sum(counters["graph_break"].values())}
     if workload.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        details["launches"] = _launches(workload)
+        on_gpu = torch.autograd.DeviceType.CUDA
+        details["launches"] = sum(event.device_type == on_gpu for event in _profiled(workload.step).events())
         details["gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    return details, steps
+    return steps, details
 
 
-def _write_table(window: Subject, path: Path) -> None:
-    """Which kernels took the GPU's time in one window, as torch.profiler sees them."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        window()
-        torch.cuda.synchronize()
-    path.write_text(
-        profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=120, max_name_column_width=100)
-    )
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower())
-
-
-def _launches(workload: Workload) -> int:
-    """Kernels and copies that the GPU ran in one step, as torch.profiler sees them."""
+def _profiled(work: Callable[[], Any]) -> torch.profiler.profile:
+    """The kernels and copies that the GPU runs for `work`."""
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        workload.step()
+        work()
         torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+    return profile
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ are equal.
 torchvision's public function stands beside its operator, which native uses: the function warns of its end at every call.
 """
 
-import io
 import sys
 import time
 import warnings
@@ -17,11 +16,13 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import numpy as np
 import torch
 import torchvision.io
 from torch import Tensor
 
 from benchmarks.measuring import Window, alternate
+from benchmarks.measuring.photos import jpeg
 from benchmarks.reporting import Result, Study
 from pipelines.decoding.whole_jpeg import usable
 from pipelines.tools.parity import photos
@@ -34,7 +35,8 @@ study = Study("whole_jpeg", __doc__, images=64, quality=90, windows=25)
 @study
 def main(options: Any, result: Result) -> None:
     torch.set_num_threads(1)
-    encoded = [_jpeg(photo, options.quality) for photo in photos(options.images)]
+    files = [jpeg(np.asarray(photo), quality=options.quality) for photo in photos(options.images)]
+    encoded = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
     decoders: dict[str, Any] = {decoder.name: decoder.decode for decoder in usable()}
     first = next(iter(decoders))
     expected = [decoders[first](image) for image in encoded]
@@ -53,12 +55,6 @@ def main(options: Any, result: Result) -> None:
         if name != first:
             result.add({"what": f"{first} over {name}"}, "times as fast", measured[first].over(measurement))
     result.note(f"{len(encoded)} photographs of 300 to 500 pixels a side, quality {options.quality}, one thread.")
-
-
-def _jpeg(photo: Any, quality: int) -> Tensor:
-    file = io.BytesIO()
-    photo.save(file, "JPEG", quality=quality)
-    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
 
 
 def _pass(decode: Callable[[Tensor], Tensor], encoded: Sequence[Tensor]) -> Window:

@@ -22,7 +22,7 @@ def read_recipe(recipe: str) -> dict[str, Any]:
 
     Raises ConfigError, naming the file, when it cannot be read or says something twice.
     """
-    return _nested(_read(recipe, recipe_path(recipe), ()))
+    return nested(_read(recipe, recipe_path(recipe), ()))
 
 
 def _read(recipe: str, path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -86,7 +86,8 @@ class _UniqueKeys(yaml.SafeLoader):
         return node
 
 
-def _nested(options: dict[str, Any]) -> dict[str, Any]:
+def nested(options: dict[str, Any]) -> dict[str, Any]:
+    """The tree of options that are named by dots."""
     tree: dict[str, Any] = {}
     for name, value in options.items():
         *sections, leaf = name.split(".")
