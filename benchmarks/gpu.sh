@@ -3,7 +3,7 @@
 # large networks beside their peers', loaders, and one table. While the GPU is tested, idle cores compile what is measured
 # next. Every block leaves its results when it is done; what no longer fits into the budget is left out by name.
 #
-#   bash benchmarks/gpu.sh                        all blocks: train tests v3 loaders v4 resnet accuracy
+#   bash benchmarks/gpu.sh                        all blocks: train tests v3 loaders v4 resnet planes accuracy
 #   bash benchmarks/gpu.sh v3 loaders             some of them
 #   bash benchmarks/gpu.sh long [stage...]        everything there is to measure, for hours (measuring/gpu_long.sh)
 #   BUDGET=540                                    seconds for the whole, the table included
@@ -16,14 +16,14 @@ set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/common.sh"
 [[ "${1:-}" != long ]] || exec bash "$root/benchmarks/measuring/gpu_long.sh" "${@:2}"
 
-all=(train tests v3 loaders v4 resnet accuracy)
+all=(train tests v3 loaders v4 resnet planes accuracy)
 blocks=("$@")
 [[ ${#blocks[@]} -gt 0 ]] || blocks=("${all[@]}")
 budget="${BUDGET:-540}"
 failed=() left_out=() ends=$budget # `ends`: the second by which the block under way is ended
 
 # Seconds that a block takes on a GPU; a miniature takes as long as the processes that it starts.
-declare -A takes=([tests]=130 [train]=60 [v3]=120 [v4]=90 [resnet]=90 [loaders]=105 [accuracy]=200)
+declare -A takes=([tests]=130 [train]=60 [v3]=120 [v4]=90 [resnet]=90 [loaders]=105 [planes]=60 [accuracy]=200)
 table_takes=15 # seconds to make the table and the tar
 cached_by=345  # seconds after which no compilation is waited for: the network is measured uncompiled
 # The tests that need a GPU, by file: a run of all tests would collect what needs packages that such a machine lacks.
@@ -31,6 +31,7 @@ gpu_tests=(
     tests/inception/speed/test_fused_norm.py tests/inception/test_networks.py tests/engine/graphs/test_device_augmentation.py
     tests/engine/monitoring/test_profiling.py tests/engine/monitoring/test_monitor.py
     tests/engine/training/test_batch_that_fits.py tests/pipelines/loading/test_native.py
+    tests/pipelines/loading/test_native_planes.py tests/pipelines/decoding/test_resize_kernel.py
     tests/benchmarks/test_roofline.py tests/benchmarks/peers/test_peers.py
 )
 apart="network.fused_norm=false,network.fuse=false" # the plain step is fused on a GPU
@@ -207,6 +208,12 @@ block_loaders() {
         --budget "$((ends - SECONDS - 10))" --output "$out" || status=1
     [[ -z $watch ]] || kill "$watch"
     return $status
+}
+
+# Planes that the GPU resizes beside those that threads resize, and JPEGs.
+block_planes() {
+    limited benchmarks/studies/planes_on_gpu.py --images "$((16 * batch[v3]))" --batch-size "${batch[v3]}" "${cores[@]}" \
+        --windows 3 --output "$out"
 }
 
 block_accuracy() {

@@ -18,7 +18,7 @@ HOMES = {
     "torchcodec": r"pipelines/decoding/whole_jpeg",
     "ffcv": r"pipelines/(loading/ffcv|preparing/beton)\w*|benchmarks/(\w+/)?\w+",
     "deepspeed": r"engine/distributed/deepspeed",
-    "triton": r"inception/speed/(norm_kernels|max_pool)|benchmarks/(\w+/)?\w+",
+    "triton": r"inception/speed/(norm_kernels|max_pool)|pipelines/decoding/resize_kernel|benchmarks/(\w+/)?\w+",
     "onnx": r"engine/(inference/exported_files|export)",
     "onnxruntime": r"engine/(inference/)?\w+",
 }

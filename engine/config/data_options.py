@@ -7,6 +7,14 @@ from engine.config.bounds import bounded
 
 
 @dataclass
+class NativeConfig:
+    """The native backend."""
+
+    planes_on_device: bool = False
+    """In training, resize planes, as `--store planes` makes them, on the GPU instead of in the decoding threads."""
+
+
+@dataclass
 class DaliConfig:
     """DALI. All but `cut` matters on a GPU alone."""
 
@@ -76,6 +84,7 @@ class DataConfig:
     """How a training crop is resized, always antialiased; random: either, drawn for each image, as timm trains."""
     flip: float = bounded(0.5, least=0, most=1)
     """How often a training image is mirrored [probability]."""
+    native: NativeConfig = field(default_factory=NativeConfig)
     dali: DaliConfig = field(default_factory=DaliConfig)
     ffcv: FfcvConfig = field(default_factory=FfcvConfig)
 

@@ -14,10 +14,12 @@ _HELP = ("-h", "--help")
 # what stays of it.
 _ORDER = (
     "data", "network", "schedule", "optimizer", "loss", "augmentation", "progressive", "ema", "distillation", "evaluation",
-    "run", "", "compile", "strategy", "checkpoint", "monitor", "profile", "data.dali", "data.ffcv",
+    "run", "", "compile", "strategy", "checkpoint", "monitor", "profile",
+    "data.native", "data.dali", "data.ffcv",
 )  # fmt: skip
 _TITLES = {
     "": "What computes, and hooks of your own",
+    "data.native": "The native backend of data",
     "data.dali": "DALI, a backend of data; all but `cut` matters on a GPU alone",
     "data.ffcv": "FFCV, a backend of data",
 }

@@ -10,7 +10,9 @@ _FREE = (
     "network.fused_norm", "strategy.name", "strategy.zero_stage", "strategy.deepspeed_config", "strategy.timeout",
 )  # fmt: skip
 _HOW_TRAINED = ("--network.freeze ", "--network.freeze_batch_norm ", "--network.drop_path ")  # any weights fit
-_FREE_BRANCHES = ("data.dali.", "data.ffcv.", "evaluation.", "compile.", "checkpoint.", "monitor.", "profile.")
+_FREE_BRANCHES = (
+    "data.native.", "data.dali.", "data.ffcv.", "evaluation.", "compile.", "checkpoint.", "monitor.", "profile.",
+)  # fmt: skip
 
 
 def differences(config: Config, saved: Config) -> list[str]:

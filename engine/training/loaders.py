@@ -117,6 +117,8 @@ def _loader(
     resolution: int,
     communicator: Communicator,
 ) -> Loader:
+    # Of planes, "auto" is the native backend.
+    backend = "native" if data.backend == "auto" and dataset.holds_planes else data.backend
     return build_loader(
         dataset,
         plan,
@@ -129,5 +131,5 @@ def _loader(
         workers=data.workers or communicator.cores,
         prefetch=data.prefetch,
         on_error=data.on_error,
-        settings=asdict(getattr(data, data.backend)) if data.backend in ("dali", "ffcv") else None,
+        settings=asdict(getattr(data, backend)) if backend in ("native", "dali", "ffcv") else None,
     )

@@ -134,6 +134,11 @@ class Dataset:
         return bool((self._index.entries["flags"] & int(Flag.PLANES)).any())
 
     @property
+    def encoded_images(self) -> int:
+        """How many samples are encoded images, and no planes."""
+        return int(np.count_nonzero(self._index.entries["flags"] & int(Flag.PLANES) == 0))
+
+    @property
     def held_out(self) -> float:
         """The share of each class that is the val split, where both lie together; else 0."""
         return self.source.held_out

@@ -7,8 +7,8 @@
  * restart markers are cut down to the box before (fast_cut.h).
  */
 #include "fast_cut.h"
+#include "fast_stage.h"
 #include "jpeg_errors.h"
-#include "y4m.h"
 
 #if JPEG_LIB_VERSION >= 70
 #define SCALED_WIDTH(component) (component)->DCT_h_scaled_size

@@ -19,7 +19,9 @@ from pipelines.decoding import build
 from pipelines.decoding.decode import empty_images
 
 _SOURCE = Path(__file__).with_suffix(".c")
-_HEADERS = ("fast_box.h", "fast_cut.h", "fast_item.h", "fast_resize.h", "fast_filter.h", "jpeg_errors.h", "y4m.h")
+_HEADERS = (
+    "fast_box.h", "fast_cut.h", "fast_item.h", "fast_resize.h", "fast_filter.h", "fast_stage.h", "jpeg_errors.h", "y4m.h",
+)  # fmt: skip
 _INCLUDED = [_SOURCE.with_name(name) for name in _HEADERS]
 _COMMAND = ("cc", "-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _SIDE = 48, 40, 8, 9, 24  # of the test picture, and of the box in it
@@ -52,6 +54,8 @@ def _wrong(compiled: ctypes.CDLL) -> str:
     """What is wrong with how the C decodes a picture; nothing when it does it rightly."""
     compiled.carry_out_items.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
     compiled.cut_items.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+    compiled.stage_needs.argtypes = (*compiled.cut_items.argtypes, ctypes.c_void_p)
+    compiled.stage_items.argtypes = (*compiled.stage_needs.argtypes, ctypes.c_void_p)
     rows, columns = np.mgrid[0:_HEIGHT, 0:_WIDTH]
     picture = np.stack([5 * columns, 6 * rows, 2 * (rows + columns)], axis=-1).astype(np.uint8)
     file = io.BytesIO()

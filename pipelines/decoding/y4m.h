@@ -91,48 +91,83 @@ static int read_part(const item *it, int file, uint64_t from, uint64_t size, uin
     return 1;
 }
 
-/* Reads the rows of each plane that a box shows, and tells which they are, and the box in them. */
-static int read_planes(const item *shown, int file, int side, buffer *pixels, region *out) {
-    picture p;
+/* The rows of a plane that a box shows: where they begin in the stream, bytes of a row, how many they are. */
+typedef struct {
+    uint64_t from;
+    size_t stride;
+    int rows;
+} strip;
+
+/* What of a picture a box shows, whole pixels of chroma: columns from x0, rows from y0 to before y1, those of each plane, and
+ * where the stream must end. */
+typedef struct {
+    int planes, x0, y0, y1;
+    strip strips[3];
+    uint64_t end;
+} view;
+
+/* Tells what an item's square sees of a picture, and how a side of the box becomes one of the square; whether the box lies in it. */
+static int see(const picture *p, const item *shown, int side, region *out, view *v) {
     item it;
+    int seen[4];
+    if (!as_stored(shown, p->width, p->height, side, &it))
+        return 0;
+    look(&it, 1, side, out, seen);
+    out->colours = p->colours;
+    v->planes = p->colours == GRAY ? 1 : 3;
+    v->x0 = seen[0] < 0 ? 0 : seen[0] / p->across * p->across;
+    v->y0 = seen[1] < 0 ? 0 : seen[1] / p->down * p->down;
+    v->y1 = seen[3] > p->height ? p->height : seen[3];
+    v->end = p->start;
+    for (int c = 0; c < v->planes; c++) {
+        int across = c ? p->across : 1, down = c ? p->down : 1;
+        strip *s = &v->strips[c];
+        s->stride = quotient(p->width, across);
+        s->rows = quotient(v->y1, down) - v->y0 / down;
+        s->from = v->end + s->stride * (v->y0 / down);
+        v->end += s->stride * quotient(p->height, down);
+    }
+    return 1;
+}
+
+/* The same of the picture whose header is read first. */
+static int read_view(const item *shown, int file, int side, picture *p, region *out, view *v) {
     uint8_t head[LONGEST_HEADER];
     uint64_t size = shown->size < LONGEST_HEADER ? shown->size : LONGEST_HEADER;
     if (!read_part(shown, file, 0, size, head))
         return UNREADABLE;
-    if (!read_header(head, size, &p) || !as_stored(shown, p.width, p.height, side, &it))
-        return UNDECODABLE;
-    out->colours = p.colours;
-    int seen[4], planes = p.colours == GRAY ? 1 : 3;
-    look(&it, 1, side, out, seen);
-    int x0 = seen[0] < 0 ? 0 : seen[0] / p.across * p.across, y0 = seen[1] < 0 ? 0 : seen[1] / p.down * p.down;
-    int y1 = seen[3] > p.height ? p.height : seen[3];
-    out->x.start -= x0, out->y.start -= y0;
+    return read_header(head, size, p) && see(p, shown, side, out, v) && v->end == shown->size ? DONE : UNDECODABLE;
+}
+
+/* Reads the rows of each plane that a box shows, and tells which they are, and the box in them. */
+static int read_planes(const item *shown, int file, int side, buffer *pixels, region *out) {
+    picture p;
+    view v;
+    int status = read_view(shown, file, side, &p, out, &v);
+    if (status != DONE)
+        return status;
+    out->x.start -= v.x0, out->y.start -= v.y0;
     out->x.end = rounded_up(out->x.start + out->x.length);
     out->y.end = rounded_up(out->y.start + out->y.length);
-    out->y.end = out->y.end > y1 - y0 ? y1 - y0 : out->y.end;
+    out->y.end = out->y.end > v.y1 - v.y0 ? v.y1 - v.y0 : out->y.end;
 
-    uint64_t from[3], next = p.start;
     size_t starts[3], room = 0;
-    for (int c = 0; c < planes; c++) {
+    for (int c = 0; c < v.planes; c++) {
         plane *q = &out->planes[c];
         q->across = c ? p.across : 1, q->down = c ? p.down : 1;
-        q->stride = quotient(p.width, q->across);
-        q->columns = (int)q->stride - x0 / q->across;
-        q->rows = quotient(y1, q->down) - y0 / q->down;
-        from[c] = next + q->stride * (y0 / q->down);
-        next += q->stride * quotient(p.height, q->down);
+        q->stride = v.strips[c].stride;
+        q->columns = (int)q->stride - v.x0 / q->across;
+        q->rows = v.strips[c].rows;
         starts[c] = room;
         room += q->stride * (q->rows + room_for(&out->y)) + 64;
     }
-    if (next != it.size)
-        return UNDECODABLE;
     if (!grow(pixels, room))
         return NO_MEMORY;
-    for (int c = 0; c < planes; c++) {
+    for (int c = 0; c < v.planes; c++) {
         plane *q = &out->planes[c];
-        if (!read_part(&it, file, from[c], q->stride * q->rows, pixels->data + starts[c]))
+        if (!read_part(shown, file, v.strips[c].from, q->stride * q->rows, pixels->data + starts[c]))
             return UNREADABLE;
-        q->pixels = pixels->data + starts[c] + x0 / q->across;
+        q->pixels = pixels->data + starts[c] + v.x0 / q->across;
     }
     return DONE;
 }

@@ -23,7 +23,8 @@ _OF_ENCODED_IMAGES = ("dali", "ffcv")  # which read no planes
 
 @dataclass(frozen=True)
 class Backend:
-    """Where a backend lives. needs: the module of its optional dependency; extra: what to install it with."""
+    """Where a backend lives. loader: what makes its loader there; needs: the module of its optional dependency; extra: what to
+    install that with."""
 
     module: str
     loader: str
@@ -38,7 +39,7 @@ class Backend:
 
 
 BACKENDS = {
-    "native": Backend("pipelines.loading.native", "NativeLoader"),
+    "native": Backend("pipelines.loading.native", "native_loader"),
     "dali": Backend("pipelines.loading.dali", "DaliLoader", "nvidia.dali", "dali"),
     "ffcv": Backend("pipelines.loading.ffcv", "FfcvLoader", "ffcv", "ffcv"),
     "synthetic": Backend("pipelines.loading.synthetic", "SyntheticLoader"),
@@ -160,8 +161,8 @@ def _candidates(dataset: Dataset) -> tuple[dict[str, Make], dict[str, str]]:
     return makers, broken
 
 
-def load_backend(name: str) -> type[Loader]:
-    """A backend's loader class; DataError when what it needs is not installed, or broken."""
+def load_backend(name: str) -> Make:
+    """What makes a backend's loader; DataError when what it needs is not installed, or broken."""
     backend = BACKENDS[name]
     if not backend.installed():
         raise DataError(

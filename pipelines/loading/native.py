@@ -23,8 +23,10 @@ from pipelines.loading.items import items_of
 from pipelines.loading.loader import Loader
 from pipelines.loading.task import Failure, Options, Task
 from pipelines.plan.plan import Plan
+from pipelines.support.errors import DataError, nearest
 
 _PIECE = 1 << 18  # output pixels: about two milliseconds of work
+_ON_DEVICE = "planes_on_device"  # the one setting
 
 
 @dataclass
@@ -64,7 +66,7 @@ class NativeLoader(Loader):
     def _submit(self, task: Task) -> _Draft:
         slices = self._slices(task)
         draft = _Draft(
-            images=empty_images(len(task), task.resolution, pinned=self._on_gpu),
+            images=self._images(task),
             labels=torch.from_numpy(task.labels.copy()),
             indices=torch.from_numpy(task.indices.copy()),
             unfinished=slices,
@@ -75,6 +77,10 @@ class NativeLoader(Loader):
         bounds = [len(task) * number // slices for number in range(slices + 1)]
         draft.slices = [self._pool.submit(self._fill, task, draft, *ends) for ends in pairwise(bounds)]
         return draft
+
+    def _images(self, task: Task) -> Tensor:
+        """Where the batch is made."""
+        return empty_images(len(task), task.resolution, pinned=self._on_gpu)
 
     def _slices(self, task: Task) -> int:
         """Into how many pieces a task is cut: one a thread, and of larger images up to four, so that threads finish a
@@ -95,12 +101,13 @@ class NativeLoader(Loader):
         with draft.lock:
             draft.unfinished -= 1
             complete = draft.unfinished == 0
-        if complete and self._stream is not None:
+        if complete:
             self._send(draft)
 
     def _carry_out(self, task: Task, draft: _Draft, slots: range) -> None:
         """Neighbouring slots: what the compiled decoder can do in one call, then the others one by one."""
-        self._carry_out_singly(task, draft, self._unfilled(task, draft, slots))
+        left = self._unfilled(task, draft, slots)
+        self._carry_out_singly(task, draft, left, [draft.images[slot : slot + 1] for slot in left])
 
     def _unfilled(self, task: Task, draft: _Draft, slots: range) -> Sequence[int]:
         """Let the compiled decoder fill what it can; returns the slots left to do."""
@@ -112,21 +119,30 @@ class NativeLoader(Loader):
         del located  # what kept the files open
         return [slot for slot, is_done in zip(slots, done.tolist()) if not is_done]
 
-    def _carry_out_singly(self, task: Task, draft: _Draft, slots: Sequence[int]) -> None:
-        for slot in slots:
+    def _carry_out_singly(self, task: Task, draft: _Draft, slots: Sequence[int], outs: Sequence[Tensor]) -> None:
+        """outs: for each slot the image (1, 3, size, size) to make."""
+        for slot, out in zip(slots, outs):
             if draft.abandoned:
                 return
-            failure = self._singly.carry_out(task, slot, draft.images[slot : slot + 1], draft.labels, draft.indices)
+            failure = self._singly.carry_out(task, slot, out, draft.labels, draft.indices)
             if failure is not None:
                 draft.failures[slot] = failure
 
     def _send(self, draft: _Draft) -> None:
+        """Have a batch whose slots are all carried out on the device."""
         draft.host = (draft.images, draft.labels)
+        if self._stream is None:
+            draft.images = self._on_device(draft)
+            return
         with torch.cuda.stream(self._stream):
-            draft.images = draft.images.to(self.device, non_blocking=True)
+            draft.images = self._on_device(draft)
             draft.labels = draft.labels.to(self.device, non_blocking=True)
             draft.copied = torch.cuda.Event()
             draft.copied.record()
+
+    def _on_device(self, draft: _Draft) -> Tensor:
+        """The images of a batch, on the device."""
+        return draft.images.to(self.device, non_blocking=True)
 
     def _collect(self, task: Task, handle: _Draft) -> tuple[Batch, list[Failure]]:
         for future in handle.slices:
@@ -148,3 +164,25 @@ class NativeLoader(Loader):
 
     def _release(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+def native_loader(dataset: Dataset, plan: Plan, options: Options) -> NativeLoader:
+    """The native loader; with the setting {"planes_on_device": True} (default: False) one that has a GPU resize planes, in
+    training. Where it is asked for and cannot be, the loader's `remark` says why."""
+    unknown = [name for name in options.settings if name != _ON_DEVICE]
+    if unknown:
+        raise DataError(
+            f"unknown native setting {unknown[0]!r}{nearest(unknown[0], [_ON_DEVICE])}; there is only {_ON_DEVICE!r}"
+        )
+    if not options.settings.get(_ON_DEVICE, False):
+        loader = NativeLoader(dataset, plan, options)
+        if options.device.type == "cuda" and dataset.holds_planes:
+            loader.remark += f"; planes are resized on the CPU (set {_ON_DEVICE} to have the GPU do it in training)"
+        return loader
+    from pipelines.loading.native_planes import PlanesLoader, why_not  # made of this module's loader
+
+    why = why_not(dataset, plan, options.device)
+    loader = (NativeLoader if why else PlanesLoader)(dataset, plan, options)
+    if why:
+        loader.remark += f"; planes are resized on the CPU, although {_ON_DEVICE} is set: {why}"
+    return loader

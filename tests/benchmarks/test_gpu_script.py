@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = "train tests v3 loaders v4 resnet accuracy"
+BLOCKS = "train tests v3 loaders v4 resnet planes accuracy"
 
 
 def gpu_script(out: Path, *blocks: str, **variables: str) -> subprocess.CompletedProcess[str]:
