@@ -37,14 +37,14 @@ def _weight(place, low, high, centre, wide, total, bicubic):
 
 
 @triton.jit
-def _span(output, length, whole, end, bicubic):
-    """What output pixels see of a box of `length` pixels that is resized to `whole`, of which those before `end` are there: the
-    first and the one behind the last, the centre, the reduction, the sum of weights, and how many the one that sees most does."""
+def _span(output, length, whole, least, end, bicubic):
+    """What output pixels see of a box of `length` pixels that is resized to `whole`, of which those from `least` to before `end`
+    are there: the first, the one behind the last, the centre, the reduction, the sum of weights, and how many at most."""
     scale = tl.div_rn(length.to(tl.float32), whole.to(tl.float32))
     wide = tl.maximum(scale, 1.0)
     support = tl.where(bicubic != 0, 2.0, 1.0) * wide
     centre = (output.to(tl.float32) + 0.5) * scale
-    low = tl.maximum((centre - support + 0.5).to(tl.int32), 0)
+    low = tl.maximum((centre - support + 0.5).to(tl.int32), least)
     high = tl.minimum((centre + support + 0.5).to(tl.int32), end)
     taps = tl.max(high - low, 0)
     total = tl.zeros_like(centre)
@@ -83,12 +83,12 @@ def resize_kernel(
         made = tl.where(flip != 0, side - 1 - made, made)
         width, height = tl.load(entry + 8), tl.load(entry + 9)
         low, high, centre, wide, total, taps = _span(
-            tl.load(entry + 12) + made, width, tl.load(entry + 10), width, bicubic
+            tl.load(entry + 12) + made, width, tl.load(entry + 10), 0, width, bicubic
         )
+        begin, behind = top - first, tl.minimum(height, end - top)
         low_y, high_y, centre_y, wide_y, total_y, taps_y = _span(
-            tl.load(entry + 13) + made_row, height, tl.load(entry + 11), tl.minimum(height, end - top), bicubic
+            tl.load(entry + 13) + made_row, height, tl.load(entry + 11), tl.maximum(-begin, 0), behind, bicubic
         )
-        begin = top - first
 
         # Chroma: pixels across, bytes before each plane, and the first row and how many of them the filter of a row sees.
         halved_across, halved_down = across == 2, down == 2

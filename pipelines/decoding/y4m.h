@@ -127,7 +127,7 @@ static int see(const picture *p, const item *shown, int side, region *out, view 
         s->from = v->end + s->stride * (v->y0 / down);
         v->end += s->stride * quotient(p->height, down);
     }
-    return 1;
+    return v->y0 < v->y1;
 }
 
 /* The same of the picture whose header is read first. */

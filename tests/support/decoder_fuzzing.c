@@ -82,6 +82,30 @@ static void cut_to_the_letter(const uint8_t *bytes, const item *it, int side) {
     free(memory.data);
 }
 
+/* Stages what may be planes for a GPU, to no more room than was asked for; and what its kernel relies on must hold. */
+static void stage_to_the_letter(item it, int width, int height, int side) {
+    picture p;
+    staged e = {.place = -1};
+    uint64_t places[2] = {0}, luma, chroma = 0;
+    if (read_header(it.bytes, it.size, &p))
+        width = p.width, height = p.height;
+    it.planes = 1;
+    stage_needs(&it, 1, side, (int32_t[]){width, height}, &places[1]);
+    if (places[1] > it.size)
+        abort();
+    uint8_t *buffer = malloc(places[1] ? places[1] : 1);
+    stage_items(&it, 1, side, places, buffer, &e);
+    free(buffer);
+    if (e.place < 0)
+        return;
+    luma = (uint64_t)e.columns * (e.end - e.first);
+    if (e.across)
+        chroma = 2 * (uint64_t)quotient(e.columns, e.across) * (quotient(e.end, e.down) - e.first / e.down);
+    if (e.left < 0 || e.left + e.width > e.columns || e.first < 0 || e.end <= e.first || luma + chroma > places[1] ||
+        (e.across && e.first % e.down) || e.x < 0 || e.y < 0)
+        abort();
+}
+
 /* Half of the planes' headers that can be read get as many bytes as they ask for, where that is not too many. */
 static size_t as_long_as_said(uint8_t **bytes, size_t size) {
     picture p;
@@ -132,6 +156,7 @@ int main(int count, char **words) {
             it.across = perhaps_odd(it.across), it.down = perhaps_odd(it.down);
         }
         cut_to_the_letter(bytes, &it, side);
+        stage_to_the_letter(it, width, height, side);
         carry_out_items(&it, 1, side, drawn(4), out);
         if (it.status < 0 || it.status > 4)
             abort();
