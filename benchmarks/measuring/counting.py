@@ -94,22 +94,13 @@ class Counts:
 
 
 def counts(build: Callable[[], nn.Module], images: int, size: int = 0, dtype: torch.dtype = torch.float32) -> Counts:
-    """Counts the network that `build` makes, at `size` pixels a side or its own."""
+    """Counts the network that `build` makes, for a training step on so many images, at `size` pixels a side or its own: by its
+    direct children, in the order in which they run. `dtype` is that of activations and weights (bf16 halves the bytes)."""
     with torch.device("meta"):
-        network = build().train()
+        network = build().train().to(dtype)
     side = size or network.input_size
-    return Counts(count(network, (images, 3, side, side), dtype), images)
-
-
-def count(network: nn.Module, images: tuple[int, int, int, int], dtype: torch.dtype = torch.float32) -> list[Block]:
-    """The blocks of `network` for a training step on `images` (N, C, H, W), in the order in which they run.
-
-    The network must be on the meta device and in training mode; its blocks are its direct children. `dtype` is that of
-    activations and weights (bf16 halves the bytes).
-    """
-    network = network.to(dtype)
     blocks: list[Block] = []
-    for name, module, inputs in block_inputs(network, torch.empty(images, device="meta", dtype=dtype)):
+    for name, module, inputs in block_inputs(network, torch.empty(images, 3, side, side, device="meta", dtype=dtype)):
         block = Block(name, sum(p.numel() for p in module.parameters()), name.startswith(AUXILIARY))
         inputs = inputs.detach().requires_grad_(bool(blocks))  # the first block need not differentiate the images
         working = inputs.clone()  # layers that work in place may not change a leaf
@@ -120,7 +111,7 @@ def count(network: nn.Module, images: tuple[int, int, int, int], dtype: torch.dt
                 output.backward(torch.empty_like(output))
         if block.operations or block.bytes:
             blocks.append(block)
-    return blocks
+    return Counts(blocks, images)
 
 
 def block_inputs(network: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tensor]]:

@@ -1,17 +1,14 @@
 """Counts of operations and bytes against arithmetic by hand and against published numbers."""
 
+from functools import partial
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from benchmarks.measuring.counting import count
+from benchmarks.measuring.counting import counts
 from inception import create_model
-
-
-def macs(network, size):
-    """Multiply-adds of the forward pass of one image, auxiliary classifiers left out."""
-    return sum(block.macs for block in count(network.train(), (2, 3, size, size)) if not block.auxiliary) / 2
 
 
 # The papers' networks as timm's table of results counts them, in G multiply-adds at 299 pixels; normalisation and
@@ -20,9 +17,7 @@ def macs(network, size):
     ("name", "published"), [("inception_v3", 5.73e9), ("inception_v4", 12.28e9), ("inception_resnet_v2", 13.18e9)]
 )
 def test_our_networks_have_the_published_counts(name, published):
-    with torch.device("meta"):
-        network = create_model(name)
-    assert macs(network, 299) == pytest.approx(published, rel=0.005)
+    assert counts(partial(create_model, name), 2, 299).macs == pytest.approx(published, rel=0.005)
 
 
 # torchvision writes these numbers into the metadata of its weights.
@@ -34,9 +29,7 @@ def test_our_networks_have_the_published_counts(name, published):
     ],
 )
 def test_known_networks_have_the_counts_their_authors_state(build, size, weights):
-    with torch.device("meta"):
-        network = build()
-    assert macs(network, size) == pytest.approx(weights.meta["_ops"] * 1e9, rel=0.002)
+    assert counts(build, 2, size).macs == pytest.approx(weights.meta["_ops"] * 1e9, rel=0.002)
 
 
 class Unit(nn.Module):
@@ -54,9 +47,7 @@ class Unit(nn.Module):
 
 
 def test_a_unit_counted_by_hand():
-    with torch.device("meta"):
-        network = Unit()
-    first, second = count(network, (2, 3, 10, 10))
+    first, second = counts(Unit, 2, 10).blocks
     pixels = 2 * 10 * 10
     assert first.macs == pixels * 3 * 8 * 9
     assert second.macs == pixels * 8 * 8 * 9
@@ -70,22 +61,18 @@ def test_a_unit_counted_by_hand():
     assert second.bytes == convolution + normalisation
 
 
+DEBUG = partial(create_model, "debug")
+
+
 def test_half_the_precision_is_half_the_bytes_and_all_of_the_operations():
-    with torch.device("meta"):
-        wide, narrow = (create_model("debug") for _ in range(2))
-    full = count(wide.train(), (4, 3, 32, 32))
-    half = count(narrow.train(), (4, 3, 32, 32), torch.bfloat16)
+    full, half = counts(DEBUG, 4, 32).blocks, counts(DEBUG, 4, 32, torch.bfloat16).blocks
     assert [b.operations for b in half] == [b.operations for b in full]
     bytes_of_half, bytes_of_full = (sum(b.bytes for b in blocks) for blocks in (half, full))
     assert bytes_of_half == pytest.approx(bytes_of_full / 2, rel=0.04)  # but for pooling's indices
 
 
 def test_operations_grow_with_the_batch_and_weights_do_not():
-    with torch.device("meta"):
-        networks = [create_model("debug").train() for _ in range(2)]
-    one, four = (count(network, (n, 3, 32, 32)) for network, n in zip(networks, (1, 4)))
+    one, four = counts(DEBUG, 1, 32).blocks, counts(DEBUG, 4, 32).blocks
     assert sum(b.operations for b in four) == 4 * sum(b.operations for b in one)
     assert [b.parameters for b in four] == [b.parameters for b in one]
-    with torch.device("meta"):
-        everything = sum(p.numel() for p in create_model("debug").parameters())
-    assert sum(b.parameters for b in one) == everything
+    assert sum(b.parameters for b in one) == sum(p.numel() for p in create_model("debug").parameters())
