@@ -16,7 +16,7 @@ from launch.environment import Environment
 
 _LOOPBACK = "lo"  # Linux's interface of a machine to itself
 # The ranks vote this often, if steps are shorter than that, since a vote among a thousand may take as long as a step; but no
-# later than after so many calls, since steps may become longer.
+# later than after so many calls, since steps may become longer, as of larger images in the next phase.
 VOTE_SECONDS, MOST_CALLS = 1.0, 32
 
 
@@ -64,7 +64,6 @@ class ProcessGroup(Communicator):
         self._exchange([wish and not answer for wish, answer in zip(wishes, granted)])
         if conclude:
             granted = tuple(map(any, zip(granted, self._answer(len(wishes)))))
-            self._interval = 1  # the steps of the next phase may take longer
         return granted
 
     def _exchange(self, wishes: list[bool]) -> None:
