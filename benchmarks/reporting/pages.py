@@ -13,7 +13,9 @@ import jinja2
 from benchmarks.measuring import change_beyond_noise, machine_line
 from benchmarks.reporting.results import Row, present_command, tabulated
 
-DETAILS = ("spread", "share", "of_ours", "cpu_cores", "predicted", "bound_by", "step_seconds_p95")
+DETAILS = (
+    "spread", "share", "of_ours", "cpu_cores", "predicted", "bound_by", "step_seconds_p95", "pixels", "last_loss", "fp64",
+)  # fmt: skip
 # Options that say how exactly to measure, not what.
 _PRECISION = {"windows", "seconds", "budget", "rounds", "output"}
 

@@ -1,0 +1,159 @@
+"""Each network of the family trained from scratch beside its twin of another project, in one plain loop: what both learn.
+
+    python benchmarks/studies/learning.py --data DIR
+    python benchmarks/studies/learning.py --networks inception_v3 --data DIR --epochs 30 --seeds 3
+
+DIR has class folders in train and val, such as CIFAR-10 as JPEGs; without it, it is the embedded sample. Both get the same
+images in the same order and start from the same weights, an eighth as wide as the paper's, on the smallest images (of at least
+32 pixels) that the network takes. A seed decides the weights, the order and the crops. In fp32 a pair drifts apart by
+rounding, as two seeds do; so both also train for a while in fp64, where their losses should stay the same.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.measuring import BenchmarkError
+from benchmarks.measuring.command_line import positive
+from benchmarks.peers.twins import TWINS, twin_of
+from benchmarks.reporting import Result, Study
+from inception import create_model
+from pipelines import Dataset, EvalPlan, TrainPlan, build_loader, open_dataset, sample_path
+
+LEAST_PIXELS = 32
+CROPS = (0.6, 1.0)  # share of an image that a crop covers
+SETTING = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+LAST_STEPS = 20  # whose mean loss the table shows
+EXACT_STEPS = 200  # in fp64, to see whether the two compute the same
+
+
+class Learned(NamedTuple):
+    """Losses of all steps, and the top-1 in percent after the last."""
+
+    losses: list[float]
+    top1: float
+
+
+study = Study(
+    "learning", "What each network of the family learns, beside its twin of another project.", networks=list(TWINS), data=None,
+    batch_size=128, seeds=2,
+)  # fmt: skip
+study.option("--epochs", type=positive, default=2, help="of each training")
+study.option("--width", type=float, default=0.125, help="of the networks, as a multiple of the paper's")
+study.option("--lr", type=float, default=0.05, help="the largest learning rate")
+
+
+@study.check
+def known(options: Any) -> None:
+    """Raises BenchmarkError for a network that has no twin."""
+    if unknown := set(options.networks) - set(TWINS):
+        raise BenchmarkError(f"{', '.join(sorted(unknown))}: no such network with a twin; there are {', '.join(TWINS)}")
+
+
+@study
+def main(options: Any, result: Result) -> list[str]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    train, val = (open_dataset(options.data or sample_path(), split, progress=False) for split in ("train", "val"))
+    setting = {"batch_size": options.batch_size, "epochs": options.epochs, "lr": options.lr}
+    variances: list[float] = []
+    for name in options.networks:
+        runs: dict[str, list[Learned]] = {}
+        for seed in range(options.seeds):
+            pixels, pair = pair_of(name, len(train.classes), options.width, seed)
+            for who, network in pair.items():
+                losses = trained(network.to(device), pixels, train, seed, **setting)
+                learned = Learned(losses, judged(network, pixels, val, options.batch_size))
+                runs.setdefault(who, []).append(learned)
+                result.say(f"{name}, {who}, seed {seed}: loss {losses[-1]:.3f}, top-1 {learned.top1:.2f}%")
+        _, pair = pair_of(name, len(train.classes), options.width, 0)
+        exact = [
+            trained(network.double().to(device), pixels, train, 0, **setting, steps=EXACT_STEPS)
+            for network in pair.values()
+        ]
+        _add(result, name, pixels, runs, exact)
+        result.save()
+        variances += [np.var([run.top1 for run in group], ddof=1) for group in runs.values() if options.seeds > 1]
+    result.note(
+        f"{len(train)} images to train on, {len(val)} to judge by, {options.epochs} epochs, batch {options.batch_size}, width "
+        f"{options.width:g}, one-cycle schedule up to {options.lr:g}; no dropout, no auxiliary heads. Both of a pair start from "
+        "the same weights, which ours draws."
+    )
+    if variances:
+        result.note(
+            f"From seed to seed the top-1 of one network deviates by {np.sqrt(np.mean(variances)):.2f} points (pooled over "
+            f"{len(variances)} groups of {options.seeds})."
+        )
+    return ["pixels", "last_loss", "fp64"]
+
+
+def pair_of(name: str, classes: int, width: float, seed: int) -> tuple[int, dict[str, nn.Module]]:
+    """The smallest images, of at least `LEAST_PIXELS`, that the network takes [pixels a side]; ours, and its twin by source."""
+    torch.manual_seed(seed)
+    ours = create_model(name, classes, width=width, auxiliary=False, dropout=0.0)
+    return max(ours.smallest_size, LEAST_PIXELS), {"ours": ours, **dict([twin_of(ours)])}
+
+
+def trained(
+    network: nn.Module, pixels: int, dataset: Dataset, seed: int, *, batch_size: int, epochs: int, lr: float,
+    steps: int | None = None,
+) -> list[float]:  # fmt: skip
+    """The losses of the plain loop, SGD with momentum and a one-cycle schedule, which ends after `steps` if they are given."""
+    first = next(network.parameters())
+    network = network.to(memory_format=torch.channels_last).train()
+    plan = TrainPlan(len(dataset), batch_size, seed=seed, scale=CROPS)
+    optimizer = torch.optim.SGD(network.parameters(), lr, **SETTING)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * plan.batches)
+    losses: list[Tensor] = []
+    with build_loader(dataset, plan, "native", first.device, batch_size=batch_size, resolution=pixels) as loader:
+        for epoch in range(epochs):
+            loader.set_epoch(epoch)
+            for batch in loader:
+                if len(losses) == steps:
+                    break
+                loss = F.cross_entropy(network(normalised(batch.images, first.dtype)), batch.labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses.append(loss.detach())
+    return torch.stack(losses).tolist()
+
+
+def judged(network: nn.Module, pixels: int, dataset: Dataset, batch_size: int) -> float:
+    """Top-1 on all of a split [percent]."""
+    first, plan, right = next(network.parameters()), EvalPlan(len(dataset), batch_size), 0
+    network.eval()
+    common = {"batch_size": batch_size, "resolution": pixels}
+    with build_loader(dataset, plan, "native", first.device, **common) as loader, torch.inference_mode():
+        for batch in loader:
+            guesses = network(normalised(batch.images, first.dtype)).argmax(1)
+            right += int((guesses == batch.labels).sum())
+    return 100 * right / len(dataset)
+
+
+def normalised(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 images (N, 3, H, W) as numbers from -1 to 1."""
+    return images.to(dtype) / 127.5 - 1
+
+
+def _add(result: Result, name: str, pixels: int, runs: dict[str, list[Learned]], exact: list[list[float]]) -> None:
+    (_, ours), (source, theirs) = runs.items()
+    for who, group in runs.items():
+        last = float(np.mean([run.losses[-LAST_STEPS:] for run in group]))
+        result.add({"network": name, "of": who}, "top-1, %", [run.top1 for run in group], pixels=pixels, last_loss=last)
+    alike = next((step for step, (a, b) in enumerate(zip(*exact)) if a != b), len(exact[0]))
+    result.add(
+        {"network": name, "of": f"ours minus {source}'s"}, "points of top-1",
+        [one.top1 - other.top1 for one, other in zip(ours, theirs)], fp64=f"same losses for {alike} of {len(exact[0])} steps",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    study.start()
