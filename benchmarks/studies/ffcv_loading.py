@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.measuring import Subject, Window, alternate, drained
 from benchmarks.measuring.loading import AHEAD, decoded, loaded
+from benchmarks.measuring.photos import jpeg, write_folders
 from benchmarks.peers.loaders import DataJob, ffcv_reading
 from benchmarks.reporting import Result, Study
 from pipelines import open_dataset
@@ -41,11 +42,12 @@ def main(options: Any, result: Result) -> None:
     torch.set_num_threads(1)  # as importing FFCV does; nothing here is torch's work
     with tempfile.TemporaryDirectory(prefix="ffcv-") as work:
         result.say(f"making {options.images} photos ...")
-        size = write_crops(Path(work) / "photos", options.images, options.quality)
+        files = [jpeg(np.asarray(photo), quality=options.quality) for photo in photos(options.images)]
+        write_folders(Path(work) / "photos", files, len(files))
         write_beton(partial(open_dataset, f"{work}/photos", "train", progress=False), Path(work) / "train.beton")
         dataset = open_dataset(work, "train", progress=False)
         job = DataJob(Path(), Path(), options.batch_size, options.resolution, options.workers)
-        encoded = [torch.from_numpy(np.array(dataset.read(index))) for index in range(len(dataset))]
+        encoded = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files]
         loading = {
             "ffcv": loaded(dataset, "ffcv", options),
             STOCK: drained(ffcv_reading(Path(work) / "train.beton", job), ahead=AHEAD),
@@ -61,18 +63,9 @@ def main(options: Any, result: Result) -> None:
     result.add_each({}, "what", "ms of CPU time an image", milliseconds, higher_is_better=False)
     result.add({"what": f"ffcv over {STOCK}"}, "times as fast", measured["ffcv"].over(measured[STOCK]), goal=GOAL)
     result.note(
-        f"{options.images} photos, {size / options.images / 1e3:.0f} KB each on average, quality {options.quality}, to "
-        f"{options.resolution} pixels, batches of {options.batch_size}, {options.workers} threads, CPU only"
+        f"{options.images} photos, {sum(map(len, files)) / options.images / 1e3:.0f} KB each on average, quality "
+        f"{options.quality}, to {options.resolution} pixels, batches of {options.batch_size}, {options.workers} threads, CPU only"
     )
-
-
-def write_crops(folder: Path, count: int, quality: int) -> int:
-    """Writes crops of photographs to folder/train, in class folders; returns their bytes."""
-    paths = [folder / f"train/class{number % 4}/{number:05d}.jpg" for number in range(count)]
-    for path, photo in zip(paths, photos(count)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        photo.save(path, quality=quality)
-    return sum(path.stat().st_size for path in paths)
 
 
 def _metered(subject: Subject, images: int, used: list[float]) -> Window:
