@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Everything there is to measure on a machine with a GPU, in one call, without a network: the GPU's tests, what the kernels
-# should bring, the step of each network with its peers, the sweeps, the loaders, the roofline, restarts, and time to
-# accuracy. What cannot run is said, and the rest goes on; every command has a time limit and a result file of its own.
+# should bring, the step of each network with its peers, the sweeps, the loaders, planes, the roofline, restarts, and time
+# to accuracy. What cannot run is said, and the rest goes on; every command has a time limit and a result file of its own.
 # The long form of benchmarks/gpu.sh.
 #
 #   bash benchmarks/gpu.sh long                   all stages, about two and a half hours on one GPU
-#   bash benchmarks/gpu.sh long tests step        some of: tests predict step variants sweep loaders roofline restart
-#                                                 accuracy report
+#   bash benchmarks/gpu.sh long tests step        some of: tests predict step variants sweep loaders planes roofline
+#                                                 restart accuracy report
 #   OUT=/somewhere                                where JSON, tables, pictures and traces go (benchmarks/results)
 #   CIFAR10=/data/cifar10                         folder or zip file with train and val, for the stage `accuracy`
 #   LIMIT=900                                     seconds after which a command is ended
@@ -15,7 +15,7 @@
 set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../launch/common.sh"
 
-all=(tests predict step variants sweep loaders roofline restart accuracy report)
+all=(tests predict step variants sweep loaders planes roofline restart accuracy report)
 stages=("$@")
 [[ ${#stages[@]} -gt 0 ]] || stages=("${all[@]}")
 limit="${LIMIT:-900}"
@@ -23,9 +23,11 @@ failed=()
 
 if [[ -n "${QUICK:-}" ]]; then
     networks=(debug) batch=16 batches=(8 16) modes=(eager) windows=(--windows 2 --seconds 0.2)
+    planes=(--images 80 --batch-size 8 --resolution 32 --windows 1)
 else
     networks=(inception_v3 inception_v4 inception_resnet_v2) batch=128 batches=(64 128 256 512)
     modes=(default max-autotune) windows=(--windows 5 --seconds 1.5)
+    planes=()
 fi
 variants=(network.fused_norm=true network.pad_channels=4 network.pad_channels=8 network.fuse=true
     network.fused_norm=true,network.fuse=true,compile.combo_kernels=true)
@@ -118,6 +120,12 @@ stage_loaders() {
     else
         say "DALI's share of the JPEG engine is not swept: that needs a GPU and nvidia-dali"
     fi
+}
+
+# Planes that the GPU resizes beside those that threads resize, and JPEGs.
+stage_planes() {
+    needs_gpu "what a GPU would resize is left out"
+    limited benchmarks/studies/planes_on_gpu.py "${planes[@]}" --output "$out"
 }
 
 stage_roofline() {

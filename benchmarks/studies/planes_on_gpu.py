@@ -3,7 +3,8 @@
     python benchmarks/studies/planes_on_gpu.py
 
 The native loader in turns on the same photos of 500 x 375 pixels, each batch on the device before the next is asked for: images a
-second, and a second of a core. Without a GPU the first is left out, and the others are measured on the CPU.
+second, and a second of a core. Without a GPU the first is left out, and the others are measured on the CPU. How many
+bytes of an image cross to a GPU that resizes it is counted on any machine.
 """
 
 import sys
@@ -22,9 +23,13 @@ from benchmarks.measuring.loading import AHEAD
 from benchmarks.measuring.photos import prepare_shards, write_photos
 from benchmarks.reporting import Result, Study
 from pipelines import Batch, Loader, TrainPlan, build_loader, open_dataset
+from pipelines.decoding import fast_decode
+from pipelines.decoding.staging import Staging
+from pipelines.loading.items import wanted_of
 from pipelines.support.cores import usable_cores
 
 JPEGS, PLANES, ON_GPU = "JPEGs", "planes", "planes, resized on the GPU"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 study = Study(
     "planes_on_gpu", __doc__, images=4096, resolution=299, batch_size=256, workers=usable_cores(), quality=97, windows=5,
@@ -34,7 +39,7 @@ study = Study(
 @study
 def main(options: Any, result: Result) -> None:
     torch.set_num_threads(1)
-    on_gpu = torch.cuda.is_available()
+    on_gpu = DEVICE == "cuda"
     with tempfile.TemporaryDirectory(prefix="planes-") as work:
         photos = write_photos(Path(work) / "photos", options.images, options.quality)
         subjects: dict[str, Subject] = {}
@@ -47,12 +52,13 @@ def main(options: Any, result: Result) -> None:
                 prepare_shards(photos, output, "--store", store, "--workers", options.workers)
             subjects[name] = drained(partial(_Waiting, output, name == ON_GPU, options), ahead=AHEAD)
         measured = alternate(subjects, windows=options.windows)
+        _add_crossing(Path(work) / "planes", options, result)
     result.add_each({}, "what", "images/s", measured)
     for name, measurement in measured.items():
         if rates := [window.rate / window.cores for window in measurement.windows if window.cores]:
             result.add({"what": name}, "images/s a core", rates)
-    if on_gpu:
-        for other in (PLANES, JPEGS):
+    for other in (PLANES, JPEGS):
+        if on_gpu and measured[ON_GPU].windows and measured[other].windows:
             result.add({"what": f"{ON_GPU}, over {other}"}, "times as fast", measured[ON_GPU].over(measured[other]))
     result.note(
         f"{options.images} photos of 500 x 375 pixels to {options.resolution}, random crops of 8 to 100% of the area, batches of "
@@ -60,17 +66,34 @@ def main(options: Any, result: Result) -> None:
     )
 
 
+def _loader(data: Path, device: str, options: Any, **how: Any) -> Loader:
+    dataset = open_dataset(data, "train", progress=False)
+    shape = {name: getattr(options, name) for name in ("batch_size", "resolution", "workers")}
+    plan = TrainPlan(len(dataset), options.batch_size, seed=1)
+    return build_loader(dataset, plan, "native", device, **shape, **how)
+
+
+def _add_crossing(data: Path, options: Any, result: Result) -> None:
+    """What a GPU that resizes planes is sent of an epoch's images, and what it is sent of them once they are resized."""
+    compiled, why = fast_decode.library()
+    if compiled is None:
+        result.add_failure({"what": ON_GPU}, "kB an image that cross", why)
+        return
+    staged = images = 0
+    with _loader(data, "cpu", options) as loader:
+        for task in loader._tasks():
+            items, sizes = wanted_of(loader.dataset, task, slice(None)), loader.dataset.sizes(task.indices)
+            staged += Staging(compiled, items, sizes, task.resolution).buffer.nbytes
+            images += len(task)
+    for name, size in {ON_GPU: staged / images, PLANES: 3 * options.resolution**2}.items():
+        result.add({"what": name}, "kB an image that cross", size / 1000, higher_is_better=False)
+
+
 class _Waiting:
     """A loader that hands out a batch once it is on the device."""
 
     def __init__(self, data: Path, on_device: bool, options: Any) -> None:
-        dataset = open_dataset(data, "train", progress=False)
-        shape = {name: getattr(options, name) for name in ("batch_size", "resolution", "workers")}
-        plan = TrainPlan(len(dataset), options.batch_size, seed=1)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.loader: Loader = build_loader(
-            dataset, plan, "native", device, settings={"planes_on_device": on_device}, **shape
-        )
+        self.loader = _loader(data, DEVICE, options, settings={"planes_on_device": on_device})
         if on_device and "planes are resized on the GPU" not in self.loader.reason:
             raise BenchmarkError(self.loader.reason)
         self.close = self.loader.close

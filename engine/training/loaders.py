@@ -119,7 +119,7 @@ def _loader(
 ) -> Loader:
     # Of planes, "auto" is the native backend.
     backend = "native" if data.backend == "auto" and dataset.holds_planes else data.backend
-    return build_loader(
+    loader = build_loader(
         dataset,
         plan,
         data.backend,
@@ -133,3 +133,7 @@ def _loader(
         on_error=data.on_error,
         settings=asdict(getattr(data, backend)) if backend in ("native", "dali", "ffcv") else None,
     )
+    if data.native.planes_on_device and backend != "native":
+        why = "nothing is read" if backend == "synthetic" else "the dataset holds no planes"
+        loader.reason += f"; --data.native.planes_on_device true changes nothing: {why}"
+    return loader

@@ -131,12 +131,12 @@ class Dataset:
     @property
     def holds_planes(self) -> bool:
         """Whether any sample is planes of luma and chroma, and no encoded image."""
-        return bool((self._index.entries["flags"] & int(Flag.PLANES)).any())
+        return self.planes_and_images()[0] > 0
 
-    @property
-    def encoded_images(self) -> int:
-        """How many samples are encoded images, and no planes."""
-        return int(np.count_nonzero(self._index.entries["flags"] & int(Flag.PLANES) == 0))
+    def planes_and_images(self) -> tuple[int, int]:
+        """How many samples are planes of luma and chroma, and how many encoded images; what cannot be read is neither."""
+        kinds = np.delete(self._index.entries["flags"], self._excluded) & int(Flag.PLANES | Flag.UNREADABLE)
+        return int(np.count_nonzero(kinds == int(Flag.PLANES))), int(np.count_nonzero(kinds == 0))
 
     @property
     def held_out(self) -> float:

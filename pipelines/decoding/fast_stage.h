@@ -20,7 +20,8 @@ static uint64_t bytes_of(const view *v) {
 }
 
 /* Tells the most bytes that `stage_items` needs for each item, whose picture has the size of sizes[2 * i] x sizes[2 * i + 1]
- * pixels: of how its chroma is sampled, which its header says, only what fits the length of the stream comes in question. */
+ * pixels: of how its chroma is sampled, which its header says, only what fits the length of the stream comes in question. Rows of which
+ * the kernel cannot count the bytes in 32 bits need none: without room they are left to the host. */
 void stage_needs(const item *items, int count, int side, const int32_t *sizes, uint64_t *needs) {
     static const picture SAMPLINGS[] = {{.across = 1, .down = 1, .colours = GRAY},
                                         {.across = 1, .down = 1, .colours = YCBCR},
@@ -36,7 +37,8 @@ void stage_needs(const item *items, int count, int side, const int32_t *sizes, u
             p.width = sizes[2 * i], p.height = sizes[2 * i + 1];
             if (!see(&p, it, side, &unused, &v) || v.end > it->size || it->size - v.end > LONGEST_HEADER)
                 continue;
-            needs[i] = bytes_of(&v) > needs[i] ? bytes_of(&v) : needs[i];
+            if (bytes_of(&v) > needs[i] && bytes_of(&v) <= INT32_MAX)
+                needs[i] = bytes_of(&v);
         }
     }
 }

@@ -158,14 +158,12 @@ def resize_kernel(
         tl.store(to + 2, _shown(blue + 0.5).to(tl.uint8), mask=inside)
 
 
-INTERPRETED = not isinstance(resize_kernel, triton.JITFunction)  # TRITON_INTERPRET=1: on any device, slowly
-
-
 def resize(staged: Tensor, out: Tensor) -> None:
     """Make the squares of n samples of a `Staging`'s buffer, `staged`, uint8 (bytes,) on the device that `out` is on: uint8
-    (n, 3, side, side), in channels_last memory. Samples that are not staged keep what `out` holds."""
+    (n, 3, side, side), in channels_last memory. Samples that are not staged keep what `out` holds. With TRITON_INTERPRET=1 in the
+    environment when this is imported, the device may be a CPU."""
     count, side = len(out), out.shape[-1]
     table = staged[: count * ENTRY.itemsize].view(torch.int32)
     grid = (count * triton.cdiv(side, _ROWS) * triton.cdiv(side, _COLUMNS),)
-    with _launching:
+    with _launching, torch.cuda.device_of(out):  # Triton launches on the current GPU, whichever holds the tensors
         resize_kernel[grid](staged, table, out, side, FIELDS=_FIELDS, UNIT=UNIT, ROWS=_ROWS, COLUMNS=_COLUMNS)

@@ -175,10 +175,7 @@ def native_loader(dataset: Dataset, plan: Plan, options: Options) -> NativeLoade
             f"unknown native setting {unknown[0]!r}{nearest(unknown[0], [_ON_DEVICE])}; there is only {_ON_DEVICE!r}"
         )
     if not options.settings.get(_ON_DEVICE, False):
-        loader = NativeLoader(dataset, plan, options)
-        if options.device.type == "cuda" and dataset.holds_planes:
-            loader.remark += f"; planes are resized on the CPU (set {_ON_DEVICE} to have the GPU do it in training)"
-        return loader
+        return NativeLoader(dataset, plan, options)
     from pipelines.loading.native_planes import PlanesLoader, why_not  # made of this module's loader
 
     why = why_not(dataset, plan, options.device)

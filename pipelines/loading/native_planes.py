@@ -5,8 +5,11 @@ of it there (`pipelines/decoding/resize_kernel.py`). What is no planes, or canno
 crosses beside. Order, boxes and everything else are the plan's and `NativeLoader`'s.
 """
 
+import functools
 import importlib.util
+import os
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 import torch
@@ -24,7 +27,8 @@ from pipelines.loading.native import NativeLoader, _Draft
 from pipelines.loading.task import Options, Task
 from pipelines.plan.plan import EvalPlan, Plan
 
-_WIDTH, _HEIGHT, _BOX, _SIDE = 48, 40, (5, 7, 31, 29), 24  # of the test picture
+_WIDTH, _HEIGHT, _BOX, _SIDE = 48, 40, (5, 7, 21, 19), 18  # of the test pictures
+_CHROMA = ((2, 2), (2, 1), (1, 1), (0, 0))  # how many pixels across and down one of it covers, in each of them
 
 
 def why_not(dataset: Dataset, plan: Plan, device: torch.device) -> str:
@@ -33,37 +37,43 @@ def why_not(dataset: Dataset, plan: Plan, device: torch.device) -> str:
         return "the dataset holds none"
     if isinstance(plan, EvalPlan):
         return "evaluation shows the same pixels on every device"
+    planes, others = dataset.planes_and_images()
+    if planes < others:
+        return f"the dataset holds {planes:,} beside {others:,} encoded images"
     compiled, why = fast_decode.library()
     if compiled is None:
         return f"there is no compiled decoder to read their rows ({why})"
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":  # with which a CPU stands for one, slowly
+        return "the device is no GPU"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     try:
-        from pipelines.decoding.resize_kernel import INTERPRETED
-
-        if device.type != "cuda" and not INTERPRETED:
-            return "the device is no GPU"
         off = _off(device)
     except Exception as error:  # what compiles and launches kernels may fail in any way
         return f"Triton fails here ({first_line(error)})"
-    return f"its kernel is {off} levels off on a test picture" if off > 1 else ""
+    return f"its kernel is {off} levels off on test pictures" if off > 1 else ""
 
 
+@functools.cache
 def _off(device: torch.device) -> int:
-    """How many levels the kernel is off the compiled decoder, on a test picture."""
+    """How many levels the kernel is off the compiled decoder at most: each sampling of chroma, filter and mirroring."""
     from pipelines.decoding.resize_kernel import resize
 
     compiled, _ = fast_decode.library()
     assert compiled is not None
-    picture = y4m.Picture(_WIDTH, _HEIGHT, 2, 2, 0)
-    pixels = np.add.outer(np.arange(picture.size) // 7, np.zeros(1, int)).astype(np.uint8)
-    data = np.frombuffer(y4m.header_of(*picture[:4]) + pixels.tobytes(), np.uint8)
-    items = np.zeros(1, fast_decode.ITEM)
-    items["bytes"], items["size"], items["planes"], items["orientation"] = data.ctypes.data, len(data), 1, 1
+    cases = list(product(_CHROMA, (False, True), (False, True)))
+    items, files = np.zeros(len(cases), fast_decode.ITEM), []
+    for item, (covered, bicubic, flip) in zip(items, cases):
+        picture = y4m.Picture(_WIDTH, _HEIGHT, *covered, 0)
+        pixels = (np.arange(picture.size) // 7).astype(np.uint8)
+        files.append(np.frombuffer(y4m.header_of(*picture[:4]) + pixels.tobytes(), np.uint8))
+        item["bytes"], item["size"] = files[-1].ctypes.data, len(files[-1])
+        item["bicubic"], item["flip"] = bicubic, flip
+    items["planes"] = items["orientation"] = 1
     items["left"], items["top"], items["width"], items["height"] = _BOX
     items["across"] = items["down"] = _SIDE
-    staging = Staging(compiled, items, np.array([[_WIDTH, _HEIGHT]]), _SIDE)
-    wanted, made = empty_images(1, _SIDE), empty_images(1, _SIDE).to(device)
+    staging = Staging(compiled, items, np.full((len(items), 2), (_WIDTH, _HEIGHT)), _SIDE)
+    wanted, made = empty_images(len(items), _SIDE), empty_images(len(items), _SIDE).to(device)
     staging.read(items)
     fast_decode.carry_out_items(compiled, items, wanted)
     resize(staging.buffer.to(device), made)
@@ -86,7 +96,7 @@ class PlanesLoader(NativeLoader):
 
         super().__init__(dataset, plan, options)
         self._resize = resize
-        others = dataset.encoded_images
+        _, others = dataset.planes_and_images()
         self.remark += "; planes are resized on the GPU" + (f", {others:,} other images on the CPU" if others else "")
 
     def _images(self, task: Task) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -54,6 +55,14 @@ def test_mistakes_are_one_line(tmp_path, blocks, variables, words):
     assert done.returncode == 2
     assert words in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_stages_of_the_long_form_are_run_and_those_of_the_docs_are_there():
+    script = (ROOT / "benchmarks/measuring/gpu_long.sh").read_text()
+    stages = set(re.findall(r"^stage_(\w+)\(\)", script, re.MULTILINE))
+    assert stages == set(re.findall(r"^all=\((.*)\)", script, re.MULTILINE)[0].split())
+    documented = re.findall(r"gpu\.sh long (\w+)`", (ROOT / "docs/performance.md").read_text())
+    assert {"loaders", "planes"} <= set(documented) <= stages
 
 
 def test_the_tests_that_need_a_gpu_are_all_named():

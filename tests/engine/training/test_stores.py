@@ -38,12 +38,25 @@ def test_losses_are_the_same_to_the_last_digit(curve):
     assert curve("windows") == wanted
 
 
-@pytest.mark.parametrize(("backend", "planes", "wanted"), [
-    ("native", False, {"planes_on_device": True}), ("auto", True, {"planes_on_device": True}), ("auto", False, None),
+NONE = "chosen; --data.native.planes_on_device true changes nothing: the dataset holds no planes"
+
+
+@pytest.mark.parametrize(("backend", "planes", "wanted", "reason"), [
+    ("native", False, True, "chosen"),  # it says so itself
+    ("auto", True, True, "chosen"),
+    ("auto", False, None, NONE),
+    ("dali", False, None, NONE),
+    ("ffcv", False, None, NONE),
+    ("synthetic", True, None, NONE.replace("the dataset holds no planes", "nothing is read")),
 ])  # fmt: skip
-def test_whether_a_gpu_resizes_planes_reaches_the_native_loader(monkeypatch, backend, planes, wanted):
-    given = {}
-    monkeypatch.setattr(loaders, "build_loader", lambda dataset, plan, backend, device, **how: given.update(how))
-    data = DataConfig(backend=backend, native=NativeConfig(planes_on_device=True))
-    loaders._loader(data, Mock(holds_planes=planes), Mock(), 8, 32, Mock(cores=1))
-    assert given["settings"] == wanted
+def test_whether_a_gpu_resizes_planes_reaches_the_native_loader_or_is_said_to_change_nothing(
+    monkeypatch, backend, planes, wanted, reason
+):
+    build = Mock(side_effect=lambda *_, **__: Mock(reason="chosen"))
+    monkeypatch.setattr(loaders, "build_loader", build)
+    for asked in (True, False):
+        data = DataConfig(backend=backend, native=NativeConfig(planes_on_device=asked))
+        loader = loaders._loader(data, Mock(holds_planes=planes), Mock(), 8, 32, Mock(cores=1))
+        settings = build.call_args.kwargs["settings"] or {}
+        assert settings.get("planes_on_device") == (wanted and asked)
+        assert loader.reason == (reason if asked else "chosen")

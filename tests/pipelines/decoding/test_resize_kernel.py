@@ -3,10 +3,13 @@ compiled decoder makes, in Triton's interpreter and on a GPU where there is one,
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 
 import numpy as np
 import pytest
+import torch
 
 from pipelines.datasets import y4m
 from pipelines.decoding import fast_decode
@@ -16,6 +19,7 @@ DRIVER = "tests/pipelines/decoding/resize_driver.py"
 INTERPRETER = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
 CHROMA = ((2, 2), (2, 1), (1, 1), (0, 0))
 SIZES = ((97, 131), (33, 17), (5, 3), (2, 7), (1, 40), (40, 1), (1, 1))
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 MARGIN = 5  # rows beside: what the smooth upsampling of chroma looks at, and whole pixels of chroma
 
 
@@ -108,6 +112,43 @@ def test_what_is_no_planes_or_not_as_indexed_is_left_to_the_host(compiled, pictu
     assert np.flatnonzero(~staging.read(items)).tolist() == list(range(8))
 
 
+@pytest.mark.parametrize(("height", "fits"), [(32768, True), (32769, False)])
+def test_rows_that_the_kernel_cannot_count_in_32_bits_have_no_room(compiled, height, fits):
+    picture = y4m.Picture(65535, height, 0, 0, len(y4m.header_of(65535, height, 0, 0)))
+    items, needs = np.zeros(2, fast_decode.ITEM), np.zeros(2, np.uint64)
+    items["size"], items["planes"], items["orientation"] = picture.size, 1, 1
+    items["width"], items["height"] = 65535, (height, 9)  # all of it, and a few of its rows
+    items["across"] = items["down"] = 8
+    sizes = np.full((2, 2), picture[:2], np.int32)
+    compiled.stage_needs(items.ctypes.data, 2, 8, sizes.ctypes.data, needs.ctypes.data)
+    assert needs[0] == (65535 * height if fits else 0)
+    assert 9 * 65535 <= needs[1] <= (9 + MARGIN) * 65535
+
+
+@needs_triton
+def test_the_kernel_is_launched_on_the_gpu_that_its_squares_are_on(monkeypatch):
+    """Triton launches on the current GPU, whichever that is."""
+    from pipelines.decoding import resize_kernel
+
+    current, launched = [], []
+
+    @contextlib.contextmanager
+    def device_of(tensor):
+        current.append(tensor)
+        yield
+        current.pop()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *_, **__: launched.extend(current)
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(resize_kernel, "resize_kernel", Kernel())
+    out = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    resize_kernel.resize(torch.zeros(1024, dtype=torch.uint8), out)
+    assert [tensor is out for tensor in launched] == [True]
+
+
 def report(run_command, device: str, part: str, env: dict[str, str]) -> dict:
     done = run_command([DRIVER, device, part], env=env)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -122,10 +163,12 @@ def check_kernel(found: dict[str, list[float]]) -> None:
         assert decibels >= 55, case
 
 
+@needs_triton
 def test_squares_are_those_of_the_compiled_decoder_in_the_interpreter(run_command):
     check_kernel(report(run_command, "cpu", "kernel", INTERPRETER))
 
 
+@needs_triton
 def test_the_kernel_compiles_for_hopper(run_command):
     assert report(run_command, "cpu", "for-sm90", {"TRITON_INTERPRET": "0"})["bytes"] > 1000
 

@@ -3,8 +3,11 @@ is one; where it does not apply, the CPU does it and the loader says why."""
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import json
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,10 +16,13 @@ from PIL import Image
 
 from pipelines import DataError, EvalPlan, TrainPlan, build_loader, open_dataset
 from pipelines.decoding import fast_decode
-from pipelines.loading import native_planes
+from pipelines.decoding.staging import ENTRY
+from pipelines.loading import native, native_planes
+from pipelines.loading.task import Options
 from pipelines.prepare import main
 
 DRIVER = "tests/pipelines/loading/native_planes_driver.py"
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +47,8 @@ def planes(tmp_path_factory):
 def loader_of(path, plan=TrainPlan, device="cpu", settings=None, **how):
     dataset = open_dataset(path, "train", progress=False)
     settings = {"planes_on_device": True} if settings is None else settings
-    return build_loader(
-        dataset,
-        plan(len(dataset), 8),
-        "native",
-        device,
-        batch_size=4,
-        resolution=16,
-        workers=1,
-        settings=settings,
-        **how,
-    )
+    how = {"batch_size": 4, "resolution": 16, "workers": 1, "settings": settings} | how
+    return build_loader(dataset, plan(len(dataset), 8), "native", device, **how)
 
 
 def check(found: dict, device: str) -> None:
@@ -66,6 +63,7 @@ def check(found: dict, device: str) -> None:
     assert ours == wanted
 
 
+@needs_triton
 def test_batches_are_those_of_the_cpu_in_the_interpreter(planes, run_command, tmp_path):
     check(report(run_command, "cpu", planes, tmp_path, {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}), "cpu")
 
@@ -87,12 +85,11 @@ def report(run_command, device, planes, tmp_path, env) -> dict:
 
 @pytest.mark.gpu
 def test_the_host_waits_for_no_copy_and_no_kernel(planes):
-    with loader_of(planes, device="cuda") as loader:
-        batches = iter(loader)
-        next(batches)
-        torch.cuda.set_sync_debug_mode("error")
+    with loader_of(planes, device="cuda", batch_size=1, prefetch=2) as loader:
+        assert len(list(loader)) == 8  # what is made once
+        torch.cuda.set_sync_debug_mode("error")  # before anything of the next epoch is begun
         try:
-            assert len(list(batches)) == 1
+            assert len(list(loader)) == 8
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -110,11 +107,69 @@ def test_where_it_does_not_apply_the_cpu_does_it_and_says_why(planes, photo_set,
     assert reason(plan=EvalPlan).endswith(f"{said}evaluation shows the same pixels on every device")
     assert "resized" not in reason(settings={})
     monkeypatch.setitem(sys.modules, "triton", None)
+    assert reason().endswith(f"{said}the device is no GPU")  # for which Triton would be of no use
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert reason().endswith(f"{said}Triton is not installed")
     monkeypatch.setattr(fast_decode, "library", lambda: (None, "no compiler"))
     assert reason().endswith(f"{said}there is no compiled decoder to read their rows (no compiler)")
 
 
+def test_triton_is_asked_for_on_a_gpu(planes, monkeypatch):
+    dataset = open_dataset(planes, "train", progress=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    why = native_planes.why_not(dataset, TrainPlan(len(dataset), 8), torch.device("cuda", 0))
+    assert why == "Triton is not installed"
+
+
+def test_without_the_setting_nothing_is_said_of_it(planes, monkeypatch):
+    dataset = open_dataset(planes, "train", progress=False)
+    monkeypatch.setattr(native, "NativeLoader", lambda *_: Mock(remark=""))
+    options = Options(torch.device("cuda", 0), 4, 16, 0, 1, 1, 2, False)
+    assert native.native_loader(dataset, TrainPlan(len(dataset), 8), options).remark == ""
+
+
+def test_what_counts_are_the_samples_that_are_shown(planes, tmp_path):
+    """Neither what is in quarantine nor what cannot be read; where most are no planes, the CPU does it."""
+    for file in planes.glob("train/*/*"):
+        (tmp_path / file.relative_to(planes)).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file.relative_to(planes)).write_bytes(b"?" if file.suffix == ".png" else file.read_bytes())
+
+    def opened(left_out: int):
+        """Without so many of the planes, and without one of the other images."""
+        stored = sorted(path.relative_to(tmp_path / "train") for path in tmp_path.glob("train/*/*.y4m"))
+        cmyk = next(path.relative_to(tmp_path / "train") for path in tmp_path.glob("train/*/03*"))
+        names = [str(path) for path in (*stored[:left_out], *[cmyk][:left_out])]
+        (tmp_path / "quarantine").write_text("\n".join(names))
+        dataset = open_dataset(tmp_path, "train", quarantine=tmp_path / "quarantine", progress=False)
+        return dataset, native_planes.why_not(dataset, TrainPlan(len(dataset), 1), torch.device("cpu"))
+
+    dataset, why = opened(0)
+    assert (dataset.planes_and_images(), why) == ((8, 2), "the device is no GPU")
+    dataset, why = opened(7)
+    assert (dataset.planes_and_images(), why) == ((1, 1), "the device is no GPU")
+    dataset, why = opened(8)
+    assert (dataset.holds_planes, why) == (False, "the dataset holds none")
+    dataset = Mock(holds_planes=True, planes_and_images=lambda: (1, 1_000_000))
+    why = native_planes.why_not(dataset, Mock(), torch.device("cuda", 0))
+    assert why == "the dataset holds 1 beside 1,000,000 encoded images"
+
+
+@needs_triton
+def test_the_kernel_is_tried_on_every_sampling_filter_and_mirroring(monkeypatch):
+    from pipelines.decoding import resize_kernel
+
+    launched = []
+    monkeypatch.setattr(resize_kernel, "resize", lambda staged, out: (launched.append(staged), out.zero_()))
+    assert native_planes._off.__wrapped__(torch.device("cpu")) > 1
+    (staged,) = launched
+    table = staged.numpy()[: 16 * ENTRY.itemsize].view(ENTRY)
+    tried = set(table[["across", "down", "bicubic", "flip"]].tolist())
+    chroma = ((2, 2), (2, 1), (1, 1), (0, 0))
+    assert tried == {(*covered, *how) for covered, how in itertools.product(chroma, itertools.product((0, 1), (0, 1)))}
+    assert min(table["place"]) >= 0
+
+
+@needs_triton
 def test_a_kernel_that_fails_or_is_wrong_is_not_used(planes, monkeypatch):
     dataset = open_dataset(planes, "train", progress=False)
     found = dataset, TrainPlan(len(dataset), 8), torch.device("cuda", 0)
@@ -125,7 +180,7 @@ def test_a_kernel_that_fails_or_is_wrong_is_not_used(planes, monkeypatch):
     monkeypatch.setattr(native_planes, "_off", fails)
     assert native_planes.why_not(*found) == "Triton fails here (RuntimeError: ptxas: no such file)"
     monkeypatch.setattr(native_planes, "_off", lambda device: 7)
-    assert native_planes.why_not(*found) == "its kernel is 7 levels off on a test picture"
+    assert native_planes.why_not(*found) == "its kernel is 7 levels off on test pictures"
     monkeypatch.setattr(native_planes, "_off", lambda device: 1)
     assert native_planes.why_not(*found) == ""
 
