@@ -10,7 +10,8 @@ class Batching:
     """How a step's images are shared: the global batch over all ranks, and the micro-batches of each, as many on every rank.
 
     batch_size: images of the largest micro-batch on any rank. Where shares are uneven, `uneven_ranks` is the number of ranks,
-    else 0; `sizes` are then those of this rank's micro-batches, and `least` is the smallest on any rank.
+    else 0; `sizes` are then those of this rank's micro-batches, and `least` is the smallest on any rank. `advice` says of a new
+    run's uneven shares why they are, and what would make them equal.
     """
 
     global_batch: int
@@ -19,6 +20,7 @@ class Batching:
     uneven_ranks: int = 0
     sizes: tuple[int, ...] = ()
     least: int = 0
+    advice: str = ""
 
     @property
     def compiled_sizes(self) -> tuple[int, ...]:
@@ -34,7 +36,7 @@ class Batching:
 def share_batch(options: DataConfig, world_size: int, unit: int = 1) -> Batching:
     """The global batch cut into equal shares of at most `options.batch_size` images, one or more a rank.
 
-    A run resumed on another number of ranks keeps its global batch; the micro-batches adapt. `unit` is 2 where images are mixed
+    `unit` is 2 where images are mixed
     in pairs, of which a micro-batch holds whole ones. Raises ConfigError when the ranks cannot have equal shares, or only such
     of less than half the images that were asked for: a share of a prime number of images would be computed one by one.
     """
@@ -64,8 +66,8 @@ def share_batch(options: DataConfig, world_size: int, unit: int = 1) -> Batching
 
 def share_unevenly(options: DataConfig, world_size: int, rank: int, unit: int = 1) -> Batching:
     """The global batch cut into shares that differ by `unit` images, and each into micro-batches that do, as the loader deals
-    them: for a run that goes on with a number of ranks that does not divide its global batch. `unit` is 2 where images are mixed
-    in pairs. Raises ConfigError when there is not an image for every rank and micro-batch."""
+    them: for a number of ranks that does not divide the global batch. `unit` is 2 where images are mixed in pairs. Raises
+    ConfigError when there is not an image for every rank and micro-batch."""
     assert options.global_batch_size is not None
     assert options.batch_size != "auto"
     total, most = options.global_batch_size // unit, options.batch_size // unit

@@ -71,14 +71,14 @@ def find_batch_size(
 def settle_batching(config: Config, objective: Objective, communicator: Communicator, begun: bool = False) -> Batching:
     """How the global batch is shared out, with "auto" found by trying; both numbers are written into `config.data`.
 
-    Every rank must call it. A run that is `begun` takes any number of ranks, with shares that differ by an image (a pair where
-    images are mixed) where they must. Raises ConfigError when the ranks of a new run cannot have equal shares, nothing fits, or
-    batch normalisation would see one image at a time.
+    Every rank must call it. A run takes any number of ranks, with shares that differ by an image (a pair where images are mixed)
+    where they must; one that is not `begun` hears how they would be equal. Raises ConfigError when there is not an image for
+    every rank, nothing fits, or batch normalisation would see one image at a time.
     """
     data, ranks, total = config.data, communicator.world_size, config.data.global_batch_size or 0
     unit = 2 if config.augmentation.mixup or config.augmentation.cutmix else 1
     if data.batch_size == "auto":
-        if begun and total % (unit * ranks):
+        if total % (unit * ranks):
             largest = -(-total // unit // ranks)
             sizes = sorted({unit * -(-largest // parts) for parts in range(1, largest + 1)})
         else:
@@ -91,10 +91,12 @@ def settle_batching(config: Config, objective: Objective, communicator: Communic
         data.batch_size = found
     try:
         batching = share_batch(data, ranks, unit)
-    except ConfigError:
-        if not begun or data.global_batch_size is None:
+    except ConfigError as unequal:
+        if data.global_batch_size is None:
             raise
         batching = share_unevenly(data, ranks, communicator.rank, unit)
+        if not begun:
+            batching = replace(batching, advice=str(unequal))
     data.global_batch_size = batching.global_batch
     synchronised = config.strategy.sync_batchnorm and communicator.world_size > 1
     if (

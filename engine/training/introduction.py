@@ -74,6 +74,8 @@ def a_step(config: Config, batching: Batching, world_size: int, steps: int) -> s
 
 def what_comes_out(config: Config, batching: Batching) -> Iterator[str]:
     """What options that lean on another library, or on the batch, come to, a line each."""
+    if batching.advice:
+        yield f"shares are uneven: {batching.advice}"
     if config.optimizer.name not in OWN_OPTIMIZERS:
         yield words_of_registered(config.optimizer)
     if config.ema.half_life:

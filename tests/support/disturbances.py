@@ -113,7 +113,9 @@ class Disturbances:
         if kind == "requeue":
             self._command("", "scontrol", "requeue", number)
         elif kind == "signal":
-            self._command("", "scancel", "--batch", "--signal=USR1", number)
+            with contextlib.suppress(ValueError):
+                if Job(self._cluster, number).seconds >= 2:  # before, its script is no further than bash's own start
+                    self._command("", "scancel", "--batch", "--signal=USR1", number)
         elif kind == "suspend":
             self._command("", "scontrol", "suspend", number)
             self._later(self._chance.uniform(2, 15), lambda: self._command("", "scontrol", "resume", number))

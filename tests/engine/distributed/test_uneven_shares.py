@@ -3,6 +3,7 @@ of equal ones, every sample comes once, and the run that is back on its own numb
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -128,20 +129,25 @@ def test_what_cannot_be_shared_is_one_line(total, ranks, most, message):
         share_unevenly(DataConfig(batch_size=most, global_batch_size=total), ranks, 0)
 
 
-def test_a_new_run_wants_equal_shares_and_one_that_goes_on_takes_what_it_gets():
+def test_any_number_of_ranks_will_do_and_a_new_run_hears_what_would_be_equal():
     def settle(goes_on: bool, **data: object):
         config = Config(data=DataConfig(**data))  # type: ignore[arg-type]
         environment = Environment(rank=0, world_size=3, local_world_size=3)
         communicator = Communicator(environment, torch.device("cpu"))
         return settle_batching(config, torch.nn.Linear(1, 1), communicator, goes_on)  # type: ignore[arg-type]
 
-    with pytest.raises(ConfigError, match="16 images cannot be shared equally among 3"):
-        settle(False, batch_size=8, global_batch_size=16)
-    assert settle(True, batch_size=8, global_batch_size=16).uneven_ranks == 3
+    new = settle(False, batch_size=8, global_batch_size=16)
+    assert new.advice.startswith(
+        "the global batch of 16 images cannot be shared equally among 3 processes: set --data.global_batch"
+    )
+    goes_on = settle(True, batch_size=8, global_batch_size=16)
+    assert goes_on == dataclasses.replace(new, advice="")
+    assert goes_on.uneven_ranks == 3
     # 61 images a rank divide into no micro-batches of up to 32.
-    with pytest.raises(ConfigError, match=r"--data\.batch_size to"):
-        settle(False, batch_size=32, global_batch_size=183)
+    assert "--data.batch_size to" in settle(False, batch_size=32, global_batch_size=183).advice
     found = settle(True, batch_size=32, global_batch_size=183)
+    with pytest.raises(ConfigError, match="2 images in parts of at most 8 cannot be shared among 3"):
+        settle(False, batch_size=8, global_batch_size=2)
     assert (found.micro_batches, found.sizes, found.uneven_ranks) == (2, (30, 31), 3)
     # What divides is shared as ever, to the bit.
     assert settle(True, batch_size=8, global_batch_size=24) == share_batch(
