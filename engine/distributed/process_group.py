@@ -63,7 +63,9 @@ class ProcessGroup(Communicator):
         # What is granted now is not wished for again.
         self._exchange([wish and not answer for wish, answer in zip(wishes, granted)])
         if conclude:
+            pace = self._interval
             granted = tuple(map(any, zip(granted, self._answer(len(wishes)))))
+            self._interval = pace  # what passed since the last exchange may have been no step
         return granted
 
     def _exchange(self, wishes: list[bool]) -> None:

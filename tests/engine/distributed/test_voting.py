@@ -65,6 +65,22 @@ def test_a_wish_is_granted_once_and_at_once_where_a_phase_ends(alone):
     assert group.vote((False, False), conclude=True) == (False, False)
 
 
+@pytest.mark.parametrize("seconds", [0.001, 1.0])
+def test_the_pace_of_steps_outlasts_the_end_of_a_phase(seconds, alone):
+    """As after a checkpoint, which is asked for between two votes."""
+    now, group, exchanges = alone
+    for _ in range(100):
+        now[0] += seconds
+        group.vote((False,), conclude=False)
+    now[0] += 0.05
+    group.vote((False,), conclude=True)
+    concluded = len(exchanges)
+    for _ in range(32):
+        now[0] += seconds
+        group.vote((False,), conclude=False)
+    assert len(exchanges) - concluded == (32 if seconds == 1.0 else 1)
+
+
 def test_four_ranks_hear_the_same_at_the_same_calls_over_few_connections(run_on_ranks, tmp_path):
     done = run_on_ranks(["tests/engine/distributed/voting_driver.py", str(tmp_path / "out")], processes=4)
     assert done.returncode == 0, done.stderr
