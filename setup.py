@@ -28,6 +28,7 @@ EXTRAS = {
         "ruff>=0.9",
         "mypy>=1.14",
         "types-PyYAML",
+        "setuptools>=77",  # the tests of set-up make a wheel of it
         "pytorchcv>=0.0.73",  # reference networks for the tests of inception/
         "scikit-image>=0.24",
         "scikit-learn>=1.5",

@@ -53,7 +53,9 @@ class Agent(LocalElasticAgent):
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = CHECKPOINT_PATIENCE) -> None:
         processes = self._pcontext
-        super()._shutdown(death_sig, CHECKPOINT_PATIENCE)
+        if processes is not None:  # torch 2.11's agent would not wait longer than 30 s
+            processes.close(death_sig, CHECKPOINT_PATIENCE)
+        super()._shutdown(death_sig)
         handlers = getattr(processes, "subprocess_handlers", {})
         Agent.stopped = tuple(handler.proc.poll() or 0 for handler in handlers.values())
 

@@ -37,7 +37,7 @@ class Member:
     ) -> Scorer:
         """Its graph of an evaluation step, with its outputs in the order of `classes`. Raises ConfigError where it
         does not know one of them."""
-        self.network.to(device).to(memory_format=torch.channels_last).eval()
+        self.network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # not in torch 2.11's types
         return Scorer(self.network, dtype, flip, among, self._order(classes)).to(device)
 
     def _order(self, classes: Sequence[str] | None) -> list[int] | None:

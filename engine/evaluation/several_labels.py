@@ -35,7 +35,7 @@ def evaluate_several(
     """What `evaluate` returns for `network` on the split of `loader`, and `map`, the mean average precision [percent]. Every rank
     must call it."""
     assert loader.dataset.combinations is not None
-    network.to(memory_format=torch.channels_last).eval()
+    network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # not in torch 2.11's types
     scorer = MultilabelScorer(network, dtype, flip, torch.from_numpy(loader.dataset.combinations))
     found = AveragePrecision(loader.dataset, communicator)
     return evaluate(scorer.to(communicator.device), loader, batch_size, communicator, found) | found.result()

@@ -57,7 +57,7 @@ def open_model(
     if network.in_channels != 3:
         raise ConfigError(f"{file} takes images of {network.in_channels} channels; predict.py reads RGB images")
     settings, source = settings_of(network, weights.metadata, weights.assumed, **options)
-    network.to(device).to(memory_format=torch.channels_last).eval()
+    network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # not in torch 2.11's types
     scorer = (MultilabelScorer if weights.metadata.get("several_labels") else Scorer)(network, dtype, settings.flip).to(
         device
     )

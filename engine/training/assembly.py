@@ -232,13 +232,13 @@ def assemble_step(
     """The training step that `config` describes, on the device of `communicator`, with fresh or given weights; what its loss
     takes from the images, it takes from `train`.
 
-    Every rank must call it. What was settled on, batch and fusion, is written into `config`; a run that is `begun` may be on any
-    number of ranks.
+    Every rank must call it. What was settled on, batch and fusion, is written into `config`; a run that is `begun` keeps
+    its global batch.
     """
     device = communicator.device
     settle_fusion(config, device)
     network = build_network(config, num_classes)
-    network.to(device).to(memory_format=torch.channels_last)
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch 2.11's types
     dtype = compute_dtype(config.precision, device)
     criterion = build_criterion(config, train) if train is not None else None
     teacher = build_teacher(config.distillation, list(train.classes)) if train is not None else None

@@ -102,7 +102,7 @@ def build_teacher(options: DistillationConfig, classes: list[str]) -> Teacher | 
         raise ConfigError(
             f"--distillation.teacher {options.teacher} takes images of {network.in_channels} channels, not RGB"
         )
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch 2.11's types
     settings, _ = settings_of(network, weights.metadata, weights.assumed)
     known, _ = output_classes(None, weights.metadata.get("classes"), network.num_classes)
     if known is not None and set(classes) <= set(known):

@@ -65,7 +65,7 @@ def wheels(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     needed, extras = requirements()
     versions = dict(pins(ROOT / "launch" / "constraints.txt"))
-    for name in {*needed, *(name for names in extras.values() for name in names)}:
+    for name in {*needed, *(name for names in extras.values() for name in names)} - {"setuptools"}:
         leads = {"installed_here.pth": f"{SITE}\n".encode()} if name == "torch" else {}
         leads |= {"never_imported.py": b""} if name == "rich" else {}
         write_wheel(folder, name, versions[name.replace("_", "-")], leads)

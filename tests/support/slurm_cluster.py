@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Cluster:
         self.env |= {
             "SLURM_CONF": str(directory / "slurm.conf"),
             "INCEPTION_CLUSTER": str(directory),
-            "INCEPTION_PYTHON": os.environ.get("INCEPTION_PYTHON", str(ROOT / ".venv/bin/python")),
+            "INCEPTION_PYTHON": os.environ.get("INCEPTION_PYTHON", sys.executable),
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
         }
