@@ -103,7 +103,7 @@ class Search:
         """Whether a change on top of the best settings so far is one of them from now on; its row says why."""
         case = self._case | {"settings": f"tried: {' '.join(as_arguments(change))}"}
         before, after = self.compare(self.best, self.best | change)
-        if failure := after.failure or before.failure:
+        if failure := after.failure or (before.failure and f"the best before failed: {before.failure}"):
             self.result.add_failure(case, "times the best before", failure)
             self.result.say(f"  {case['settings']}: {failure}")
             return False
@@ -117,12 +117,14 @@ class Search:
     def compare(self, first: Settings, second: Settings) -> tuple[Measurement, Measurement]:
         """Trains with both settings in turns, from data to new weights."""
         workloads: list[Workload] = []
+        named = {"first": first, "second": second}
         try:
-            for settings in (first, second):
+            for settings in named.values():
                 try:
                     workloads.append(self.build(settings))
                 except Exception as error:  # a mode that does not work on this machine, memory that does not suffice
-                    return Measurement("first"), Measurement("second", failure=one_line(error))
+                    why = {name: one_line(error) if which is settings else None for name, which in named.items()}
+                    return Measurement("first", failure=why["first"]), Measurement("second", failure=why["second"])
             timed = [workload.timed_end_to_end(workload.steps_in(self.options.seconds)) for workload in workloads]
             measured = alternate(dict(zip(("first", "second"), timed)), windows=self.options.windows)
             return measured["first"], measured["second"]
@@ -136,8 +138,13 @@ class Search:
             self.result.note("No setting was faster than the defaults beyond the noise: the defaults are the answer.")
             return
         defaults, best = self.compare({}, self.best)
-        ratio = best.over(defaults)
         self.result.add_each(self._case, "settings", "images/s", {"defaults": defaults, "best": best})
+        if not (best.windows and defaults.windows):
+            why = best.failure or defaults.failure
+            self.result.note(f"Side by side the two could not be measured ({why}): the defaults are the answer.")
+            self.best = {}
+            return
+        ratio = best.over(defaults)
         self.result.add(self._case | {"settings": "best"}, "times the defaults", ratio)
         if ratio.value < 1:
             words = f"Side by side the best of the search was {ratio} of the defaults: the defaults are the answer."

@@ -66,6 +66,13 @@ study.option("--batches", type=positive, nargs="+", help="for them: images a ran
 study.option("--threads", type=positive, help="for them: of the CPU, a rank")
 
 
+@study.check
+def _complete(options: Any) -> None:
+    """Raises BenchmarkError for a rank that was not told what to do."""
+    if options.worker and not (options.batches and options.threads):
+        raise BenchmarkError("--worker is for ranks that a script starts, with --batches and --threads")
+
+
 @study
 def main(options: Any, result: Result) -> list[str]:
     measured = {}

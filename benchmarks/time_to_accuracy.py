@@ -95,7 +95,8 @@ def main(options: Any, result: Result) -> list[str]:
 def _unpacked(archive: Path, folder: Path) -> Path:
     """The archive's files in `folder`. Raises BenchmarkError when it cannot be read."""
     try:
-        shutil.unpack_archive(archive, folder, "zip")
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
     except (OSError, zipfile.BadZipFile) as error:
         raise BenchmarkError(f"{archive} cannot be unpacked: {error}") from None
     return folder

@@ -89,7 +89,10 @@ def measure_listing(result: Result, options: Namespace, work: Path) -> None:
 def measure_reading(result: Result, options: Namespace, work: Path) -> None:
     """The same samples from few shards and from many, in turns, where few files may be open."""
     named = "reading at random from {} shards, " + f"{_OPEN_FILES:,} files may be open"
-    subjects = {named.format(shards): partial(apart, read_all, work / f"of {shards}") for shards in (60, 600)}
+    subjects = {
+        named.format(shards): partial(apart, read_all, work / f"of {shards}", open_files=_OPEN_FILES)
+        for shards in (60, 600)
+    }
     few, many = alternate(subjects, windows=options.rounds, warmup=0, tolerant=False).values()
     result.add_each({}, "what", "images/s", {few.name: few, many.name: many})
     result.add({"what": "reading from 600 shards over 60"}, "times as fast", many.over(few))
@@ -110,9 +113,10 @@ def measure_indexing(result: Result, options: Namespace, work: Path) -> None:
         result.add({"what": f"indexing {called}, {most} over one thread"}, "times as fast", times)
 
 
-def apart(function: Callable[..., Any], *arguments: object) -> Any:
+def apart(function: Callable[..., Any], *arguments: object, open_files: int | None = None) -> Any:
     """What a function returns in a new process, which may open so many files."""
-    limits = min(_OPEN_FILES, hard := resource.getrlimit(resource.RLIMIT_NOFILE)[1]), hard
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = min(open_files or soft, hard), hard
     begun = {"initializer": resource.setrlimit, "initargs": (resource.RLIMIT_NOFILE, limits)}
     with ProcessPoolExecutor(1, get_context("spawn"), **begun) as pool:
         return pool.submit(function, *arguments).result()

@@ -75,8 +75,13 @@ def _measure(mode: str, options: Any, communicator: Communicator, budget: Budget
     details: dict[str, dict[str, Any]] = {}
 
     def ours(variant: str) -> tuple[Subject, float]:
-        workloads.append(workload := _workload(variant, mode, options, communicator))
-        steps, details[variant] = _first_steps(workload, options.seconds)
+        workload = _workload(variant, mode, options, communicator)
+        try:
+            steps, details[variant] = _first_steps(workload, options.seconds)
+        except BaseException:  # it must not keep its memory while the others are measured
+            workload.close()
+            raise
+        workloads.append(workload)
         return workload.timed_step(steps), options.seconds
 
     def theirs(peer: str) -> tuple[Subject, float]:  # which compiles in its first window
