@@ -76,7 +76,7 @@ def wheels(tmp_path_factory) -> Path:
         for path in sorted((source / part).rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    version = metadata.version("setuptools")
+    version = versions["setuptools"]  # by its name, whatever torch's own is here
     commands = metadata.distribution("setuptools").read_text("entry_points.txt") or ""
     backend[f"setuptools-{version}.dist-info/entry_points.txt"] = commands.encode()
     write_wheel(folder, "setuptools", version, backend)

@@ -2,7 +2,7 @@
 
     python elastic_driver.py JSON
 
-JSON is {"runs": [{"arguments": [...], "ranks": [2, 3, 2]}, ...], "stops": [7, 13]}. A run trains on the first number of ranks
+JSON is {"runs": [{"arguments": [...], "ranks": [2, 3, 2]}, ...], "stops": [1, 3]}. A run trains on the first number of ranks
 until a rank is asked to stop at the first of the steps, goes on with the next number, and so on; the last trains to the end.
 Every rank is a fork of this process, which has imported everything. Which samples a rank took in a step goes to
 RUN/samples-PHASE-RANK.json.

@@ -51,7 +51,7 @@ def trained(tiny_dataset, tmp_path_factory) -> Path:
             runs.append({"arguments": [f"--{key}={value}" for key, value in options.items()], "ranks": ranks})
     with (folder / "said").open("w") as said:
         subprocess.run(
-            [sys.executable, Path(__file__).with_name("elastic_driver.py"), json.dumps({"runs": runs, "stops": [1, 7]})],
+            [sys.executable, Path(__file__).with_name("elastic_driver.py"), json.dumps({"runs": runs, "stops": [1, 3]})],
             stdout=said, stderr=subprocess.STDOUT, check=True, cwd=folder,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -92,7 +92,7 @@ def test_every_sample_comes_once_in_shares_that_differ_by_one(trained, case):
         epoch, batch = divmod(step - 1, plan.batches)
         assert [sample for share in shares for sample in share] == plan.indices(epoch, batch).tolist()
     sizes = [4, 6, 6] if "mixed" in case else [5, 5, 6]
-    assert [[len(share) for share in found[step]] for step in (2, 3, 8, 9)] == [[8] * 2, sizes, sizes, [8] * 2]
+    assert [[len(share) for share in found[step]] for step in (2, 3, 4, 5)] == [[8] * 2, sizes, sizes, [8] * 2]
 
 
 def test_uneven_shares_are_said(trained):
@@ -175,8 +175,6 @@ def test_a_compiled_run_goes_on_with_parts_that_differ_and_compiles_nothing_agai
 
     assert train("quiet", 9, []) == "completed"
     assert train("run", 9, [StopAtTheEnd()]) == "preempted"
-    with pytest.raises(ConfigError, match=r"--data\.batch_size to"):
-        train("new", 8, [])
     assert train("run", 8, [], compiled=True) == "completed"
     assert [row["loss"] for row in rows(tmp_path / "run")] == pytest.approx(
         [row["loss"] for row in rows(tmp_path / "quiet")], rel=5e-6
