@@ -33,7 +33,7 @@ def test_it_measures_all_its_parts_and_saves_after_each(tmp_path, monkeypatch) -
         monkeypatch.setattr(module, name, getattr(module, name))
     saved = []
 
-    def here(function, *arguments):
+    def here(function, *arguments, open_files=None):
         files = list(tmp_path.glob("*.json"))
         saved.append(len(json.loads(files[0].read_text())["rows"]) if files else 0)
         return function(*arguments)

@@ -49,8 +49,8 @@ def test_a_dry_run_says_all_and_writes_nothing(tiny_run, tmp_path, capsys):
 
 
 def test_a_dry_run_refuses_what_a_run_would(tiny_run):
-    _, *arguments = tiny_run(data__global_batch_size=61)
-    with pytest.raises(ConfigError, match="global batch of 61"):
+    _, *arguments = tiny_run(data__global_batch_size=1)
+    with pytest.raises(ConfigError, match="batch normalisation needs more than 1 image"):
         main([*arguments, "--dry-run"])
 
 
