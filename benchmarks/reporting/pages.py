@@ -44,7 +44,7 @@ class Section:
 
     @property
     def title(self) -> str:
-        asked = self.result["command"].partition(".py")[2]
+        asked = present_command(self.result["command"]).partition(".py")[2]
         return f"{self.result['benchmark']}{asked} on {machine_line(self.result['machine'])}"
 
     @property

@@ -188,7 +188,7 @@ def shown_detail(name: str, value: Any) -> str:
         return f"{value * 1000:.1f} ms"
     if name.endswith("_seconds"):
         return f"{value:.1f} s"
-    return number(value) if isinstance(value, int | float) else str(value)
+    return number(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def number(value: float) -> str:
@@ -213,14 +213,15 @@ def read_results(directory: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def present_command(command: str) -> str:
-    """A recorded command with the script where it stands today: scripts have moved into folders since."""
+    """A recorded command with the script where it stands today, since scripts have moved into folders, and without the folder
+    that its file went to."""
 
     def place(script: re.Match[str]) -> str:
         rooms = [] if (ROOT / script[0]).exists() else [ROOT / "benchmarks", ROOT / "tests/support"]
         found = [file for room in rooms for file in sorted(room.rglob(f"{script[1]}.py"))]
         return str(found[0].relative_to(ROOT)) if found else script[0]
 
-    return re.sub(r"benchmarks/(?:\w+/)?(\w+)\.py", place, command)
+    return re.sub(r"benchmarks/(?:\w+/)?(\w+)\.py", place, re.sub(r" --output \S+", "", command))
 
 
 def _plain(value: Any) -> Any:

@@ -56,6 +56,36 @@ def _span(output, length, whole, least, end, bicubic):
 
 
 @triton.jit
+def _luma(
+    pixels, begin, columns, at_x, seen, low, high, centre, wide, total, taps, bicubic,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """What the filter of rows makes of the luma at `at_x`, one a column of the tile, where it is `seen`."""
+    luma = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for tap in tl.range(0, taps):
+        y = low + tap
+        weight = _weight(y, low, high, centre, wide, total, bicubic)
+        at = (begin + y)[:, None] * columns + at_x[None, :]
+        pixel = tl.load(pixels + at, mask=(y < high)[:, None] & seen, other=0)
+        luma += weight[:, None] * pixel.to(tl.float32)
+    return luma
+
+
+@triton.jit
+def _chroma_weight(chroma_row, chroma_rows, begin, halved, low, high, centre, wide, total, bicubic):
+    """What a row of chroma counts in the filter of rows once it is upsampled: a `halved` one is seen in four of the picture's."""
+    y = tl.where(halved, 2 * chroma_row, chroma_row) - begin
+    weight = _weight(y, low, high, centre, wide, total, bicubic)
+    if halved:
+        before = _weight(y - 1, low, high, centre, wide, total, bicubic)
+        below = _weight(y + 1, low, high, centre, wide, total, bicubic)
+        after = _weight(y + 2, low, high, centre, wide, total, bicubic)
+        at_edges = tl.where(chroma_row == 0, weight, 0.0) + tl.where(chroma_row == chroma_rows - 1, below, 0.0)
+        weight = 0.75 * (weight + below) + 0.25 * (before + after + at_edges)
+    return weight
+
+
+@triton.jit
 def _shown(colour):
     """What RGB can show of a colour."""
     return tl.minimum(tl.maximum(colour, 0.0), 255.0)
@@ -107,13 +137,10 @@ def resize_kernel(
         for tap in tl.range(0, taps):
             x = low + tap
             seen = (x < high)[None, :]
-            luma = tl.zeros((ROWS, COLUMNS), tl.float32)
-            for tap_y in tl.range(0, taps_y):
-                y = low_y + tap_y
-                weight = _weight(y, low_y, high_y, centre_y, wide_y, total_y, bicubic)
-                at = (begin + y)[:, None] * columns + (left + x)[None, :]
-                pixel = tl.load(pixels + at, mask=(y < high_y)[:, None] & seen, other=0)
-                luma += weight[:, None] * pixel.to(tl.float32)
+            luma = _luma(
+                pixels, begin, columns, left + x, seen, low_y, high_y, centre_y, wide_y, total_y, taps_y, bicubic,
+                ROWS, COLUMNS,
+            )  # fmt: skip
 
             # Smooth upsampling: three quarters of a pixel come from where it lies, one from its neighbour on that side.
             at_x = (left + x) // tl.maximum(across, 1)
@@ -123,20 +150,12 @@ def resize_kernel(
             cr, cr_beside = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
             for tap_y in tl.range(0, taps_chroma):
                 chroma_row = low_chroma + tap_y
-                y = tl.where(halved_down, 2 * chroma_row, chroma_row) - begin
-                weight = _weight(y, low_y, high_y, centre_y, wide_y, total_y, bicubic)
-                if halved_down:
-                    before = _weight(y - 1, low_y, high_y, centre_y, wide_y, total_y, bicubic)
-                    below = _weight(y + 1, low_y, high_y, centre_y, wide_y, total_y, bicubic)
-                    after = _weight(y + 2, low_y, high_y, centre_y, wide_y, total_y, bicubic)
-                    at_edges = tl.where(chroma_row == 0, weight, 0.0) + tl.where(
-                        chroma_row == chroma_rows - 1, below, 0.0
-                    )
-                    weight = 0.75 * (weight + below) + 0.25 * (before + after + at_edges)
+                by = _chroma_weight(
+                    chroma_row, chroma_rows, begin, halved_down, low_y, high_y, centre_y, wide_y, total_y, bicubic
+                )[:, None]
                 there = (chroma_row < chroma_rows)[:, None] & seen
                 at = chroma_row[:, None] * chroma_columns + at_x[None, :]
                 at_beside = chroma_row[:, None] * chroma_columns + beside[None, :]
-                by = weight[:, None]
                 cb += by * tl.load(pixels + blue_from + at, mask=there, other=0).to(tl.float32)
                 cb_beside += by * tl.load(pixels + blue_from + at_beside, mask=there, other=0).to(tl.float32)
                 cr += by * tl.load(pixels + red_from + at, mask=there, other=0).to(tl.float32)
