@@ -41,7 +41,7 @@ study = Study(
     compile=["eager"], windows=5, seconds=1.0, budget=float("inf"), set=[],
 )  # fmt: skip
 variants = ["network.pad_channels=4", "network.fuse=false"]
-study.option("--variants", nargs="+", default=variants, help="KEY=VALUE[,KEY=VALUE]")
+study.option("--variants", nargs="*", default=variants, help="KEY=VALUE[,KEY=VALUE]")
 study.option("--peers", nargs="*", default=[], help="other projects' networks: torchvision, timm")
 study.option("--warm", help=f"{PLAIN}, a variant or a peer to compile alone, without running it")
 study.option("--tables", action="store_true", help="write each one's kernels by their time (on a GPU)")
