@@ -17,12 +17,14 @@ def alone(monkeypatch):
     """A clock to set, a rank that votes with itself, and the times of its exchanges."""
     now, exchanges = [0.0], []
 
-    def all_reduce(votes, **options):
+    def gather(told, all_told, **options):
         exchanges.append(now[0])
+        all_told[0].copy_(told)
         return types.SimpleNamespace(wait=int)
 
     monkeypatch.setattr(process_group.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(process_group.dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(process_group.dist, "gather", gather)
+    monkeypatch.setattr(process_group.dist, "broadcast", lambda *_, **__: None)
     group = object.__new__(ProcessGroup)
     group._pending, group._host_group = None, None
     group._interval, group._calls, group._exchanged = 1, 0, 0.0
