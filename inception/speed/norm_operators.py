@@ -121,7 +121,7 @@ def normalise_relu_backward(dys: list[Tensor], columns: list[int], xs: list[Tens
     """The gradients of every x and, as rows of one fp32 matrix (2, channels of all), of the biases and weights. That of part i
     of the results begins at channel `columns[i]` of `dys[i]`, which may be one tensor for all."""
     parts = _Parts(xs)
-    given = [dense(dy) for dy in dys]
+    given = [written(dense(dy)) for dy in dys]
     partial, sums = parts.vector(parts.blocks, 2, parts.channels), parts.vector(2, parts.channels)
     strides = _padded([row_stride(dy) for dy in given], 0)
     read = (*_padded(given, given[0]), *parts.xs, *parts.widths, *_padded(columns, 0), *strides, *parts.strides)
@@ -187,6 +187,13 @@ def activation(like: Tensor, channels: int, size: Sequence[int] = (), dtype: tor
 def dense(x: Tensor) -> Tensor:
     """`x` where it lies as rows by channels, else a copy that does."""
     return x if row_stride(x) is not None else x.contiguous(memory_format=torch.channels_last)
+
+
+def written(x: Tensor) -> Tensor:
+    """`x` as a view that names its memory, so that torch.compile writes it there once: what is still to be computed, such as a
+    sum of gradients, it would compute and write anew for every argument of a launch that takes it."""
+    whole = x.is_contiguous(memory_format=torch.channels_last) and x.storage_offset() == 0
+    return x.as_strided(x.shape, x.stride()) if whole else x
 
 
 def _padded(values: Sequence[Any], filler: Any) -> list[Any]:
