@@ -62,7 +62,7 @@ settings() {
     compiled=default sizes=(--windows 4 --seconds 1) cores=(--workers 8)
     declare -gA network=([v3]=inception_v3 [v4]=inception_v4 [resnet]=inception_resnet_v2)
     declare -gA batch=([v3]=256 [v4]=128 [resnet]=128)
-    # torchvision's step and ours without its kernels (network.fused_norm, network.fuse) were found to be as fast as timm's.
+    # Of Inception-v3, torchvision's step and ours without its kernels (network.fused_norm, network.fuse) were as fast as timm's.
     declare -gA peers=([v3]=timm [v4]=timm [resnet]=timm)
     declare -gA variants=([v3]="$combined" [v4]= [resnet]=)
     ((on_gpu)) || say "no GPU here: its tests are skipped, and every block runs in miniature, on the CPU"
@@ -118,7 +118,7 @@ limited() {
 
 # ---- compiling ahead ----------------------------------------------------------------------------------------------------
 
-# What a block measures in turns: the step as it is, ours fused, and the peers'.
+# What a block measures in turns: the step as it is, with what might make it faster, and the peers'.
 steps_of() {
     local block="$1"
     printf '%s\n' --network "${network[$block]}" --batch-size "${batch[$block]}" --precision bf16 --compile "$compiled" \

@@ -41,10 +41,10 @@ def main(options: Any, result: Result) -> None:
         write_photos(folder, options.images, quality=_QUALITY)
         sizes = [path.stat().st_size for path in folder.rglob("*.jpg")]
         size, count = sum(sizes), len(sizes)
-        told = "--shard-size", "32M", "--workers", options.workers
+        shards = Path(work) / "shards"
         subjects = {
             TAR: partial(_tar_and_headers, folder, Path(work) / "all.tar", count),
-            PREPARE: lambda: Window(count, prepare_shards(folder, Path(work) / "shards", *told)),
+            PREPARE: lambda: Window(count, prepare_shards(folder, shards, "--workers", options.workers)),
         }
         result.say(f"measuring in turns, {options.windows} windows each after one of warm-up ...")
         measured = alternate(subjects, windows=options.windows, tolerant=False)

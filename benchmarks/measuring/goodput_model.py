@@ -28,7 +28,7 @@ class Costs:
     checkpoint_gigabytes: float = 0.5
     read_gigabytes_a_second: float = 1.0  # by the first rank
     broadcast_gigabytes_a_second: float = 5.0  # to the others, along a tree
-    vote: float = 20e-6  # a hop of its ring or tree, once a second, hidden behind a step but for the processor's time
+    vote: float = 20e-6  # a level of a tree, there and back once a second; wishes are on their way there during steps
     save_every: float = 600.0
     save: float = 0.5  # the copy to memory; writing goes on in the background
     warned: float = 0.0  # share of failures that are announced, so that a checkpoint is saved before

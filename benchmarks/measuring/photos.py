@@ -27,6 +27,7 @@ WIDTH, HEIGHT = 500, 375  # the most common size in ImageNet
 BATCHES, _BATCHES_A_CORE = 64, 6
 _CLASSES = 4
 _DISTINCT = 16
+_SHARD = "8M"
 
 
 def shared_photos(batch: int, quality: int, say: Callable[[str], Any]) -> Path:
@@ -110,11 +111,12 @@ def jpeg(pixels: np.ndarray, **settings: Any) -> bytes:
 
 
 def prepare_shards(photos: Path, output: Path, *options: Any) -> float:
-    """Seconds that `pipelines/prepare.py` takes from its start until class folders lie in `output` as shards, made anew."""
+    """Seconds that `pipelines/prepare.py` takes from its start until class folders lie in `output` as shards, made anew. As many
+    shards as keep several workers busy: a shard is one worker's, and a benchmark's photos would fit into one of usual size."""
     shutil.rmtree(output, ignore_errors=True)
     os.sync()  # so that what others wrote is not waited for
     command = [sys.executable, ROOT / "pipelines/prepare.py", "folder", photos, "--to", "shards", "--output", output]
-    return finished([*command, *options], "preparation")[0]
+    return finished([*command, "--shard-size", _SHARD, *options], "preparation")[0]
 
 
 def export_folder(dataset: Dataset, folder: Path) -> None:

@@ -39,12 +39,13 @@ class Row:
 
     @property
     def shown(self) -> str:
-        """The value with its interval, or why there is none."""
+        """The value with its interval, of two values both, or why there is none."""
         if self.value is None:
             return self.failure or "nothing measured"
         if self.low is None or self.high is None or self.low == self.high:
             return number(self.value)
-        return f"{number(self.value)} ({number(self.low)} to {number(self.high)})"
+        between = "and" if sorted(self.values) == [self.low, self.high] else "to"
+        return f"{number(self.value)} ({number(self.low)} {between} {number(self.high)})"
 
 
 class Result:

@@ -66,7 +66,14 @@ def known(options: Any) -> None:
 @study
 def main(options: Any, result: Result) -> list[str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    train, val = (open_dataset(options.data or sample_path(), split, progress=False) for split in ("train", "val"))
+    train = open_dataset(options.data or sample_path(), "train", progress=False)
+    val = open_dataset(options.data or sample_path(), "val", classes=train.classes, progress=False)
+    train.require_single_labels("this study")
+    result.note(
+        f"{len(train)} images to train on, {len(val)} to judge by, {options.epochs} epochs, batch {options.batch_size}, width "
+        f"{options.width:g}, one-cycle schedule up to {options.lr:g}; no dropout, no auxiliary heads. Both of a pair start from "
+        "the same weights, which ours draws."
+    )
     steps = options.epochs * TrainPlan(len(train), options.batch_size).batches
     variances: list[float] = []
     for name in options.networks:
@@ -87,11 +94,6 @@ def main(options: Any, result: Result) -> list[str]:
         _add(result, name, pixels, runs, exact)
         result.save()
         variances += [np.var([run.top1 for run in group], ddof=1) for group in runs.values() if options.seeds > 1]
-    result.note(
-        f"{len(train)} images to train on, {len(val)} to judge by, {options.epochs} epochs, batch {options.batch_size}, width "
-        f"{options.width:g}, one-cycle schedule up to {options.lr:g}; no dropout, no auxiliary heads. Both of a pair start from "
-        "the same weights, which ours draws."
-    )
     if variances:
         result.note(
             f"From seed to seed the top-1 of one network deviates by {np.sqrt(np.mean(variances)):.2f} points (pooled over "
@@ -153,7 +155,7 @@ def _add(result: Result, name: str, pixels: int, runs: dict[str, list[Learned]],
     for who, group in runs.items():
         last = float(np.mean([run.losses[-LAST_STEPS:] for run in group]))
         result.add({"network": name, "of": who}, "top-1, %", [run.top1 for run in group], pixels=pixels, last_loss=last)
-    alike = next((step for step, (a, b) in enumerate(zip(*exact)) if abs(a - b) > SAME * b), len(exact[0]))
+    alike = next((step for step, (a, b) in enumerate(zip(*exact)) if not abs(a - b) <= SAME * b), len(exact[0]))
     result.add(
         {"network": name, "of": f"ours minus {source}'s"}, "points of top-1",
         [one.top1 - other.top1 for one, other in zip(ours, theirs)], fp64=f"same losses for {alike} of {len(exact[0])} steps",

@@ -3,8 +3,8 @@
     python benchmarks/studies/planes_on_gpu.py
 
 The native loader in turns on the same photos of 500 x 375 pixels, each batch on the device before the next is asked for: images a
-second, and a second of a core. Without a GPU the first is left out, and the others are measured on the CPU. How many
-bytes of an image cross to a GPU that resizes it is counted on any machine.
+second, and a second of a core, and what of the GPU's time the first takes. Without a GPU it is left out, and the others are
+measured on the CPU. How many bytes of an image cross to a GPU that resizes it is counted on any machine.
 """
 
 import sys
@@ -52,6 +52,8 @@ def main(options: Any, result: Result) -> None:
                 prepare_shards(photos, output, "--store", store, "--workers", options.workers)
             subjects[name] = drained(partial(_Waiting, output, name == ON_GPU, options), ahead=AHEAD)
         measured = alternate(subjects, windows=options.windows)
+        if on_gpu and measured[ON_GPU].windows:
+            _add_gpu_time(Path(work) / "planes", options, result)
         _add_crossing(Path(work) / "planes", options, result)
     result.add_each({}, "what", "images/s", measured)
     for name, measurement in measured.items():
@@ -87,6 +89,18 @@ def _add_crossing(data: Path, options: Any, result: Result) -> None:
             images += len(task)
     for name, size in {ON_GPU: staged / images, PLANES: 3 * options.resolution**2}.items():
         result.add({"what": name}, "kB an image that cross", size / 1000, higher_is_better=False)
+
+
+def _add_gpu_time(data: Path, options: Any, result: Result) -> None:
+    """What resizing takes of the GPU that a training's step would have."""
+    with _loader(data, DEVICE, options, settings={"planes_on_device": True}) as loader:
+        images = 0
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for batch in loader:
+                images += len(batch.labels)
+            torch.cuda.synchronize()
+    busy = sum(event.self_device_time_total for event in profile.key_averages() if not event.key.startswith("Mem"))
+    result.add({"what": ON_GPU}, "us of the GPU an image", busy / images, higher_is_better=False)
 
 
 class _Waiting:

@@ -20,6 +20,7 @@ class Communicator:
     rank, world_size = 0, 1
     # What a step takes this rank without waiting for others [seconds], as it tells them with its next vote.
     own_step_seconds = 0.0
+    waited_for_votes = 0.0  # [seconds], added up until somebody sets it to 0
 
     def __init__(self, environment: Environment, device: torch.device):
         self.environment = environment
@@ -40,9 +41,9 @@ class Communicator:
     def vote(self, wishes: tuple[bool, ...], conclude: bool) -> tuple[bool, ...]:
         """Which wishes at least one rank had, for every rank alike. Every rank must call it, as often as the others.
 
-        Within a phase of steps (`conclude` false) the answer is that of an earlier call: the exchange overlaps the next step,
-        and several steps share one. With `conclude`, at the end of a phase, all ranks wait and every wish counts. A wish must
-        be made again to be granted again."""
+        Within a phase of steps (`conclude` false) the answer is that of an earlier call: wishes travel during the next steps,
+        and several steps share an exchange. With `conclude`, at the end of a phase, all ranks wait and every wish counts. A
+        wish must be made again to be granted again."""
         return wishes
 
     @property

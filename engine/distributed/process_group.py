@@ -86,12 +86,14 @@ class ProcessGroup(Communicator):
         if self._pending is None:
             return (False,) * count
         (work, _, all_told), self._pending = self._pending, None
+        began = time.monotonic()
         work.wait()
         answer = torch.empty(count + 1 + self.world_size, dtype=torch.int32)
         if all_told is not None:
             table = torch.stack(all_told)
             answer = torch.cat([table[:, :-1].amax(0), table[:, -1]])
         dist.broadcast(answer, src=0, group=self._host_group)
+        self.waited_for_votes += time.monotonic() - began
         granted, slowest, told = answer[:count].tolist(), int(answer[count]), answer[count + 1 :].tolist()
         self._step_seconds = [microseconds / 1e6 for microseconds in told]
         # From the slowest rank's time on every rank, so that all exchange at the same call.

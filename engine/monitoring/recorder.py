@@ -68,7 +68,8 @@ class Recorder:
         exchange, scale = self._parallelism.exchange_seconds() if phases else {}, self._parallelism.loss_scale
         communicator = self._parallelism.communicator
         if phases:  # else how long the exchange waited for others is not known
-            communicator.own_step_seconds = max((elapsed - agreeing) / self._steps - sum(exchange.values()), 0.0)
+            own = elapsed - agreeing - communicator.waited_for_votes
+            communicator.own_step_seconds = max(own / self._steps - sum(exchange.values()), 0.0)
         self._monitor.record(
             "train",
             **self._position(),
@@ -85,7 +86,7 @@ class Recorder:
             **stragglers(communicator.step_seconds),
             **self._hardware.row(images),
         )
-        self._row_began, self._waited, self._steps = now, 0.0, 0
+        self._row_began, self._waited, self._steps, communicator.waited_for_votes = now, 0.0, 0, 0.0
 
     def substitutions(self, loader: Loader) -> None:
         """Tells which images `loader` could not read, on any rank, and what became of their places: training takes other

@@ -2,7 +2,8 @@
 
 `golden_learning.json` holds the losses of each network, in fp64 on squares of noise of four colours. Processors differ in
 rounding, which normalisation over a few values and ReLUs amplify: of AVX-512, AVX2 and no vector instructions the first three
-losses agree to ROUNDING. A changed weight, gradient or update shows there; a training that learns less, in the last steps.
+losses agree to ROUNDING. What changes weights, gradients or the first updates shows there; a training that learns less, in the
+mean of the last steps, which may be MORE times the golden one's.
 `python tests/benchmarks/studies/test_learning.py` writes the file anew; a change that alters it must say why.
 """
 
@@ -26,7 +27,7 @@ from benchmarks.studies.learning import pair_of, trained
 GOLDEN = Path(__file__).with_name("golden_learning.json")
 STEPS, WIDTH, BATCH, LR = 200, 1 / 16, 8, 0.01
 LEVELS = torch.tensor([[60, 60, 60], [190, 60, 60], [60, 190, 60], [60, 60, 190]])
-ROUNDING, LAST, LEARNT = 1e-5, 50, 0.7
+ROUNDING, LAST, MORE = 1e-5, 50, 1.5
 
 
 def batches(pixels: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -58,9 +59,8 @@ def test_200_steps_learn_what_they_always_have(name):
     pixels, ours, _ = pair_in_double(name)
     golden, found = json.loads(GOLDEN.read_text())[name], losses(ours, pixels)
     assert found[:3] == pytest.approx(golden[:3], rel=ROUNDING)
-    for values in (golden, found):
-        assert len(values) == STEPS
-        assert statistics.fmean(values[-LAST:]) < LEARNT * statistics.fmean(values[:10])
+    assert len(found) == len(golden) == STEPS
+    assert statistics.fmean(found[-LAST:]) < MORE * statistics.fmean(golden[-LAST:])
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -70,7 +70,7 @@ def test_a_twin_trains_as_ours_does(name):
 
 
 def test_a_pair_is_trained_and_judged(shades, tmp_path):
-    small = ["--networks", "googlenet", "--data", str(shades), "--batch-size", "8", "--epochs", "8"]
+    small = ["--networks", "googlenet", "--data", str(shades), "--batch-size", "8", "--epochs", "12", "--lr", "0.02"]
     assert learning.main([*small, "--output", str(tmp_path)]) == 0
     (result,) = read_results(tmp_path)
     ours, theirs, apart = result["rows"]
@@ -78,7 +78,7 @@ def test_a_pair_is_trained_and_judged(shades, tmp_path):
     assert len(ours.values) == len(theirs.values) == 2
     assert min(ours.values + theirs.values) > 60  # dark and light
     assert apart.values == pytest.approx([a - b for a, b in zip(ours.values, theirs.values)])
-    assert apart.details["fp64"] == "same losses for 48 of 48 steps"
+    assert apart.details["fp64"] == "same losses for 72 of 72 steps"
 
 
 def test_a_network_without_a_twin_is_refused(tmp_path):

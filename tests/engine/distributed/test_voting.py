@@ -53,6 +53,18 @@ def test_steps_that_become_slow_delay_a_vote_by_a_few_calls(alone):
     assert waits == pytest.approx([1.0] * len(waits))
 
 
+def test_a_wish_is_heard_within_two_votes_of_slow_steps_after_fast_ones(alone):
+    now, group, _ = alone
+    for call in range(200):
+        now[0] += 0.001
+        group.vote((False,), conclude=call == 199)
+    answers = []
+    while (True,) not in answers:
+        now[0] += 5.0
+        answers.append(group.vote((True,), conclude=False))
+    assert MOST_CALLS < len(answers) <= 2 * MOST_CALLS
+
+
 def test_a_wish_is_granted_once_and_at_once_where_a_phase_ends(alone):
     now, group, _ = alone
     answers = []
@@ -95,7 +107,7 @@ def test_four_ranks_hear_the_same_at_the_same_calls_over_few_connections(run_on_
     assert second[-1] == [False, True]  # wished for at the last call alone
     assert third == [[False, False]] * 40
     assert last == [[True, True]]
-    # To the store, in the ring of the votes to one rank on either side, and to one more for sharing out cores; each of two groups
-    # would have three otherwise, beside the store's.
+    # To the store, for votes from the first rank to each, for sharing out cores around a ring; each of two groups would have
+    # three otherwise, beside the store's.
     assert max(rank["sockets"] for rank in ranks) <= 6
     assert ranks[0]["phases"][0]["exchanges"] <= 3 + 200 * 0.002 * 1.75 + 200 // MOST_CALLS + 2
