@@ -138,8 +138,8 @@ def normalise_relu_backward(dys: list[Tensor], columns: list[int], xs: list[Tens
     # results and gradients of x would share memory and be copied out of it.
     dxs = [activation(x, x.shape[1], dtype=x.dtype) for x in xs]
     launch(
-        kernels.gradient_kernel, (tiles(parts.rows, parts.height), parts.across), *read, *_padded(dxs, xs[0]),
-        moments, sums, *shape, COUNT=len(xs), ROWS=parts.height, CHANNELS=parts.width,
+        kernels.gradient_kernel, (tiles(parts.rows, parts.height) * parts.across,), *read, *_padded(dxs, xs[0]),
+        moments, sums, *shape, parts.across, COUNT=len(xs), ROWS=parts.height, CHANNELS=parts.width,
     )  # fmt: skip
     return [*dxs, sums]
 
@@ -148,9 +148,10 @@ def _normalise(
     parts: "_Parts", ys: list[Tensor], columns: list[int], moments: Tensor, *, normed: int, joined: bool
 ) -> None:
     launch(
-        kernels.normalise_kernel, (tiles(parts.rows, parts.height), parts.across), *parts.xs, *parts.widths,
+        kernels.normalise_kernel, (tiles(parts.rows, parts.height) * parts.across,), *parts.xs, *parts.widths,
         *parts.strides, *_padded(ys, parts.xs[0]), *_padded(columns, 0), moments, parts.rows, moments.shape[1],
-        parts.channels, NORMED=normed, JOINED=joined, COUNT=parts.count, ROWS=parts.height, CHANNELS=parts.width,
+        parts.channels, parts.across, NORMED=normed, JOINED=joined, COUNT=parts.count, ROWS=parts.height,
+        CHANNELS=parts.width,
     )  # fmt: skip
 
 

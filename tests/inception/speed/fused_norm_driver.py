@@ -20,8 +20,15 @@ from torch import Tensor, nn
 import inception
 from inception.speed import norm_kernels, norm_operators
 from inception.speed.fused_norm import fuse_norms
-from inception.speed.norm_relu import can_fuse, max_pool_on_gpu, norm_relu, norm_relu_joined, norm_relu_of_all
-from inception.vocabulary.modules import CoveringMaxPool2d, MaxPool2d
+from inception.speed.norm_relu import (
+    average_pool_on_gpu,
+    can_fuse,
+    max_pool_on_gpu,
+    norm_relu,
+    norm_relu_joined,
+    norm_relu_of_all,
+)
+from inception.vocabulary.modules import AvgPool2d, CoveringMaxPool2d, MaxPool2d
 
 DEVICE = torch.device("cuda" if sys.argv[1] == "gpu" else "cpu")
 # Name: shape, type, mean of the numbers (their deviation is 2).
@@ -178,6 +185,28 @@ def pools() -> dict[str, list[float]]:
     return report
 
 
+def averages() -> dict[str, list[float]]:
+    """The same of average pooling of every kind that goes another way; others do not."""
+    kinds = {
+        "3x3": (AvgPool2d(3, 1, 1), (2, 24, 9, 7)), "smaller than its window": (AvgPool2d(5, 1, 2), (1, 8, 1, 3)),
+        "5x5 with stride 3": (AvgPool2d(5, 3), (2, 16, 17, 12)), "slice": (AvgPool2d(3, 1, 1), (2, 24, 6, 6)),
+    }  # fmt: skip
+    report = {}
+    for name, (pool, shape) in kinds.items():
+        x = channels_last(*shape).to(torch.bfloat16).requires_grad_()
+        given = x[:, 8:16] if name == "slice" else x
+        y = average_pool_on_gpu(pool, given)
+        exact = x.detach().double().requires_grad_()
+        expected = pool(exact[:, 8:16] if name == "slice" else exact)
+        dy = torch.randn_like(expected).to(torch.bfloat16)
+        y.backward(dy)
+        expected.backward(dy.double())
+        report[name] = [relative(y.detach(), expected.detach()), relative(x.grad, exact.grad)]
+    others = (AvgPool2d(3, 1, 1, count_include_pad=False), AvgPool2d(3, 2), AvgPool2d(2, 2, ceil_mode=True))
+    assert [average_pool_on_gpu(pool, x) for pool in (*others, AvgPool2d(5, 3, divisor_override=7))] == [None] * 4
+    return report
+
+
 def what_is_taken() -> dict[str, bool]:
     """Whether the kernels are used, for what they can do and for what they cannot."""
     x, bn = channels_last(2, 8, 4, 4), normalisation(8)
@@ -294,7 +323,9 @@ def compiled_for_hopper() -> dict[str, int]:
 
 def argument_type(name: str) -> str:
     """Triton's name for the type of a kernel's argument."""
-    if name in ("rows", "channels", "blocks", "columns", "width") or (name[0] in "cstp" and name[1:].isdigit()):
+    if name in ("rows", "channels", "blocks", "columns", "width", "across") or (
+        name[0] in "cstp" and name[1:].isdigit()
+    ):
         return "i32"
     kinds = {"x": "*bf16", "y": "*bf16", "d": "*bf16", "n": "*i64"}
     return kinds.get(name[0], "*fp32") if name[1:].isdigit() else "*fp32"
@@ -309,6 +340,7 @@ def main() -> None:
             "taken": what_is_taken(),
             "nan": not_a_number(),
             "pools": pools(),
+            "averages": averages(),
         }
     elif sys.argv[2] == "networks":
         if norm_kernels.INTERPRETED:

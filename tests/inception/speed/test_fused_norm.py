@@ -45,6 +45,9 @@ def check_kernels(found: dict) -> None:
     for name, (output, gradient) in found["pools"].items():
         assert output == 0, name
         assert gradient < 2 * PRECISION["bf16"], name
+    assert len(found["averages"]) == 4
+    for name, errors in found["averages"].items():
+        assert max(errors) < 2 * PRECISION["bf16"], name
 
 
 def check_networks(found: dict, tolerance: float) -> None:

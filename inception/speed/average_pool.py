@@ -1,0 +1,45 @@
+"""Average pooling on a GPU, in training, by operations of which torch.compile makes faster kernels.
+
+With stride 1 and all places of a window counted, those of the padding too, pooling is its own gradient: a place lies in the
+windows of those that lie in its own. torch's operation for the gradient finds every window's borders anew, for each place. A
+window as large as 5x5 is no longer written out by torch.compile, but reduced, a few bytes at a time: it is averaged along one
+side, then along the other.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inception.speed.norm_operators import operator
+
+
+def average_pool(pool: nn.AvgPool2d, x: Tensor) -> Tensor | None:
+    """`pool` of x, (N, C, H, W) -> (N, C, H', W'); None where nothing is faster than `pool` itself."""
+    kernel, stride, padding = pool.kernel_size, pool.stride, pool.padding
+    if not (isinstance(kernel, int) and isinstance(stride, int) and isinstance(padding, int)):
+        return None
+    if pool.ceil_mode or pool.divisor_override:
+        return None
+    if stride == 1 and kernel == 2 * padding + 1 and pool.count_include_pad:
+        return averaged(x, kernel)
+    if kernel >= 5 and padding == 0:
+        return F.avg_pool2d(F.avg_pool2d(x, (kernel, 1), (stride, 1)), (1, kernel), (1, stride))
+    return None
+
+
+@operator()
+def averaged(x: Tensor, kernel: int) -> Tensor:
+    """The mean of `kernel` (odd) by `kernel` places around each of x, where those outside count as zeros."""
+    return F.avg_pool2d(x, kernel, 1, kernel // 2)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+    ctx.kernel = inputs[1]
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+    return averaged(dy, ctx.kernel), None
+
+
+averaged.register_autograd(_backward, setup_context=_keep)
