@@ -8,6 +8,7 @@ side, then along the other.
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ def average_pool(pool: nn.AvgPool2d, x: Tensor) -> Tensor | None:
     if stride == 1 and kernel == 2 * padding + 1 and pool.count_include_pad:
         return averaged(x, kernel)
     if kernel >= 5 and padding == 0:
-        return F.avg_pool2d(F.avg_pool2d(x, (kernel, 1), (stride, 1)), (1, kernel), (1, stride))
+        return averaged_by_sides(x, kernel, stride)
     return None
 
 
@@ -34,12 +35,29 @@ def averaged(x: Tensor, kernel: int) -> Tensor:
     return F.avg_pool2d(x, kernel, 1, kernel // 2)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-    ctx.kernel = inputs[1]
+@operator()
+def averaged_by_sides(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """The mean of every window of `kernel` by `kernel`, all inside of x."""
+    return F.avg_pool2d(F.avg_pool2d(x, (kernel, 1), (stride, 1)), (1, kernel), (1, stride))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, ctx.kernel = inputs
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
     return averaged(dy, ctx.kernel), None
 
 
+def _keep_by_sides(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, ctx.kernel, ctx.stride = inputs
+    ctx.save_for_backward(x)  # of which torch's gradient asks for the shape
+
+
+def _backward_by_sides(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+    window = ([ctx.kernel] * 2, [ctx.stride] * 2, [0, 0], False, True, None)
+    return torch.ops.aten.avg_pool2d_backward(dy, *ctx.saved_tensors, *window), None, None
+
+
 averaged.register_autograd(_backward, setup_context=_keep)
+averaged_by_sides.register_autograd(_backward_by_sides, setup_context=_keep_by_sides)

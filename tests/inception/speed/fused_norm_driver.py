@@ -160,7 +160,8 @@ def pools() -> dict[str, list[float]]:
     kinds = {
         "stride 2": (MaxPool2d(3, 2), (2, 24, 13, 10)), "ceil": (MaxPool2d(3, 2, ceil_mode=True), (2, 24, 12, 14)),
         "same size": (MaxPool2d(3, 1, 1), (2, 5, 7, 6)), "over the border": (MaxPool2d(2, 2, ceil_mode=True), (1, 16, 7, 5)),
-        "covering": (CoveringMaxPool2d(3, 2), (2, 16, 9, 7)),
+        "covering": (CoveringMaxPool2d(3, 2), (2, 16, 9, 7)), "stride 3": (MaxPool2d(5, 3, 2), (1, 8, 11, 9)),
+        "in no window": (MaxPool2d(2, 3), (2, 8, 9, 7)),
     }  # fmt: skip
     report = {}
     for name, (pool, shape) in kinds.items():
