@@ -3,6 +3,8 @@
 import contextlib
 import os
 import platform
+import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -42,12 +44,15 @@ def describe_source() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command as a person types it in the repository."""
+    """The command as a person types it in the repository, quoted for a shell, with the last name alone of an absolute path."""
     script = Path(sys.argv[0]).resolve()
     name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     ranks = os.environ.get("WORLD_SIZE")
     start = f"torchrun --nproc_per_node={ranks}" if ranks else "python"
-    return " ".join([start, str(name), *(Path(a).name if a.startswith("/") else a for a in sys.argv[1:])])
+    words = (
+        re.sub(r"^(-[^/=]*=)?(/.*)", lambda path: (path[1] or "") + Path(path[2]).name, word) for word in sys.argv[1:]
+    )
+    return f"{start} {shlex.join([str(name), *words])}"
 
 
 class LoadMeter:

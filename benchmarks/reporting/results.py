@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
@@ -222,7 +223,9 @@ def present_command(command: str) -> str:
         found = [file for room in rooms for file in sorted(room.rglob(f"{script[1]}.py"))]
         return str(found[0].relative_to(ROOT)) if found else script[0]
 
-    return re.sub(r"benchmarks/(?:\w+/)?(\w+)\.py", place, re.sub(r" --output \S+", "", command))
+    words = shlex.split(command)
+    asked = [word for before, word in zip(["", *words], words) if "--output" not in (before, word.partition("=")[0])]
+    return re.sub(r"benchmarks/(?:\w+/)?(\w+)\.py", place, shlex.join(asked))
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipelines.datasets.class_names import name_classes
 from pipelines.datasets.files import Located, OpenFile, read_at, retried
 from pipelines.datasets.forms import HELD_OUT, SPLITS, find_source, source_at
-from pipelines.datasets.image_headers import Flag, Header, probe_bytes
+from pipelines.datasets.image_headers import Flag, Header, planes_and_images, probe_bytes
 from pipelines.datasets.index import Index, open_index
 from pipelines.datasets.passed_over import PassedOver
 from pipelines.datasets.quarantine import read_quarantine
@@ -135,8 +135,9 @@ class Dataset:
 
     def planes_and_images(self) -> tuple[int, int]:
         """How many samples are planes of luma and chroma, and how many encoded images; what cannot be read is neither."""
-        kinds = np.delete(self._index.entries["flags"], self._excluded) & int(Flag.PLANES | Flag.UNREADABLE)
-        return int(np.count_nonzero(kinds == int(Flag.PLANES))), int(np.count_nonzero(kinds == 0))
+        flags = self._index.entries["flags"]
+        planes, images = (planes_and_images(flags) - planes_and_images(flags[self._excluded])).tolist()
+        return planes, images
 
     @property
     def held_out(self) -> float:

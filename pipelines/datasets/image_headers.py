@@ -24,6 +24,7 @@ _WINDOW = 4096  # one read of this size holds the whole header of most photos
 _ORIENTATION_TAG = 0x0112
 _MOST_GARBAGE = 65536  # bytes between segments before a JPEG counts as corrupt
 _MOST_PIXELS = 178_956_970  # where Pillow refuses an image as a decompression bomb: 512 MiB of pixels
+_PIECE = 1 << 16  # samples that are counted at once
 _LARGEST_SIDE = 65535  # what a JPEG can say, and what an index entry holds
 
 
@@ -48,6 +49,16 @@ WHOLE = SLOW | Flag.ENDLESS
 def cut_by_c(flags: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which of n samples, by their flags, the compiled decoder cuts boxes out of: planes, and what is not decoded `WHOLE`."""
     return (flags & int(WHOLE | Flag.UNREADABLE) == 0) | (flags & int(Flag.PLANES) != 0)
+
+
+def planes_and_images(flags: NDArray[np.integer]) -> NDArray[np.int64]:
+    """int64 (2,): how many of n samples, by their flags, are planes, and how many encoded images. The flags may be those of a
+    whole index, on disk: they are looked at piece by piece."""
+    found = np.zeros(2, np.int64)
+    for start in range(0, len(flags), _PIECE):
+        kinds = flags[start : start + _PIECE] & int(Flag.PLANES | Flag.UNREADABLE)
+        found += (np.count_nonzero(kinds == int(Flag.PLANES)), np.count_nonzero(kinds == 0))
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 import json
 import math
+import sys
 
 import pytest
 
-from benchmarks.measuring.machine import ROOT, describe_source, describe_versions
+from benchmarks.measuring.machine import ROOT, command_line, describe_source, describe_versions
 from benchmarks.measuring.measure import Measurement, Window, alternate
-from benchmarks.reporting.results import Result, number, read_results
+from benchmarks.reporting.results import Result, number, present_command, read_results
 
 
 def test_a_result_reads_back_as_it_was(tmp_path):
@@ -57,3 +58,18 @@ def test_versions_and_source_name_what_was_measured():
 )
 def test_numbers_show_three_digits(value, text):
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    "output", [["--output", "out"], ["--output=out"], ["--output", "/my results"], ["--output=/my results"]]
+)
+def test_a_command_is_shown_without_the_folder_of_its_file(monkeypatch, output):
+    monkeypatch.setattr(
+        sys, "argv", ["benchmarks/roofline.py", *output, "--data", "/a b/c d", "--recipe-output", "x", "--lr=/e/f"]
+    )
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    recorded = command_line()
+    assert "/a b" not in recorded
+    assert present_command(recorded).endswith(" --data 'c d' --recipe-output x --lr=f")
+    assert "out" not in present_command(recorded).replace("--recipe-output", "")
+    assert "results" not in present_command(recorded)

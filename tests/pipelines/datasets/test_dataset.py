@@ -1,14 +1,17 @@
 """Data that a person has to put right: each case is one line that says what, where, and what to do."""
 
 import re
+import tracemalloc
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from pipelines import DataError, EvalPlan, TrainPlan, build_loader, open_dataset, sample_path
+from pipelines import DataError, Dataset, EvalPlan, TrainPlan, build_loader, open_dataset, sample_path
+from pipelines.datasets.image_headers import Flag
 from pipelines.preparing.beton_writer import write_beton
 
 CASES = {
@@ -142,3 +145,19 @@ def test_the_embedded_dataset_has_ten_balanced_classes_and_is_small(sample_train
         assert [labels.count(label) for label in range(10)] == [each] * 10
         assert not len(dataset.unreadable())
     assert sum(file.stat().st_size for file in Path(sample_path()).iterdir() if file.is_file()) < 8_000_000
+
+
+def test_planes_are_counted_without_a_copy_of_the_index():
+    flags = np.zeros(2_000_000, np.uint16)
+    flags[5:1_500_000:3] = Flag.NOT_JPEG | Flag.PLANES | 1 << 8
+    flags[::1000] |= int(Flag.UNREADABLE)
+    dataset = Dataset.__new__(Dataset)
+    dataset._index = SimpleNamespace(entries={"flags": flags})  # type: ignore[assignment]
+    dataset._excluded = np.array([0, 4, 5, 6, 1_999_999])  # unreadable, an image, planes, two images
+    tracemalloc.start()
+    planes, images = dataset.planes_and_images()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    kinds = np.delete(flags, dataset._excluded) & int(Flag.PLANES | Flag.UNREADABLE)
+    assert (planes, images) == ((kinds == Flag.PLANES).sum(), (kinds == 0).sum())
+    assert peak < flags.nbytes / 4
