@@ -23,7 +23,8 @@ def recalibrate(
     count: int,
     communicator: Communicator,
 ) -> None:
-    """Replaces the running statistics of `network` by the mean over `count` of this rank's batches, and over the ranks.
+    """Replaces the running statistics of `network` by the mean over `count` of this rank's batches, and over the ranks, each
+    of which counts as many images as it saw.
 
     `forward` runs uint8 images (N, 3, H, W) through the network, which is in evaluation mode before and after. Weights
     stay as they are, and frozen stages keep their statistics. Every rank must call it. Raises ConfigError when nothing in
@@ -47,11 +48,14 @@ def recalibrate(
         layer.momentum = None  # a plain mean over all batches
         layer.train()
     with torch.no_grad():
+        seen = 0
         for batch in islice(batches, count):
             forward(batch.images)
+            seen += len(batch)
+        mean = sum(communicator.gather(seen)) / communicator.world_size
         for layer, momentum in zip(layers, momenta):
             layer.momentum = momentum
             layer.eval()
             for statistic in (layer.running_mean, layer.running_var):
                 assert statistic is not None  # the networks' normalisations all track them
-                communicator.sum(statistic).div_(communicator.world_size)
+                communicator.sum(statistic.mul_(seen / mean)).div_(communicator.world_size)

@@ -39,6 +39,26 @@ def test_ranks_that_stopped_for_a_node_that_comes_are_started_again(monkeypatch,
     assert Agent.ended == {status}
 
 
+def test_ranks_that_are_asked_to_stop_have_the_time_that_a_checkpoint_takes(monkeypatch):
+    """torch's agent would kill them after 30 s."""
+    closed: list[tuple[signal.Signals, int]] = []
+    ended = {
+        rank: SimpleNamespace(proc=SimpleNamespace(poll=lambda status=status: status))
+        for rank, status in enumerate((75, None))
+    }
+    monkeypatch.setattr(Agent, "stopped", ())
+    own = Agent.__new__(Agent)
+    own._worker_watchdog = own._health_check_server = None
+    own._pcontext = SimpleNamespace(close=lambda sig, timeout: closed.append((sig, timeout)), subprocess_handlers=ended)
+    own._shutdown(signal.SIGUSR1)
+    assert closed[0] == (signal.SIGUSR1, agent.CHECKPOINT_PATIENCE)
+    assert agent.CHECKPOINT_PATIENCE >= 600
+    assert Agent.stopped == (75, 0)
+    own._pcontext = None
+    own._shutdown()  # before there are any
+    assert Agent.stopped == ()
+
+
 @pytest.mark.parametrize("nohup", [False, True])
 def test_the_end_of_the_terminal_is_heard_but_under_nohup(monkeypatch, caplog, nohup):
     heard: list[str] = []

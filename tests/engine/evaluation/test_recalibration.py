@@ -45,6 +45,33 @@ def test_statistics_are_the_mean_over_the_batches_and_weights_stay(synchronised)
         assert same != ("running" in name and not name.startswith("auxiliary")) or "num_batches" in name, name
 
 
+def test_ranks_count_by_the_images_they_saw():
+    """Shares of 4, 6 and 6 images, as three ranks have them of 16: the mean of the images, not of the ranks."""
+    shares = (4, 6, 6)
+    means, own = [], []
+
+    class Rank(Communicator):
+        def sum(self, values):
+            own.append(values.clone())
+            return values
+
+        def gather(self, value):
+            return list(shares)
+
+    for rank, images in enumerate(shares):
+        torch.manual_seed(0)
+        network = create_model("debug", 10).eval()
+        first, own[:] = network.stem[0], []
+        hook = first.conv.register_forward_hook(lambda module, inputs, output: means.append(output.mean((0, 2, 3))))
+        batch = Batch(batch_of(rank).images[:images], torch.zeros(images, dtype=torch.int64), torch.arange(images))
+        communicator = Rank(Environment(rank=rank, world_size=3), torch.device("cpu"))
+        recalibrate(network, Scorer(network, dtype=torch.float32).probabilities, [batch], 1, communicator)
+        hook.remove()
+        means[rank] = means[rank] * images / 16, own[0] / 3
+    weighted, counted = (torch.stack(values).sum(0) for values in zip(*means))
+    torch.testing.assert_close(counted, weighted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_network_without_statistics_is_refused():
     network = create_model("debug", 10, batch_norm=False).eval()
     communicator = Communicator(Environment(), torch.device("cpu"))
