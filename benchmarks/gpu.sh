@@ -33,7 +33,7 @@ gpu_tests=(
     tests/engine/monitoring/test_profiling.py tests/engine/monitoring/test_monitor.py
     tests/engine/training/test_batch_that_fits.py tests/pipelines/loading/test_native.py
     tests/pipelines/loading/test_native_planes.py tests/pipelines/decoding/test_resize_kernel.py
-    tests/benchmarks/test_roofline.py tests/benchmarks/peers/test_peers.py
+    tests/benchmarks/test_roofline.py tests/benchmarks/peers/test_peers.py tests/engine/graphs/test_compilation.py
 )
 combined="compile.combo_kernels=true"
 

@@ -9,6 +9,7 @@ import torch
 
 from engine.config.command_line import load_config
 from engine.config.options import CompileConfig, ConfigError, ProgressiveConfig
+from engine.distributed.communicator import Communicator
 from engine.graphs.compilation import (
     RecompileWatch,
     check_accumulation,
@@ -16,9 +17,11 @@ from engine.graphs.compilation import (
     compiled,
     prepare_compiler,
 )
+from engine.training.assembly import assemble_step
 from engine.training.compiling_ahead import report_recompiles
 from engine.training.schedules import resolution_at
 from inception import create_model
+from launch.environment import Environment
 from runs import computed, rows
 
 
@@ -96,6 +99,39 @@ def test_cuda_graphs_do_not_accumulate_gradients():
     check_accumulation(recording, 4, torch.device("cpu"))
     check_accumulation(CompileConfig(enabled=True, mode="max-autotune-no-cudagraphs"), 4, gpu)
     check_accumulation(CompileConfig(enabled=False, mode="max-autotune"), 4, gpu)
+
+
+@pytest.mark.gpu
+def test_steps_played_as_cuda_graphs_compute_what_launched_ones_do():
+    """Our kernels among them: losses, weights and statistics, over steps that warm up, record and play."""
+    launched, played = (six_steps(mode, torch.device("cuda", 0)) for mode in ("default", "reduce-overhead"))
+    for ours, theirs in zip(launched, played):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=2e-3)
+
+
+def six_steps(mode: str, device: torch.device) -> list[torch.Tensor]:
+    """Losses of six steps of the miniature, and its weights and statistics after them."""
+    options = {
+        "network.name": "debug",
+        "network.dropout": 0.0,
+        "precision": "fp32",
+        "compile.enabled": True,
+        "compile.mode": mode,
+    }
+    config = load_config([part for name, value in options.items() for part in (f"--{name}", str(value).lower())])
+    torch.manual_seed(0)
+    config.data.batch_size = config.data.global_batch_size = 16
+    step = assemble_step(config, Communicator(Environment(), device), 10)
+    step.network.train()
+    step.parallelism.set_learning_rate(0.02)
+    images = torch.randint(0, 256, (6, 16, 32, 32, 3), dtype=torch.uint8, device=device).permute(0, 1, 4, 2, 3)
+    labels = torch.arange(16, device=device) % 10
+    values = []
+    for number in range(6):
+        step.train_step.begin(number)
+        step.train_step.accumulate(images[number], labels)
+        values.append(step.train_step.update()[0][0])
+    return [torch.stack(values), *(tensor.detach().clone() for tensor in step.network.state_dict().values())]
 
 
 def test_compiling_ahead_leaves_statistics_alone():
