@@ -158,15 +158,16 @@ def describe_hang(answers: dict[int, tuple[int, str]], world_size: int) -> str:
     """Names the ranks that others wait for. `answers` holds, by rank, how many things it began and the last of them."""
     silent = [rank for rank in range(world_size) if rank not in answers]
     if silent:
-        return f"{_ranks(silent)} neither made progress nor answered"
+        return f"{named_ranks(silent)} neither made progress nor answered"
     least = min(number for number, _ in answers.values())
     behind = [rank for rank, (number, _) in answers.items() if number == least]
     what = answers[behind[0]][1]
     if len(behind) == world_size:
         return f"no rank made progress ({what})" if world_size > 1 else f"no progress was made ({what})"
-    return f"{_ranks(behind)} made no progress ({what}) and kept the others waiting"
+    return f"{named_ranks(behind)} made no progress ({what}) and kept the others waiting"
 
 
-def _ranks(numbers: list[int]) -> str:
+def named_ranks(numbers: list[int]) -> str:
+    """The first few of these ranks, in words."""
     shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
     return f"rank {shown}" if len(numbers) == 1 else f"ranks {shown}"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from engine.config.batching import Batching, share_batch, share_unevenly
+from engine.config.batching import Batching, counted, more_than_one, require_shares, share_out
 from engine.config.options import Config, ConfigError
 from engine.distributed.communicator import Communicator
 from engine.faults.out_of_memory import is_out_of_memory
@@ -18,30 +18,39 @@ _STATE_COPIES = 5
 _BACKWARD_ROOM = 1.2
 
 
-def largest_fitting(sizes: Sequence[int], fits: Callable[[int], bool]) -> int | None:
+def largest_fitting(sizes: Sequence[int], fits: Callable[[int], bool], others: Sequence[int] = ()) -> int | None:
     """The largest of `sizes`, in rising order, for which `fits` holds; None when not even the smallest does.
 
-    If one does not fit, larger ones are taken not to. Tries the largest first, which often fits, then halves the rest.
+    If one does not fit, larger ones are taken not to. Tries the largest first, which often fits, then halves the rest. One of
+    `others`, in rising order as well, is preferred where it is more than twice as large.
     """
-    if fits(sizes[-1]):
-        return sizes[-1]
     low, high = -1, len(sizes) - 1  # sizes[low] fits, sizes[high] does not
+    if sizes and fits(sizes[-1]):
+        low, high = high, len(sizes)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(sizes[middle]) else (low, middle)
-    return sizes[low] if low >= 0 else None
+    if low < 0:
+        return None
+    between = [size for size in others if size > 2 * sizes[low] and all(size < too_much for too_much in sizes[high:])]
+    return largest_fitting(between, fits) or sizes[low]
 
 
-def shares(total: int, most: int | None = None) -> list[int]:
-    """The micro-batch sizes that cut `total` images into equal parts, in rising order, none above `most`."""
-    return [size for size in range(1, min(total, most or total) + 1) if total % size == 0]
+def equal_parts(share: int, unit: int = 1) -> list[int]:
+    """The micro-batch sizes, in whole units, that cut `share` images into equal parts, in rising order."""
+    return [size for size in range(unit, share + 1, unit) if share % size == 0]
+
+
+def nearly_equal_parts(share: int, unit: int = 1) -> list[int]:
+    """The same for parts that differ by a unit: the size of the larger ones."""
+    return sorted({unit * -(-share // unit // parts) for parts in range(1, share // unit + 1)})
 
 
 def find_batch_size(
-    objective: Objective, sizes: Sequence[int], resolution: int, communicator: Communicator
+    objective: Objective, sizes: Sequence[int], resolution: int, communicator: Communicator, others: Sequence[int] = ()
 ) -> int | None:
-    """The largest of `sizes`, in rising order, of a micro-batch that trains within the memory of every rank's device; None: not
-    even the smallest.
+    """The largest of `sizes`, in rising order, of a micro-batch that trains within the memory of every rank's device, or one of
+    `others` that is more than twice as large; None: not even the smallest.
 
     Runs `objective`, not yet wrapped for gradient exchange, forward and backward on gray images
     and leaves it as it was. Every rank must call it.
@@ -61,7 +70,7 @@ def find_batch_size(
             parameter.grad = None
         return all(communicator.gather(possible))
 
-    found = largest_fitting(sizes, fits)
+    found = largest_fitting(sizes, fits, others)
     with torch.no_grad():
         for name, buffer in objective.named_buffers():
             buffer.copy_(buffers[name])
@@ -75,45 +84,38 @@ def settle_batching(config: Config, objective: Objective, communicator: Communic
     where they must; one that is not `begun` hears how they would be equal. Raises ConfigError when there is not an image for
     every rank, nothing fits, or batch normalisation would see one image at a time.
     """
-    data, ranks, total = config.data, communicator.world_size, config.data.global_batch_size or 0
+    data, ranks = config.data, communicator.world_size
     unit = 2 if config.augmentation.mixup or config.augmentation.cutmix else 1
-    if data.batch_size == "auto":
-        if total % (unit * ranks):
-            largest = -(-total // unit // ranks)
-            sizes = sorted({unit * -(-largest // parts) for parts in range(1, largest + 1)})
-        else:
-            share = unit * share_batch(replace(data, batch_size=unit), ranks, unit).micro_batches
-            sizes = [size for size in shares(share) if size % unit == 0]
+    require_shares(data, ranks, unit)
+    auto = data.batch_size == "auto"
+    if auto:
+        assert data.global_batch_size is not None  # which "auto" needs
+        share = unit * -(-data.global_batch_size // (unit * ranks))
+        others = nearly_equal_parts(share, unit)
+        sizes = others if data.global_batch_size % (unit * ranks) else equal_parts(share, unit)
         resolution = data.resolution or objective.network.input_size
-        found = find_batch_size(objective, sizes, resolution, communicator)
+        found = find_batch_size(objective, sizes, resolution, communicator, others)
         if found is None:
             raise ConfigError(f"not even one image of {resolution} pixels fits into the memory: use a smaller network")
         data.batch_size = found
-    try:
-        batching = share_batch(data, ranks, unit)
-    except ConfigError as unequal:
-        if data.global_batch_size is None:
-            raise
-        batching = share_unevenly(data, ranks, communicator.rank, unit)
-        if not begun:
-            batching = replace(batching, advice=str(unequal))
+    batching = share_out(data, ranks, communicator.rank, unit)
     data.global_batch_size = batching.global_batch
-    synchronised = config.strategy.sync_batchnorm and communicator.world_size > 1
     if (
-        (batching.least or batching.batch_size) == 1
-        and not synchronised
+        batching.least == 1
+        and not (config.strategy.sync_batchnorm and ranks > 1)
         and any(isinstance(m, nn.BatchNorm2d) and m.training for m in objective.modules())
     ):
+        of = "1" if batching.batch_size == 1 else f"1 to {batching.batch_size}"
         raise ConfigError(
             f"batch normalisation needs more than 1 image at a time, and the global batch of {batching.global_batch} leaves "
-            f"each of {communicator.world_size} processes {batching.micro_batches} micro-batches of 1: set --data.batch_size "
-            "to 2 or more and --data.global_batch_size to a multiple of it, or --network.batch_norm false"
+            f"each of {counted(ranks, 'process')} {counted(batching.micro_batches, 'micro-batch')} of {of}: "
+            f"{more_than_one(data, ranks, auto, begun)}, or --network.batch_norm false"
         )
-    return batching
+    return replace(batching, advice="") if begun else batching
 
 
-def advise(objective: Objective, total: int, tried: int, resolution: int, device: torch.device) -> str:
-    """What to do when a micro-batch of `tried` images, a part of `total`, was too much for the memory, in one line.
+def advise(objective: Objective, batching: Batching, resolution: int, device: torch.device) -> str:
+    """What to do when the micro-batches of `batching` were too much for the memory, in one line.
 
     Forward passes alone are tried, on this rank: the backward pass would call for the other ranks.
     """
@@ -121,8 +123,10 @@ def advise(objective: Objective, total: int, tried: int, resolution: int, device
     def fits(size: int) -> bool:
         return _possible(lambda: objective(*_gray(round(_BACKWARD_ROOM * size), resolution, device)), device)
 
-    smaller = shares(total, tried - 1)
-    found = largest_fitting(smaller, fits) if smaller else None
+    tried, share, unit = batching.batch_size, batching.share, batching.unit
+    others = [size for size in nearly_equal_parts(share, unit) if size < tried]
+    equal = [size for size in equal_parts(share, unit) if size < tried]
+    found = largest_fitting(others if batching.uneven_ranks else equal, fits, others)
     if found is None:
         return (
             f"{tried} images at once do not fit into the memory of {_name(device)}, nor do fewer: use a smaller network"

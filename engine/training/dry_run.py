@@ -15,7 +15,7 @@ from engine.runs.run_directory import RunDirectory
 from engine.training.assembly import assemble_step
 from engine.training.expected_time import time_expected
 from engine.training.fine_tuning import what_learns
-from engine.training.introduction import a_step, what_comes_out
+from engine.training.introduction import a_step, decoded_otherwise, what_comes_out
 from engine.training.loaders import open_splits, training_loader
 from engine.training.optimizers import create_optimizer
 from engine.training.schedules import require_room, resolution_at
@@ -39,6 +39,7 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
     with training_loader(config, train, step.network, step.batching, communicator) as loader:
         require_room(config.schedule, loader.plan.batches)
         steps, size, backend, reason = loader.plan.batches, loader.resolution, loader.backend, loader.reason
+        others = decoded_otherwise(loader, communicator)
     sizes = sorted({resolution_at(epoch, size, config.progressive) for epoch in range(config.schedule.epochs)})
     device, batch = communicator.device, step.batching.batch_size
     # On every rank: synchronised normalisation waits for all.
@@ -50,6 +51,8 @@ def dry_run(config: Config, say: Callable[[str], Any], environment: Environment 
             f"data: {len(train):,} images to train on, {len(val):,} to evaluate, {len(train.classes)} classes; "
             f"{backend} decoding ({reason})"
         )
+        if others:
+            say(others)
         say(f"images: {' to '.join(str(side) for side in dict.fromkeys((sizes[0], sizes[-1])))} pixels a side")
         for name, shape in shapes.items():
             say(f"  {name}: {' x '.join(map(str, shape))}")

@@ -2,20 +2,23 @@
 
 from collections.abc import Iterator
 
-from engine.config.batching import Batching
+from engine.config.batching import Batching, counted
 from engine.config.learning_options import OWN_OPTIMIZERS
 from engine.config.options import Config
+from engine.distributed.communicator import Communicator
 from engine.distributed.device import idle_gpus
+from engine.faults.watchdog import named_ranks
 from engine.training.assembly import Run
 from engine.training.fine_tuning import what_learns
 from engine.training.losses import words_of
 from engine.training.optimizers import words_of_registered
 from engine.training.outcome import Outcome
 from engine.training.schedules import peak_learning_rate
+from pipelines import Loader
 
 
 def introduce(run: Run) -> None:
-    """Says what is trained, on what, where to."""
+    """Says what is trained, on what, where to. Every rank must call it."""
     config, communicator, say = run.config, run.communicator, run.monitor.say
     count = sum(parameter.numel() for parameter in run.network.parameters())
     ranks = f"{communicator.world_size} ranks, {run.parallelism.name}" if communicator.world_size > 1 else "1 process"
@@ -39,6 +42,9 @@ def introduce(run: Run) -> None:
         f"on {communicator.device.type}, {ranks}, {run.loader.backend} decoding ({run.loader.reason}); "
         f"run directory {run.directory.path}"
     )
+    others = decoded_otherwise(run.loader, communicator)
+    if others:
+        say(others)
     if not saves_before_the_end(config, run.loader.plan.batches):
         say(
             "no checkpoint before the run's end, by the options --checkpoint.every_*: whatever ends it early loses all of it"
@@ -61,11 +67,11 @@ def saves_before_the_end(config: Config, steps: int) -> bool:
 def a_step(config: Config, batching: Batching, world_size: int, steps: int) -> str:
     """How a step and the whole run are computed, in words; `steps` are those of an epoch."""
     peak = peak_learning_rate(batching.global_batch, config.optimizer)
+    ranks, parts = counted(world_size, "rank"), counted(batching.micro_batches, "micro-batch")
     if batching.uneven_ranks:
-        micro = f"{batching.micro_batches} micro-batch{'es' if batching.micro_batches > 1 else ''}"
-        each = f"on {world_size} ranks {micro} of {batching.least} to {batching.batch_size} each, weighted by what they hold"
+        each = f"on {ranks} {parts} of {batching.least} to {batching.batch_size} each, weighted by what they hold"
     else:
-        each = _equal_parts(batching, world_size)
+        each = f"on each of {ranks} {parts} of {batching.batch_size}"
     return (
         f"a step: {batching.global_batch} images, {each}; {steps:,} steps an epoch, {steps * config.schedule.epochs:,} in all; "
         f"{config.optimizer.name} with a peak learning rate of {peak:.4g}"
@@ -75,7 +81,8 @@ def a_step(config: Config, batching: Batching, world_size: int, steps: int) -> s
 def what_comes_out(config: Config, batching: Batching) -> Iterator[str]:
     """What options that lean on another library, or on the batch, come to, a line each."""
     if batching.advice:
-        yield f"shares are uneven: {batching.advice}"
+        of_shares = batching.global_batch % (batching.uneven_ranks * batching.unit)
+        yield f"{'shares are uneven' if of_shares else 'micro-batches differ'}: {batching.advice}"
     if config.optimizer.name not in OWN_OPTIMIZERS:
         yield words_of_registered(config.optimizer)
     if config.ema.half_life:
@@ -86,9 +93,15 @@ def what_comes_out(config: Config, batching: Batching) -> Iterator[str]:
         )
 
 
-def _equal_parts(batching: Batching, world_size: int) -> str:
-    parts = f"{batching.micro_batches} micro-batch{'es' if batching.micro_batches > 1 else ''} of {batching.batch_size}"
-    return f"on each of {world_size} rank{'s' if world_size > 1 else ''} {parts}"
+def decoded_otherwise(loader: Loader, communicator: Communicator) -> str:
+    """Which ranks decode in another way than the first one, and how, in one line; nothing where none does. Every rank must
+    call it."""
+    ways = communicator.gather(((loader.backend, loader.remark), loader.reason))
+    ranks: dict[tuple[str, str], list[int]] = {}
+    for rank, (way, _) in enumerate(ways):  # reasons alone differ by the rates that machines measured
+        ranks.setdefault(way, []).append(rank)
+    told = [f"{named_ranks(found)}: {way[0]} decoding ({ways[found[0]][1]})" for way, found in [*ranks.items()][1:]]
+    return f"not all ranks decode as the first: {'; '.join(told)}" if told else ""
 
 
 def take_leave(run: Run, outcome: Outcome) -> None:

@@ -43,9 +43,7 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
         # Only here, where the failed step's tensors are gone, is there memory to try what would fit.
-        batching, size = run.batching, run.loader.resolution
-        total = batching.micro_batches * batching.batch_size
-        raise TrainingFailed(advise(run.objective, total, batching.batch_size, size, run.communicator.device))
+        raise TrainingFailed(advise(run.objective, run.batching, run.loader.resolution, run.communicator.device))
 
     def _fit(self) -> Outcome:
         run, config = self.run, self.run.config

@@ -15,11 +15,13 @@ import torch
 
 from engine.config.batching import share_batch, share_unevenly
 from engine.config.command_line import load_config
-from engine.config.options import Config, ConfigError, DataConfig
+from engine.config.options import AugmentationConfig, Config, ConfigError, DataConfig
 from engine.distributed.communicator import Communicator
+from engine.faults.errors import TrainingFailed
 from engine.monitoring.hooks import Hook
 from engine.training.assembly import assemble
 from engine.training.batch_that_fits import settle_batching
+from engine.training.introduction import a_step, what_comes_out
 from engine.training.trainer import Trainer
 from launch.environment import Environment
 from pipelines import TrainPlan
@@ -36,17 +38,20 @@ CASES = {
     },
     "deepspeed, in parts": {"strategy.name": "deepspeed", "strategy.zero_stage": 2, **PARTS},
 }  # fmt: skip
+BEGUN = "ddp, in parts"  # the case that is trained once more, from the first step on three ranks
 
 
 @pytest.fixture(scope="module")
 def trained(tiny_dataset, tmp_path_factory) -> Path:
-    """The folder of every case's two runs: quiet, on 2 ranks, and disturbed, on 2, 3 and 2; what they said is in `said`."""
+    """The folder of every case's two runs: quiet, on 2 ranks, and disturbed, on 2, 3 and 2, and of one that began on 3; what
+    they said is in `said`."""
     folder = tmp_path_factory.mktemp("uneven")
     shared = {"data.path": tiny_dataset, "network.name": "debug", "precision": "fp32", "data.global_batch_size": BATCH}
     shared |= {"ema.decay": 0.9, "monitor.every_steps": 1, **EXACT}
     runs = []
     for name, case in CASES.items():
-        for kind, ranks in (("quiet", [2]), ("disturbed", [2, 3, 2])):
+        begun = [("begun uneven", [3, 2])] if name == BEGUN else []
+        for kind, ranks in (("quiet", [2]), ("disturbed", [2, 3, 2]), *begun):
             options = {**shared, **case, "run.dir": folder / name / kind}
             runs.append({"arguments": [f"--{key}={value}" for key, value in options.items()], "ranks": ranks})
     with (folder / "said").open("w") as said:
@@ -58,9 +63,9 @@ def trained(tiny_dataset, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_losses_are_those_of_equal_shares(trained, case):
-    quiet, disturbed = trained / case / "quiet", trained / case / "disturbed"
+@pytest.mark.parametrize(("case", "kind"), [*((case, "disturbed") for case in CASES), (BEGUN, "begun uneven")])
+def test_losses_are_those_of_equal_shares(trained, case, kind):
+    quiet, disturbed = trained / case / "quiet", trained / case / kind
     bounds = {"loss": 5e-6, "top1": 1e-6, "gradient_norm": 1e-3}
     for kind, keys in (("train", ("loss", "gradient_norm", "top1")), ("eval", ("loss", "top1"))):
         left, right = rows(quiet, kind), rows(disturbed, kind)
@@ -76,12 +81,14 @@ def test_losses_are_those_of_equal_shares(trained, case):
         torch.testing.assert_close(other[name], one[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_every_sample_comes_once_in_shares_that_differ_by_one(trained, case):
+@pytest.mark.parametrize(
+    ("case", "kind", "phases"), [*((case, "disturbed", (2, 3, 2)) for case in CASES), (BEGUN, "begun uneven", (3, 2))]
+)
+def test_every_sample_comes_once_in_shares_that_differ_by_one(trained, case, kind, phases):
     found: dict[int, list[list[int]]] = {}
-    for phase in range(3):
-        ranks = sorted((trained / case / "disturbed").glob(f"samples-{phase}-*.json"))
-        assert len(ranks) == (2, 3, 2)[phase]
+    for phase, count in enumerate(phases):
+        ranks = sorted((trained / case / kind).glob(f"samples-{phase}-*.json"))
+        assert len(ranks) == count
         for path in ranks:
             for step, parts in json.loads(path.read_text()).items():
                 found.setdefault(int(step), []).append([sample for part in parts for sample in part])
@@ -92,13 +99,23 @@ def test_every_sample_comes_once_in_shares_that_differ_by_one(trained, case):
         epoch, batch = divmod(step - 1, plan.batches)
         assert [sample for share in shares for sample in share] == plan.indices(epoch, batch).tolist()
     sizes = [4, 6, 6] if "mixed" in case else [5, 5, 6]
-    assert [[len(share) for share in found[step]] for step in (2, 3, 4, 5)] == [[8] * 2, sizes, sizes, [8] * 2]
+    uneven = {1, 2} if phases == (3, 2) else {3, 4}  # a stop is heard a step after it is asked for
+    assert [[len(share) for share in found[step]] == sizes for step in found] == [step in uneven for step in found]
 
 
 def test_uneven_shares_are_said(trained):
     said = (trained / "said").read_text()
-    assert said.count("16 images, on 3 ranks 3 micro-batches of 1 to 2 each, weighted by what they hold;") == 2
+    assert said.count("16 images, on 3 ranks 3 micro-batches of 1 to 2 each, weighted by what they hold;") == 3
     assert said.count("16 images, on 3 ranks 1 micro-batch of 4 to 6 each, weighted by what they hold;") == 1
+    # Once, of the run that began so.
+    equal = (
+        "cannot be shared equally among 3 processes: set --data.global_batch_size to 15 or 18, or use another number of"
+    )
+    assert (
+        said.count("shares are uneven: ")
+        == said.count(f"shares are uneven: the global batch of 16 images {equal}")
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,40 +134,88 @@ def test_weights_of_all_ranks_add_up(total, ranks, most, unit):
     assert batch == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    ("total", "ranks", "most", "message"),
-    [
-        (3, 4, 1, "global batch of 3 images in parts of at most 1 cannot be shared among 4 processes: use fewer"),
-        (5, 2, 1, r"some have 3 images of the global batch of 5, some 2, .* set --data\.batch_size to 2 or more"),
-    ],
+def settle(ranks: int, *, begun: bool = False, mixup: float = 0.0, **data: object):
+    config = Config(data=DataConfig(**data), augmentation=AugmentationConfig(mixup=mixup))  # type: ignore[arg-type]
+    communicator = Communicator(Environment(rank=0, world_size=ranks, local_world_size=ranks), torch.device("cpu"))
+    return settle_batching(config, torch.nn.Linear(1, 1), communicator, begun)  # type: ignore[arg-type]
+
+
+ODD = (
+    "mixup and cutmix mix pairs, and the global batch of {} images is an odd number: set --data.global_batch_size to {}"
 )
-def test_what_cannot_be_shared_is_one_line(total, ranks, most, message):
-    with pytest.raises(ConfigError, match=message):
-        share_unevenly(DataConfig(batch_size=most, global_batch_size=total), ranks, 0)
+
+
+@pytest.mark.parametrize("most", [32, "auto"])  # memory is not tried first: there is no network to try
+@pytest.mark.parametrize(("total", "ranks", "mixup", "words"), [
+    (31, 1, 0.2, ODD.format(31, "30 or 32")),
+    (1017, 8, 0.2, ODD.format(1017, "1008 or 1024")),
+    (9, 4, 0.2, ODD.format(9, "8 or 16")),
+    (3, 4, 0, "of the global batch of 3 images each of 4 processes needs 1 at least: set --data.global_batch_size to 4 or more, "
+     "or use fewer processes"),
+    (7, 4, 0.2, "of the global batch of 7 images each of 4 processes needs 2, which mixup and cutmix mix, at least: set "
+     "--data.global_batch_size to 8 or more, or use fewer processes"),
+    (1, 1, 0.2, "of the global batch of 1 image each of 1 process needs 2, which mixup and cutmix mix, at least: set "
+     "--data.global_batch_size to 2 or more"),
+])  # fmt: skip
+def test_what_no_size_of_micro_batches_could_share_is_said_with_the_global_batch_that_would_do(
+    total, ranks, mixup, words, most
+):
+    with pytest.raises(ConfigError) as refused:
+        settle(ranks, mixup=mixup, global_batch_size=total, batch_size=most)
+    assert str(refused.value) == words
+
+
+@pytest.mark.parametrize(("total", "ranks", "most", "mixup", "words"), [
+    (5, 2, 1, 0, "some have 3 images of the global batch of 5, some 2, .* set --data.batch_size to 2 or more"),
+    (8, 2, 1, 0.2, "mixup and cutmix mix pairs: set --data.batch_size to an even number, not 1$"),
+    (None, 2, 33, 0.2, "mixup and cutmix mix pairs: set --data.batch_size to an even number, not 33$"),
+])  # fmt: skip
+def test_micro_batches_that_cannot_be_are_one_line_about_their_size(total, ranks, most, mixup, words):
+    with pytest.raises(ConfigError, match=words):
+        settle(ranks, mixup=mixup, global_batch_size=total, batch_size=most)
+
+
+@pytest.mark.parametrize(("total", "ranks", "mixup", "step", "why"), [
+    (61, 1, 0, "on 1 rank 2 micro-batches of 30 to 31 each",
+     "micro-batches differ: the global batch of 61 images leaves each of 1 process 61, which no number of images from 2 to 32 "
+     "(--data.batch_size) divides: set --data.global_batch_size to 60 or 62"),
+    (1016, 8, 0, "on 8 ranks 4 micro-batches of 31 to 32 each",
+     "micro-batches differ: the global batch of 1016 images leaves each of 8 processes 127, which no number of images from 2 "
+     "to 32"),
+    (1018, 8, 0.2, "on 8 ranks 4 micro-batches of 30 to 32 each", "shares are uneven: the global batch of 1018 images cannot be "
+     "shared equally in pairs among 8 processes: set --data.global_batch_size to 1008 or 1024, or use another number of"),
+    (34, 1, 0.2, "on 1 rank 2 micro-batches of 16 to 18 each",
+     "micro-batches differ: the global batch of 34 images leaves each of 1 process 34, which no even number of images from 3 "
+     "to 32 (--data.batch_size) divides"),
+    (16, 3, 0, "on 3 ranks 1 micro-batch of 5 to 6 each", "shares are uneven: "),
+    (30, 1, 0.2, "on each of 1 rank 1 micro-batch of 30;", ""),
+])  # fmt: skip
+def test_what_is_uneven_is_named(total, ranks, mixup, step, why):
+    batching, config = settle(ranks, mixup=mixup, global_batch_size=total, batch_size=32), Config()
+    assert f"a step: {total} images, {step}" in a_step(config, batching, ranks, 1)
+    assert next(what_comes_out(config, batching), "").startswith(why)
+
+
+def test_pairs_share_equally_whatever_the_number_asked_for():
+    """30 images in 15s would be odd; in 10s they are not."""
+    batching = settle(1, mixup=0.2, global_batch_size=30, batch_size=15)
+    assert (batching.micro_batches, batching.batch_size, batching.uneven_ranks) == (3, 10, 0)
 
 
 def test_any_number_of_ranks_will_do_and_a_new_run_hears_what_would_be_equal():
-    def settle(goes_on: bool, **data: object):
-        config = Config(data=DataConfig(**data))  # type: ignore[arg-type]
-        environment = Environment(rank=0, world_size=3, local_world_size=3)
-        communicator = Communicator(environment, torch.device("cpu"))
-        return settle_batching(config, torch.nn.Linear(1, 1), communicator, goes_on)  # type: ignore[arg-type]
-
-    new = settle(False, batch_size=8, global_batch_size=16)
+    new = settle(3, batch_size=8, global_batch_size=16)
     assert new.advice.startswith(
         "the global batch of 16 images cannot be shared equally among 3 processes: set --data.global_batch"
     )
-    goes_on = settle(True, batch_size=8, global_batch_size=16)
+    goes_on = settle(3, begun=True, batch_size=8, global_batch_size=16)
     assert goes_on == dataclasses.replace(new, advice="")
     assert goes_on.uneven_ranks == 3
     # 61 images a rank divide into no micro-batches of up to 32.
-    assert "--data.batch_size to" in settle(False, batch_size=32, global_batch_size=183).advice
-    found = settle(True, batch_size=32, global_batch_size=183)
-    with pytest.raises(ConfigError, match="2 images in parts of at most 8 cannot be shared among 3"):
-        settle(False, batch_size=8, global_batch_size=2)
+    assert "--data.batch_size to" in settle(3, batch_size=32, global_batch_size=183).advice
+    found = settle(3, begun=True, batch_size=32, global_batch_size=183)
     assert (found.micro_batches, found.sizes, found.uneven_ranks) == (2, (30, 31), 3)
     # What divides is shared as ever, to the bit.
-    assert settle(True, batch_size=8, global_batch_size=24) == share_batch(
+    assert settle(3, begun=True, batch_size=8, global_batch_size=24) == share_batch(
         DataConfig(batch_size=8, global_batch_size=24), 3
     )
 
@@ -182,3 +247,16 @@ def test_a_compiled_run_goes_on_with_parts_that_differ_and_compiles_nothing_agai
     events = [row["event"] for row in rows(tmp_path / "run", "event")]
     assert events.count("compiled") == 1
     assert "recompiled" not in events
+
+
+@pytest.mark.usefixtures("signals")
+def test_memory_that_does_not_hold_uneven_parts_is_advised_smaller_ones(tiny_run):
+    """9 images in parts of 4 and 5: in three of 3 they may fit."""
+
+    class Full(Hook):
+        def on_step(self, run):
+            raise torch.OutOfMemoryError("tried to allocate 20.00 GiB")
+
+    arguments = tiny_run("run", **{"data.batch_size": 8, "data.global_batch_size": 9})[1:]
+    with pytest.raises(TrainingFailed, match=r"^5 images at once do not fit .*; 3 would: --data.batch_size 3, or auto"):
+        Trainer(assemble(load_config(arguments), hooks=[Full()])).fit()

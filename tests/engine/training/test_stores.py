@@ -10,6 +10,7 @@ from engine.config.command_line import load_config
 from engine.config.data_options import DataConfig, NativeConfig
 from engine.training import loaders
 from engine.training.assembly import assemble
+from engine.training.introduction import decoded_otherwise, introduce
 from engine.training.trainer import Trainer
 from pipelines.prepare import main as prepare
 from runs import computed
@@ -60,3 +61,33 @@ def test_whether_a_gpu_resizes_planes_reaches_the_native_loader_or_is_said_to_ch
         settings = build.call_args.kwargs["settings"] or {}
         assert settings.get("planes_on_device") == (wanted and asked)
         assert loader.reason == (reason if asked else "chosen")
+
+
+def test_ranks_that_fall_back_are_named():
+    def said(*ways: tuple[str, str, str]) -> str:
+        gathered = [((backend, remark), why + remark) for backend, why, remark in ways]
+        backend, why, remark = ways[0]
+        return decoded_otherwise(
+            Mock(backend=backend, reason=why + remark, remark=remark), Mock(gather=lambda own: gathered)
+        )
+
+    on_gpu, on_cpu = "; planes are resized on the GPU", "; planes are resized on the CPU: Triton is not installed"
+    assert said(("native", "asked for", on_gpu)) == ""
+    # Rates that were measured differ from machine to machine.
+    assert said(("dali", "on this machine: dali 9", ""), ("dali", "on this machine: dali 8", "")) == ""
+    assert said(
+        *[("native", "asked for", on_gpu)] * 2, *[("native", "asked for", on_cpu)] * 2, ("dali", "faster", "")
+    ) == (
+        f"not all ranks decode as the first: ranks 2, 3: native decoding (asked for{on_cpu}); rank 4: dali decoding (faster)"
+    )
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_run_says_so_at_its_start(tiny_run, monkeypatch, capsys):
+    run = assemble(load_config(tiny_run()[1:]))
+    with run.closing():
+        monkeypatch.setattr(
+            run.communicator, "gather", lambda own: [own, (("native", "; slower"), "asked for; slower")]
+        )
+        introduce(run)
+    assert "not all ranks decode as the first: rank 1: native decoding (asked for; slower)\n" in capsys.readouterr().out
