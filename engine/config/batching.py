@@ -41,9 +41,9 @@ class Batching:
         return images * self.uneven_ranks / self.global_batch
 
 
-def require_shares(options: DataConfig, world_size: int, unit: int = 1) -> None:
+def require_shares(options: DataConfig, world_size: int, unit: int = 1, begun: bool = False) -> None:
     """Raises ConfigError where no sizes of micro-batches could share the global batch: it is to be of whole units, one for each
-    rank at least. `unit` is 2 where images are mixed in pairs."""
+    rank at least. `unit` is 2 where images are mixed in pairs; a run that is `begun` keeps its global batch."""
     total, size = options.global_batch_size, options.batch_size
     if size != "auto" and size % unit and (total is None or size < unit):
         raise ConfigError(f"mixup and cutmix mix pairs: set --data.batch_size to an even number, not {size}")
@@ -51,10 +51,11 @@ def require_shares(options: DataConfig, world_size: int, unit: int = 1) -> None:
         return
     if total < unit * world_size:
         needs = "1" if unit == 1 else f"{unit}, which mixup and cutmix mix,"
+        fewer = ["use fewer processes"] if world_size > 1 else []
+        wishes = fewer if begun and fewer else [f"set --data.global_batch_size to {unit * world_size} or more", *fewer]
         raise ConfigError(
             f"of the global batch of {counted(total, 'image')} each of {counted(world_size, 'process')} needs {needs} at least: "
-            f"set --data.global_batch_size to {unit * world_size} or more"
-            + (", or use fewer processes" if world_size > 1 else "")
+            f"{', or '.join(wishes)}"
         )
     if total % unit:
         raise ConfigError(

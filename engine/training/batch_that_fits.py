@@ -86,7 +86,7 @@ def settle_batching(config: Config, objective: Objective, communicator: Communic
     """
     data, ranks = config.data, communicator.world_size
     unit = 2 if config.augmentation.mixup or config.augmentation.cutmix else 1
-    require_shares(data, ranks, unit)
+    require_shares(data, ranks, unit, begun)
     auto = data.batch_size == "auto"
     if auto:
         assert data.global_batch_size is not None  # which "auto" needs

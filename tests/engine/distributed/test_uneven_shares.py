@@ -163,6 +163,12 @@ def test_what_no_size_of_micro_batches_could_share_is_said_with_the_global_batch
     with pytest.raises(ConfigError) as refused:
         settle(ranks, mixup=mixup, global_batch_size=total, batch_size=most)
     assert str(refused.value) == words
+    with pytest.raises(ConfigError) as refused:
+        settle(4, begun=True, global_batch_size=3, batch_size=most)  # which keeps its global batch
+    assert (
+        str(refused.value)
+        == "of the global batch of 3 images each of 4 processes needs 1 at least: use fewer processes"
+    )
 
 
 @pytest.mark.parametrize(("total", "ranks", "most", "mixup", "words"), [
