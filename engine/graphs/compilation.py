@@ -41,13 +41,21 @@ def uses_cuda_graphs(options: CompileConfig) -> bool:
     return options.enabled and options.mode in ("reduce-overhead", "max-autotune")
 
 
-def check_accumulation(options: CompileConfig, micro_batches: int, device: torch.device) -> None:
-    """Raises ConfigError where gradients would be added up wrongly: a CUDA graph that is played again writes over those that
-    it gave before (pytorch issues 96693, 169545)."""
-    if uses_cuda_graphs(options) and micro_batches > 1 and device.type == "cuda":
+def check_cuda_graphs(options: CompileConfig, micro_batches: int, device: torch.device) -> None:
+    """Raises ConfigError where a CUDA graph that is played would write over what is still needed: gradients that it gave before,
+    to which others are to be added (pytorch issues 96693, 169545), or, where each stage is a graph, what the stage before
+    gave, since torch takes every call without gradients, as in evaluation, for a new beginning."""
+    if not uses_cuda_graphs(options) or device.type != "cuda":
+        return
+    if micro_batches > 1:
         raise ConfigError(
             f"--compile.mode {options.mode} uses CUDA graphs, which cannot add up the gradients of {micro_batches} "
             "micro-batches: choose default or max-autotune-no-cudagraphs, or a --data.batch_size that makes it one"
+        )
+    if options.scope == "block":
+        raise ConfigError(
+            f"--compile.mode {options.mode} uses CUDA graphs, which write over what the stage before gave where each stage is "
+            "one: choose --compile.scope step, or the mode default or max-autotune-no-cudagraphs"
         )
 
 

@@ -20,7 +20,7 @@ from engine.evaluation.settings import KEY, Settings
 from engine.faults.exit_status import PREEMPTED
 from engine.faults.stop_request import StopRequest
 from engine.faults.watchdog import Watchdog, record_collectives
-from engine.graphs.compilation import check_accumulation, compiled, prepare_compiler
+from engine.graphs.compilation import check_cuda_graphs, compiled, prepare_compiler
 from engine.graphs.objective import Objective, build_objective
 from engine.monitoring.hardware import Hardware
 from engine.monitoring.hooks import Hook, Hooks, load_hooks
@@ -248,7 +248,7 @@ def assemble_step(
     sizes = {resolution_at(epoch, full, config.progressive) for epoch in range(config.schedule.epochs)}
     shapes = len(sizes | {config.evaluation.resolution or full}) * max(1, len(batching.sizes))
     prepare_compiler(config.compile, shapes, network, *([] if teacher is None else [teacher.network]))
-    check_accumulation(config.compile, batching.micro_batches, device)
+    check_cuda_graphs(config.compile, batching.micro_batches, device)
     parallelism = create_parallelism(communicator, config.strategy)
     peak = peak_learning_rate(batching.global_batch, config.optimizer)
     prepared = parallelism.prepare(objective, create_optimizer(network, config.optimizer, peak), config, batching)

@@ -2,7 +2,7 @@
 
 An activation is seen as a matrix of rows (one a pixel of an image) by channels; neighbouring rows may lie further apart
 than they are wide, as those of a slice of a wider tensor do. Activations of one launch are its *parts*: as many rows, each
-with its own channels. Arguments of parts that are not there are not looked at. bf16, fp16 or fp32 in and out; every sum in fp32.
+with its own channels. Tensors of parts that are not there are None. bf16, fp16 or fp32 in and out; every sum in fp32.
 
 Forward reads an activation once for the statistics, and once more to normalise while it writes the result. Backward reads
 activation and gradient once for the two sums of a channel, and once more to write the gradient. Whether ReLU let a

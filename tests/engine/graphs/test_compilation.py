@@ -12,7 +12,7 @@ from engine.config.options import CompileConfig, ConfigError, ProgressiveConfig
 from engine.distributed.communicator import Communicator
 from engine.graphs.compilation import (
     RecompileWatch,
-    check_accumulation,
+    check_cuda_graphs,
     compile_ahead,
     compiled,
     prepare_compiler,
@@ -94,11 +94,19 @@ def test_there_is_room_for_every_graph(scope, least, tmp_path, monkeypatch):
 def test_cuda_graphs_do_not_accumulate_gradients():
     gpu, recording = torch.device("cuda", 0), CompileConfig(enabled=True, mode="reduce-overhead")
     with pytest.raises(ConfigError, match=r"reduce-overhead uses CUDA graphs.* 4 micro-batches: choose default or"):
-        check_accumulation(recording, 4, gpu)
-    check_accumulation(recording, 1, gpu)
-    check_accumulation(recording, 4, torch.device("cpu"))
-    check_accumulation(CompileConfig(enabled=True, mode="max-autotune-no-cudagraphs"), 4, gpu)
-    check_accumulation(CompileConfig(enabled=False, mode="max-autotune"), 4, gpu)
+        check_cuda_graphs(recording, 4, gpu)
+    check_cuda_graphs(recording, 1, gpu)
+    check_cuda_graphs(recording, 4, torch.device("cpu"))
+    check_cuda_graphs(CompileConfig(enabled=True, mode="max-autotune-no-cudagraphs"), 4, gpu)
+    check_cuda_graphs(CompileConfig(enabled=False, mode="max-autotune"), 4, gpu)
+
+
+def test_cuda_graphs_are_of_the_whole_step():
+    gpu, stages = torch.device("cuda", 0), CompileConfig(enabled=True, mode="max-autotune", scope="block")
+    with pytest.raises(ConfigError, match=r"max-autotune uses CUDA graphs.* choose --compile\.scope step"):
+        check_cuda_graphs(stages, 1, gpu)
+    check_cuda_graphs(stages, 1, torch.device("cpu"))
+    check_cuda_graphs(CompileConfig(enabled=True, scope="block"), 4, gpu)
 
 
 @pytest.mark.gpu

@@ -313,6 +313,7 @@ def compiled_for_hopper() -> dict[str, int]:
     rows, channels = norm_operators.tile([192])
     given = {"ROWS": rows, "CHANNELS": channels, "BLOCKS": 1024, "COLUMNS": 4, "COUNT": 4, "NORMED": 3, "JOINED": False}
     given |= {"MOMENTUM": 0.1, "EPS": 1e-3, "STAGES": norm_operators.STAGES}
+    given |= {f"{kind}{part}": None for kind in "xydwbmvn" for part in (4, 5)}  # nothing for parts that are not there
     sizes = {}
     for kernel in norm_kernels.KERNELS:
         constants = {key: value for key, value in given.items() if key in kernel.arg_names}
