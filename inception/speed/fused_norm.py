@@ -7,16 +7,16 @@ import importlib.util
 from torch import nn
 
 from inception.speed.block_levels import in_levels
-from inception.speed.norm_relu import average_pool_on_gpu, max_pool_on_gpu, norm_relu, norm_relu_on_cpu
-from inception.vocabulary.modules import AvgPool2d, BranchesBlock, ConvUnit, MaxPool2d
+from inception.speed.norm_relu import max_pool_on_gpu, norm_relu, norm_relu_on_cpu
+from inception.vocabulary.modules import BranchesBlock, ConvUnit, MaxPool2d
 
 
 def fuse_norms(network: nn.Module, enabled: bool | None = True) -> int:
     """Let the units of `network` compute in one piece where they can; return the number of units changed.
 
     `enabled` true is on CPUs and, with Triton installed, on GPUs, there a block's units together (`block_levels.py`) and
-    pooling (`max_pool.py`, `average_pool.py`) beside; None on CPUs alone, where it is measured to be faster; false is
-    nowhere, the units are plain again. State dicts are the same whatever it is.
+    maximum pooling (`max_pool.py`) beside; None on CPUs alone, where it is measured to be faster; false is nowhere, the units
+    are plain again. State dicts are the same whatever it is.
     """
     with_triton = bool(enabled) and importlib.util.find_spec("triton") is not None
     chosen = norm_relu if with_triton else None if enabled is False else norm_relu_on_cpu
@@ -30,6 +30,4 @@ def fuse_norms(network: nn.Module, enabled: bool | None = True) -> int:
             module.in_levels = in_levels if with_triton and normed else None
         elif isinstance(module, MaxPool2d):
             module.pooled = max_pool_on_gpu if with_triton else None
-        elif isinstance(module, AvgPool2d):
-            module.pooled = average_pool_on_gpu if with_triton else None
     return changed

@@ -2,7 +2,7 @@
 
 An activation is seen as a matrix of rows (one a pixel of an image) by channels; neighbouring rows may lie further apart
 than they are wide, as those of a slice of a wider tensor do. Activations of one launch are its *parts*: as many rows, each
-with its own channels. Tensors of parts that are not there are None. bf16, fp16 or fp32 in and out; every sum in fp32.
+with its own channels. Arguments of parts that are not there are not looked at. bf16, fp16 or fp32 in and out; every sum in fp32.
 
 Forward reads an activation once for the statistics, and once more to normalise while it writes the result. Backward reads
 activation and gradient once for the two sums of a channel, and once more to write the gradient. Whether ReLU let a
@@ -50,15 +50,6 @@ def _locate(tile, c0, c1, c2, c3, c4, c5, COUNT: tl.constexpr, CHANNELS: tl.cons
     before = _pick(part, 0, c0, c0 + c1, c0 + c1 + c2, c0 + c1 + c2 + c3, c0 + c1 + c2 + c3 + c4, COUNT)
     channel = first + tl.arange(0, CHANNELS)
     return part, channel, channel < _pick(part, c0, c1, c2, c3, c4, c5, COUNT), before
-
-
-@triton.jit
-def _backwards(across, ROWS: tl.constexpr):
-    """This program's tile of rows and of columns, of `across`: the last rows come first, all columns of a row one after the
-    other. What reads the same rows before ends with the last ones, of which a cache still has some, and what comes after
-    begins with the first."""
-    place = tl.num_programs(0) - 1 - tl.program_id(0)
-    return place // across * ROWS + tl.arange(0, ROWS), place % across
 
 
 @triton.jit
@@ -162,13 +153,13 @@ def moments_kernel(
 @triton.jit
 def normalise_kernel(
     x0, x1, x2, x3, x4, x5, c0, c1, c2, c3, c4, c5, s0, s1, s2, s3, s4, s5, y0, y1, y2, y3, y4, y5,
-    p0, p1, p2, p3, p4, p5, moments, rows, channels, width, across, NORMED: tl.constexpr, JOINED: tl.constexpr,
+    p0, p1, p2, p3, p4, p5, moments, rows, channels, width, NORMED: tl.constexpr, JOINED: tl.constexpr,
     COUNT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """y = relu((x - mean) * gain + bias) of the first NORMED parts and x itself of the others. JOINED: as columns of y0, which
     is `width` wide, from column p on; else each lies densely in its own y."""
-    row, column_tile = _backwards(across, ROWS)
-    part, channel, valid, before = _locate(column_tile, c0, c1, c2, c3, c4, c5, COUNT, CHANNELS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    part, channel, valid, before = _locate(tl.program_id(1), c0, c1, c2, c3, c4, c5, COUNT, CHANNELS)
     x = _pick(part, x0, x1, x2, x3, x4, x5, COUNT)
     stride = _pick(part, s0, s1, s2, s3, s4, s5, COUNT)
     inside = (row < rows)[:, None] & valid[None, :]
@@ -237,11 +228,11 @@ def total_kernel(partial, sums, blocks, columns, BLOCKS: tl.constexpr, COLUMNS: 
 def gradient_kernel(
     d0, d1, d2, d3, d4, d5, x0, x1, x2, x3, x4, x5, c0, c1, c2, c3, c4, c5, p0, p1, p2, p3, p4, p5,
     t0, t1, t2, t3, t4, t5, s0, s1, s2, s3, s4, s5, y0, y1, y2, y3, y4, y5, moments, sums, rows, channels,
-    across, COUNT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    COUNT: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The gradients of x, each dense in its own y, from the sums (2, channels)."""
-    row, column_tile = _backwards(across, ROWS)
-    part, channel, valid, before = _locate(column_tile, c0, c1, c2, c3, c4, c5, COUNT, CHANNELS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    part, channel, valid, before = _locate(tl.program_id(1), c0, c1, c2, c3, c4, c5, COUNT, CHANNELS)
     dy = _pick(part, d0, d1, d2, d3, d4, d5, COUNT) + _pick(part, p0, p1, p2, p3, p4, p5, COUNT)
     x = _pick(part, x0, x1, x2, x3, x4, x5, COUNT)
     dy_stride = _pick(part, t0, t1, t2, t3, t4, t5, COUNT)

@@ -85,7 +85,7 @@ def batch_moments(
         kernels.statistics_kernel, grid, *parts.xs, *parts.widths, *parts.strides, partial, *shape, COUNT=len(xs),
         ROWS=parts.sum_height, CHANNELS=parts.width, STAGES=STAGES, num_warps=WARPS,
     )  # fmt: skip
-    vectors = [v for given in (weights, biases, running_means, running_vars, counters) for v in _padded(given)]
+    vectors = [v for given in (weights, biases, running_means, running_vars, counters) for v in _padded(given, xs[0])]
     launch(
         kernels.moments_kernel, (sum(tiles(c, MERGED) for c in parts.widths),), partial, moments, *vectors,
         *parts.widths, parts.blocks, *shape, MOMENTUM=momentum, EPS=eps, COUNT=len(xs), ROWS=parts.sum_height,
@@ -121,10 +121,10 @@ def normalise_relu_backward(dys: list[Tensor], columns: list[int], xs: list[Tens
     """The gradients of every x and, as rows of one fp32 matrix (2, channels of all), of the biases and weights. That of part i
     of the results begins at channel `columns[i]` of `dys[i]`, which may be one tensor for all."""
     parts = _Parts(xs)
-    given = [written(dense(dy)) for dy in dys]
+    given = [dense(dy) for dy in dys]
     partial, sums = parts.vector(parts.blocks, 2, parts.channels), parts.vector(2, parts.channels)
     strides = _padded([row_stride(dy) for dy in given], 0)
-    read = (*_padded(given), *parts.xs, *parts.widths, *_padded(columns, 0), *strides, *parts.strides)
+    read = (*_padded(given, given[0]), *parts.xs, *parts.widths, *_padded(columns, 0), *strides, *parts.strides)
     shape = (parts.rows, parts.channels)
     launch(
         kernels.sums_kernel, (parts.blocks, parts.across), *read, moments, partial, *shape, COUNT=len(xs),
@@ -138,8 +138,8 @@ def normalise_relu_backward(dys: list[Tensor], columns: list[int], xs: list[Tens
     # results and gradients of x would share memory and be copied out of it.
     dxs = [activation(x, x.shape[1], dtype=x.dtype) for x in xs]
     launch(
-        kernels.gradient_kernel, (tiles(parts.rows, parts.height) * parts.across,), *read, *_padded(dxs),
-        moments, sums, *shape, parts.across, COUNT=len(xs), ROWS=parts.height, CHANNELS=parts.width,
+        kernels.gradient_kernel, (tiles(parts.rows, parts.height), parts.across), *read, *_padded(dxs, xs[0]),
+        moments, sums, *shape, COUNT=len(xs), ROWS=parts.height, CHANNELS=parts.width,
     )  # fmt: skip
     return [*dxs, sums]
 
@@ -148,10 +148,9 @@ def _normalise(
     parts: "_Parts", ys: list[Tensor], columns: list[int], moments: Tensor, *, normed: int, joined: bool
 ) -> None:
     launch(
-        kernels.normalise_kernel, (tiles(parts.rows, parts.height) * parts.across,), *parts.xs, *parts.widths,
-        *parts.strides, *_padded(ys), *_padded(columns, 0), moments, parts.rows, moments.shape[1],
-        parts.channels, parts.across, NORMED=normed, JOINED=joined, COUNT=parts.count, ROWS=parts.height,
-        CHANNELS=parts.width,
+        kernels.normalise_kernel, (tiles(parts.rows, parts.height), parts.across), *parts.xs, *parts.widths,
+        *parts.strides, *_padded(ys, parts.xs[0]), *_padded(columns, 0), moments, parts.rows, moments.shape[1],
+        parts.channels, NORMED=normed, JOINED=joined, COUNT=parts.count, ROWS=parts.height, CHANNELS=parts.width,
     )  # fmt: skip
 
 
@@ -162,7 +161,7 @@ class _Parts:
         xs = [dense(x) for x in given]
         widths = [x.shape[1] for x in xs]
         self.count = len(xs)
-        self.xs = _padded(xs)
+        self.xs = _padded(xs, xs[0])
         self.widths: list[int] = _padded(widths, 0)
         self.strides: list[int] = _padded([row_stride(x) for x in xs], 0)
         self.channels = sum(widths)
@@ -190,15 +189,8 @@ def dense(x: Tensor) -> Tensor:
     return x if row_stride(x) is not None else x.contiguous(memory_format=torch.channels_last)
 
 
-def written(x: Tensor) -> Tensor:
-    """`x` as a view that names its memory, so that torch.compile writes it there once: what is still to be computed, such as a
-    sum of gradients, it would compute and write anew for every argument of a launch that takes it."""
-    whole = x.is_contiguous(memory_format=torch.channels_last) and x.storage_offset() == 0
-    return x.as_strided(x.shape, x.stride()) if whole else x
-
-
-def _padded(values: Sequence[Any], filler: Any = None) -> list[Any]:
-    """`values` and, in place of the parts that are not there, `filler`: nothing takes the host no time to hand over."""
+def _padded(values: Sequence[Any], filler: Any) -> list[Any]:
+    """`values` and, in place of the parts that are not there, `filler`."""
     return [*values, *[filler] * (PARTS - len(values))]
 
 

@@ -72,15 +72,6 @@ def max_pool_on_gpu(pool: nn.MaxPool2d, x: Tensor) -> Tensor | None:
     return max_pool(pool, x)
 
 
-def average_pool_on_gpu(pool: nn.AvgPool2d, x: Tensor) -> Tensor | None:
-    """`pool` of `x` by the operations of `average_pool.py`; None where they do not serve."""
-    if not kernels_serve(x):
-        return None
-    from inception.speed.average_pool import average_pool
-
-    return average_pool(pool, x)
-
-
 def can_fuse(bn: nn.BatchNorm2d, x: Tensor) -> bool:
     """Whether the Triton kernels can do for `x` what `bn` would: of a channels-last tensor on a GPU, in training."""
     if not _takes_batch_statistics(bn, x) or x.dtype not in (torch.bfloat16, torch.float16, torch.float32):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from inception.vocabulary.errors import NetworkError
-from inception.vocabulary.modules import AvgPool2d, BranchesBlock, ConvUnit, CoveringMaxPool2d, MaxPool2d, ResidualBlock
+from inception.vocabulary.modules import BranchesBlock, ConvUnit, CoveringMaxPool2d, MaxPool2d, ResidualBlock
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Pool(Layer):
             return CoveringMaxPool2d(self.kernel, self.stride), channels
         if self.kind == "max":
             return MaxPool2d(self.kernel, self.stride, self.padding, ceil_mode=self.ceil), channels
-        pool = AvgPool2d(self.kernel, self.stride, self.padding, count_include_pad=self.count_padding)
+        pool = nn.AvgPool2d(self.kernel, self.stride, self.padding, count_include_pad=self.count_padding)
         return pool, channels
 
     def size(self, pixels: int) -> int:

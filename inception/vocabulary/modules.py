@@ -167,17 +167,6 @@ def _window_shares(length: int, grid: int) -> Tensor:
     return shares
 
 
-class AvgPool2d(nn.AvgPool2d):
-    """Average pooling: (N, C, H, W) -> (N, C, H', W')."""
-
-    pooled: Callable[[nn.AvgPool2d, Tensor], Tensor | None] | None = None  # set by speed/fused_norm.py
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.pooled is not None and (result := self.pooled(self, x)) is not None:
-            return result
-        return super().forward(x)
-
-
 class MaxPool2d(nn.MaxPool2d):
     """Maximum pooling: (N, C, H, W) -> (N, C, H', W')."""
 

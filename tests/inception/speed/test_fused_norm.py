@@ -41,13 +41,10 @@ def check_kernels(found: dict) -> None:
     assert len(found["taken"]) == 7
     assert not any(found["taken"].values()), found["taken"]
     assert found["nan"] is True
-    assert len(found["pools"]) == 7
+    assert len(found["pools"]) == 5
     for name, (output, gradient) in found["pools"].items():
         assert output == 0, name
         assert gradient < 2 * PRECISION["bf16"], name
-    assert len(found["averages"]) == 4
-    for name, errors in found["averages"].items():
-        assert max(errors) < 2 * PRECISION["bf16"], name
 
 
 def check_networks(found: dict, tolerance: float) -> None:
