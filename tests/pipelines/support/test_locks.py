@@ -17,7 +17,7 @@ def test_those_who_wait_for_a_removed_lock_still_come_one_at_a_time(tmp_path):
             inside.append(1)
             most.append(len(inside))
             inside.pop()
-            shutil.rmtree(file.parent)
+            shutil.rmtree(file.parent, ignore_errors=True)  # once its lock is gone, the next one may be at it as well
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
