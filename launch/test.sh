@@ -36,4 +36,4 @@ fi
 
 bash "$root/launch/setup.sh" --all ${choices[@]+"${choices[@]}"}
 cd "$root"
-exec "$python" -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadgroup ${arguments[@]+"${arguments[@]}"}
+exec "$python" -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile ${arguments[@]+"${arguments[@]}"}

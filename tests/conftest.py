@@ -13,11 +13,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
 from forking import AT_START, ForkedProgram, Forks
+from scheduling import ByFile, place
 from waiting import telling, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,9 +79,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with mypy, for a minute of which a core would have to wait at the end; deselect soak tests unless ``--soak`` asks
-    for them, and give their repetitions four times the limit; skip gpu tests where there is no GPU."""
-    items.sort(key=lambda item: item.name != "test_tools_find_nothing[mypy]")
+    """Begin with what takes longest; deselect soak tests unless ``--soak`` asks for them, and give their repetitions four
+    times the limit; skip gpu tests where there is no GPU."""
+    items.sort(key=lambda item: place(item.nodeid))
     soaks = [item for item in items if item.get_closest_marker("soak")]
     if soaks and not config.getoption("--soak"):
         config.hook.pytest_deselected(items=soaks)
@@ -91,6 +92,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if on_gpu and not has_gpu():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none here"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | None:
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False  # the order of the collection
+    return ByFile(config, log)
 
 
 def has_gpu() -> bool:

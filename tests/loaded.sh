@@ -18,7 +18,7 @@ trap 'kill %1 2>/dev/null || true' EXIT
 failed=0
 for ((round = 1; round <= rounds; round++)); do
     say "== round $round of $rounds =="
-    "$python" -m pytest -q --numprocesses=logical --maxprocesses=8 --dist=loadgroup "$@" || failed=$((failed + 1))
+    "$python" -m pytest -q --numprocesses=logical --maxprocesses=8 --dist=loadfile "$@" || failed=$((failed + 1))
 done
 say "$rounds rounds beside stress-ng, $failed with failures"
 ((failed == 0))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipelines.datasets.dataset import Dataset
-from pipelines.loading.fastest import Make, choose, first_line
+from pipelines.loading.fastest import SAMPLES, Make, choose, first_line
 from pipelines.loading.loader import Loader
 from pipelines.loading.task import Options
 from pipelines.plan.plan import Plan
@@ -128,7 +128,9 @@ def _numbered(device: torch.device) -> torch.device:
 
 def _fastest(dataset: Dataset, plan: Plan, options: Options) -> Loader:
     """The loader of the fastest backend; where one turns out to be broken, of the next, which `reason` says."""
-    makers, broken = _candidates(dataset)
+    names = _candidates(dataset)
+    few = "too few images to measure others" if plan.length < SAMPLES and len(names) > 1 else ""
+    makers, broken = _load_all(["native"] if few else names)
     while True:
         name, reason = choose(makers, dataset, plan, options)
         try:
@@ -143,21 +145,25 @@ def _fastest(dataset: Dataset, plan: Plan, options: Options) -> Loader:
             continue
         failed = "".join(f"; {name} cannot be used ({why})" for name, why in broken.items())
         alone = "native alone reads planes" if dataset.holds_planes else reason
-        loader.reason = alone + failed + loader.remark
+        loader.reason = (few or alone) + failed + loader.remark
         return loader
 
 
-def _candidates(dataset: Dataset) -> tuple[dict[str, Make], dict[str, str]]:
-    """What "auto" chooses among, the installed backends that read data; and those that are installed but broken, with why."""
+def _candidates(dataset: Dataset) -> list[str]:
+    """What "auto" chooses among: the installed backends that read data."""
+    left_out = ("synthetic", *(_OF_ENCODED_IMAGES if dataset.holds_planes else ()))
+    return [name for name, backend in BACKENDS.items() if name not in left_out and backend.installed()]
+
+
+def _load_all(names: list[str]) -> tuple[dict[str, Make], dict[str, str]]:
+    """What makes their loaders, and those that are broken with why. Importing DALI takes a second."""
     makers: dict[str, Make] = {}
     broken: dict[str, str] = {}
-    left_out = ("synthetic", *(_OF_ENCODED_IMAGES if dataset.holds_planes else ()))
-    for name, backend in BACKENDS.items():
-        if name not in left_out and backend.installed():
-            try:
-                makers[name] = load_backend(name)
-            except Exception as error:  # importing somebody else's package may fail in any way
-                broken[name] = first_line(error.__cause__ or error)
+    for name in names:
+        try:
+            makers[name] = load_backend(name)
+        except Exception as error:  # importing somebody else's package may fail in any way
+            broken[name] = first_line(error.__cause__ or error)
     return makers, broken
 
 

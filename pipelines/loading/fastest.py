@@ -21,7 +21,7 @@ from pipelines.support.cores import usable_cores
 from pipelines.support.errors import DataError
 from pipelines.support.locks import machine_lock
 
-_SAMPLES = 320  # measured in each round
+SAMPLES = 320  # measured in each round; with fewer images nothing is
 _ROUNDS = 2  # the better one counts: the first also warms the files' cache
 _ANOTHER_CHANCE = 600.0  # seconds after which a backend that failed is tried again
 _MARGIN = 1.1  # how much faster another backend must be to be taken instead of native
@@ -36,8 +36,8 @@ def choose(candidates: Mapping[str, Make], dataset: Dataset, plan: Plan, options
     candidates: the backends that could be, "native" among them. One process of a machine measures while the others
     wait; the answer is kept in the user's cache for this machine, dataset, device, image size and software.
     """
-    if len(candidates) == 1 or plan.length < _SAMPLES:
-        return "native", "no other backend can be used" if len(candidates) == 1 else "too few images to measure others"
+    if len(candidates) == 1:
+        return "native", "no other backend can be used"
     file = user_cache() / f"choice-{_key(candidates, dataset, options)}.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def _version(package: str) -> str:
 
 def _rate(make: Make, dataset: Dataset, plan: Plan, options: Options) -> float:
     """Images a second of a backend that reads ahead, after its first batch; 0 for one that cannot read this dataset."""
-    options = replace(options, batch_size=min(options.batch_size, _SAMPLES // 5), skip=True)
+    options = replace(options, batch_size=min(options.batch_size, SAMPLES // 5), skip=True)
     try:
         with make(dataset, plan, options) as loader:
             return max(_round(loader) for _ in range(_ROUNDS))
@@ -117,7 +117,7 @@ def _round(loader: Loader) -> float:
             seen += len(batch)
         else:
             began = time.perf_counter()
-        if seen >= _SAMPLES:
+        if seen >= SAMPLES:
             break
     if loader.device.type == "cuda":
         torch.cuda.synchronize(loader.device)

@@ -13,7 +13,6 @@ import pytest
 from runs import assert_same_run, rows
 from slurm_cluster import ROOT, Job
 
-pytestmark = pytest.mark.xdist_group("slurm")
 IMAGENET = ROOT / "slurm" / "imagenet.sbatch"
 
 

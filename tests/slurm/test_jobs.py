@@ -14,8 +14,6 @@ from runs import rows
 from slurm_cluster import ROOT, Cluster
 from tiny import make_tiny_dataset
 
-pytestmark = pytest.mark.xdist_group("slurm")
-
 
 def contents(folder: Path) -> dict[str, str]:
     """A dataset's files and their hashes, without the index, a cache that knows where it is."""

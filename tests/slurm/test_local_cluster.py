@@ -11,8 +11,6 @@ import pytest
 
 from slurm_cluster import LOCAL_CLUSTER, ROOT, Cluster
 
-pytestmark = pytest.mark.xdist_group("slurm")
-
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory):

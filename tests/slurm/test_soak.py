@@ -12,8 +12,6 @@ from pipelines import TrainPlan
 from slurm_cluster import LOCAL_CLUSTER
 from taken_samples import check_samples
 
-pytestmark = pytest.mark.xdist_group("slurm")
-
 
 @pytest.mark.soak
 def test_jobs_end_as_undisturbed_ones_whatever_happens_to_the_nodes(run_command, tmp_path):

@@ -10,7 +10,6 @@ import pytest
 from runs import assert_same_run, rows
 from slurm_cluster import ROOT, Cluster
 
-pytestmark = pytest.mark.xdist_group("slurm")
 IMAGENET = ROOT / "slurm" / "imagenet.sbatch"
 
 # Evaluations that last until the test ends them, and say where they are.

@@ -11,7 +11,6 @@ import pytest
 from runs import assert_same_run, rows
 from slurm_cluster import ROOT, Cluster, Job
 
-pytestmark = pytest.mark.xdist_group("slurm")
 IMAGENET = ROOT / "slurm" / "imagenet.sbatch"
 
 

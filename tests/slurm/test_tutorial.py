@@ -8,7 +8,6 @@ from archives import write_imagenet
 from pages import ROOT, blocks, commands
 from runs import rows
 
-pytestmark = pytest.mark.xdist_group("slurm")
 # What makes the recipe small; nothing else of it is changed.
 SMALL = {
     "network.name": "debug", "data.resolution": 32, "data.global_batch_size": 4, "data.batch_size": 2, "data.backend": "native",

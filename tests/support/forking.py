@@ -3,17 +3,23 @@
 A training of a second is preceded by six of imports, which every process of a test would repeat. A forked program is a
 process of its own like any other: number, session, arguments, environment, working directory, cores, output, signals, exit
 status. Only what is read while Python starts and libraries load is its parent's; `Forks.suit` says where that could differ.
+The ranks that a forked torchrun starts, and starts again when they are killed, are forks of it in their turn.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import runpy
+import signal
+import stat
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,14 +39,15 @@ IMPORTED = [
 AT_START = (
     "PYTHON", "LD_", "OMP_", "MKL_", "KMP_", "GOMP_", "NUMBA_", "TORCH", "ATEN_", "DNNL_", "TRITON", "CUDA", "LC_", "LANG",
 )  # fmt: skip
-LATER = ("PYTHONPATH", "TORCHELASTIC_")  # which is followed by hand, or read by whom it concerns
+LATER = ("PYTHONPATH", "TORCHELASTIC_", "TORCH_NCCL_")  # which is followed by hand, or read by whom it concerns
 
 
 class ForkedProgram:
     """A running program; as subprocess.Popen: pid, poll, wait, returncode."""
 
-    def __init__(self, *told: object) -> None:
-        self._process = multiprocessing.get_context("forkserver").Process(target=_become, args=told)
+    def __init__(self, *told: object, begin: Any = None, method: str = "forkserver") -> None:
+        context: Any = multiprocessing.get_context(method)
+        self._process = context.Process(target=begin or _become, args=told)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -52,8 +59,10 @@ class ForkedProgram:
     def poll(self) -> int | None:
         return self.returncode
 
-    def wait(self) -> int | None:
-        self._process.join()
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
         return self.returncode
 
 
@@ -91,20 +100,58 @@ def _become(
     command: list[str], cwd: str, environment: dict[str, str], cores: set[int], stdout: str, stderr: str
 ) -> None:
     """In the forked process: is the program."""
-    os.setsid()
-    os.chdir(cwd)
     os.sched_setaffinity(0, cores)
-    os.environ.clear()
-    os.environ.update(environment)
     for descriptor, path in enumerate((os.devnull, stdout, stderr)):
         opened = os.open(path, os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, descriptor)
         os.close(opened)
+    _run(command, cwd, environment)
+
+
+def _start_rank(handler: Any, arguments: Sequence[str], environment: dict[str, str]) -> Any:
+    """What torchrun's SubprocessHandler starts: arguments are Python, -u, a file and the file's own."""
+    same = _at_start(environment) == _at_start(os.environ)
+    assert same and arguments[:2] == (sys.executable, "-u"), (
+        "a rank that would be another program than its agent's fork"
+    )
+    outputs = [opened and opened.fileno() for opened in (handler._stdout, handler._stderr)]
+    return ForkedProgram(list(arguments[2:]), environment, outputs, begin=_become_rank, method="fork")
+
+
+def _become_rank(command: list[str], environment: dict[str, str], outputs: list[int | None]) -> None:
+    """In the fork of an agent, of whose connections and handlers a new program would have none: is the rank."""
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    for descriptor, given in enumerate(outputs, start=1):
+        if given is not None:
+            os.dup2(given, descriptor)
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the folder's own
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                os.close(int(name))
+    sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+    _run(command, os.getcwd(), environment)
+
+
+_own_path: list[str] = []  # what this program, or the one that it is a fork of, has before what all have
+
+
+def _run(command: list[str], cwd: str, environment: dict[str, str]) -> None:
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
     module = command[0] == "-m"
-    ours = (str(ROOT), str(Path(__file__).parent))
+    sys.path[:] = [path for path in sys.path if path not in (str(ROOT), str(Path(__file__).parent), *_own_path)]
     given = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [cwd if module else str(Path(command[0]).parent), *given, *(p for p in sys.path if p not in ours)]
+    _own_path[:] = [cwd if module else str(Path(command[0]).parent), *given]
+    sys.path[:0] = _own_path
     sys.argv[:] = command[1:] if module else command
+    if command[:2] == ["-m", "torch.distributed.run"]:
+        from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
+
+        SubprocessHandler._popen = _start_rank  # type: ignore[method-assign]
     if module:
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)
     else:

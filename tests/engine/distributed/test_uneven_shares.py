@@ -27,7 +27,6 @@ from launch.environment import Environment
 from pipelines import TrainPlan
 from runs import newest_state, rows
 
-pytestmark = pytest.mark.xdist_group("uneven shares")  # one worker trains what they share
 STEPS, BATCH = 12, 16
 EXACT = {"optimizer.lr": 0.002, "schedule.epochs": 2}  # a rate at which rounding is not amplified from step to step
 PARTS = {"network.batch_norm": "false", "data.batch_size": 2, "optimizer.clip_norm": 0.5}

@@ -1,0 +1,31 @@
+"""Which worker of pytest-xdist runs which test: a file's tests stay together, so that what they share is made once, a cluster's
+too, and those that take longest begin first, so that no worker ends long after the other.
+
+pytest-xdist's own groups (``--dist=loadgroup``) do nothing, without a word, under pytest 9.2.
+"""
+
+from __future__ import annotations
+
+from xdist.scheduler import LoadScopeScheduling
+
+# Folders and files in the order in which they begin; the others follow in the order of their names.
+FIRST: tuple[str, ...] = ("tests/slurm", "tests/test_style.py")
+TOGETHER = ("tests/slurm",)  # one cluster
+
+
+def unit(nodeid: str) -> str:
+    """The file of a test, or the folder that shares what its files need."""
+    file = nodeid.partition("::")[0]
+    return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+
+def place(nodeid: str) -> int:
+    """Where its unit stands among those that begin first."""
+    return FIRST.index(unit(nodeid)) if unit(nodeid) in FIRST else len(FIRST)
+
+
+class ByFile(LoadScopeScheduling):
+    """Hands whole units to workers, in the order of the collection."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit(nodeid)
