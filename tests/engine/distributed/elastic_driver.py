@@ -8,6 +8,7 @@ Every rank is a fork of this process, which has imported everything. Which sampl
 RUN/samples-PHASE-RANK.json.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from engine.faults.exit_status import DONE, PREEMPTED
 from engine.monitoring.hooks import Hook
 from engine.training.assembly import Run, assemble
 from engine.training.trainer import Trainer
+from forking import IMPORTED
 from launch.environment import Environment
 
 
@@ -40,7 +42,9 @@ class StopAt(Hook):
 
 def main(told: dict) -> None:
     torch.set_num_threads(1)
-    _import_deepspeed(torch.device("cpu"))  # once, not in every rank
+    for name in (*IMPORTED, "torch._inductor.compile_fx"):  # once, not in every rank
+        importlib.import_module(name)
+    _import_deepspeed(torch.device("cpu"))
     for run in told["runs"]:
         for phase, (ranks, stop) in enumerate(zip(run["ranks"], [*told["stops"][: len(run["ranks"]) - 1], None])):
             train(run["arguments"], phase, ranks, stop)
