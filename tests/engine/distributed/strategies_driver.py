@@ -26,7 +26,7 @@ from engine.training.assembly import Run, assemble
 from engine.training.trainer import Trainer
 from launch.environment import detect
 
-STEPS, MORE, BATCH = 20, 1, 32
+STEPS, MORE, BATCH = 10, 1, 32
 VARIANTS = {
     "accumulated": ["--data.batch_size=4", "--optimizer.clip_norm=1.0"],
     "compressed": ["--strategy.compress_gradients=true"],
@@ -83,6 +83,8 @@ def main() -> None:
 def build(run: Path, case: dict, environment) -> Trainer:
     arguments = [
         f"--run.dir={run}",
+        "--network.width=0.25",
+        "--data.resolution=16",
         f"--strategy.name={case['strategy']}",
         f"--strategy.zero_stage={case.get('stage', 1)}",
         f"--compile.enabled={str(case.get('compiled', False)).lower()}",

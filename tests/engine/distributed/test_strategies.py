@@ -20,7 +20,7 @@ from inception import create_model, save_weights
 from pipelines import TrainPlan, open_dataset, sample_path
 
 DRIVER = "tests/engine/distributed/strategies_driver.py"
-STEPS, BATCH = 20, 32  # as in the driver
+STEPS, BATCH = 10, 32  # as in the driver
 BATCHING = Batching(global_batch=64, micro_batches=2, batch_size=16)
 
 VARIANTS = [
@@ -62,7 +62,7 @@ def test_the_whole_matrix_compiled_by_inductor(start_torchrun, tmp_path):
 def check_matrix(start_torchrun, folder: Path, cases: dict[int, list[dict]], env: dict[str, str]):
     """Every case on its number of ranks; then each loads what all of them saved."""
     env = env | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    teacher = create_model("debug", 10)
+    teacher = create_model("debug", 10, width=0.25)
     classes = open_dataset(sample_path(), "val", progress=False).classes
     save_weights(folder / "teacher.safetensors", teacher.state_dict(), teacher.metadata() | {"classes": list(classes)})
     jobs = [
