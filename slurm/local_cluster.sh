@@ -15,6 +15,8 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=../launch/common.sh
 source "$here/../launch/common.sh"
+# shellcheck source=../launch/installation/system.sh
+source "$here/../launch/installation/system.sh"
 # shellcheck source=local_cluster_daemons.sh
 source "$here/local_cluster_daemons.sh"
 

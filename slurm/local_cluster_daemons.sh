@@ -35,8 +35,7 @@ install_slurm() {
         chmod 755 "$policy"
         trap "rm -f $policy" RETURN
     fi
-    local -a apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=5)
-    if ! { "${apt[@]}" update && "${apt[@]}" install --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
+    if ! install_packages "${packages[@]}" >"$log" 2>&1; then
         tail -n 5 "$log" >&2
         fail 1 "apt-get could not install ${packages[*]}; the whole log is $log"
     fi

@@ -18,11 +18,24 @@ as_root() {
     if [[ "$(id -u)" == 0 ]]; then env "${settings[@]}" "$@"; else sudo -n env "${settings[@]}" "$@"; fi
 }
 
+# updated APT-GET OPTIONS...: its lists are read anew. It waits for the lock over packages by itself, but not for that over the
+# lists, which another apt-get may hold for minutes.
+updated() {
+    local said waited
+    for ((waited = 0; waited < 300; waited++)); do
+        said="$(as_root "$@" update 2>&1)" && return
+        [[ "$said" == *"Could not get lock"* ]] || break
+        sleep 1
+    done
+    printf '%s\n' "$said" >&2
+    return 1
+}
+
 install_packages() {
     case "$(manager)" in
         apt-get)
             local -a apt=(apt-get -y -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=5)
-            as_root "${apt[@]}" update && as_root "${apt[@]}" install --no-install-recommends "$@"
+            updated "${apt[@]}" && as_root "${apt[@]}" install --no-install-recommends "$@"
             ;;
         dnf) as_root dnf -y -q --setopt=install_weak_deps=False install "$@" ;;
         *) return 1 ;;

@@ -131,6 +131,17 @@ def test_packages_are_installed_through_the_proxy_also_by_sudo(tmp_path, monkeyp
     assert all(line.startswith("http://gate.invalid:3128: ") for line in lines)
 
 
+def test_lists_that_another_apt_get_reads_are_waited_for(tmp_path, monkeypatch):
+    """Its own limit of seconds is for the lock over packages alone."""
+    program(tmp_path, "sleep", f'touch "{tmp_path}/free"')
+    locked = "echo E: Could not get lock /var/lib/apt/lists/lock. >&2; exit 100"
+    program(tmp_path, "apt-get", f'echo "$*" >>"{tmp_path}/log"; [ -e "{tmp_path}/free" ] || {{ {locked}; }}')
+    program(tmp_path, "id", "echo 0")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert Stages(tmp_path / "setup.log", tmp_path).run("packages", [*system.COMMAND, "install_packages", "g++"])
+    assert [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()] == ["update", "update", "g++"]
+
+
 def test_without_root_and_sudo_nothing_may_be_installed(tmp_path, monkeypatch):
     (tmp_path / "bash").symlink_to("/usr/bin/bash")
     program(tmp_path, "id", "echo 1000")
