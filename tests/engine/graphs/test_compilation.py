@@ -17,9 +17,10 @@ from engine.graphs.compilation import (
     compiled,
     prepare_compiler,
 )
-from engine.training.assembly import assemble_step
+from engine.training.assembly import assemble, assemble_step
 from engine.training.compiling_ahead import report_recompiles
 from engine.training.schedules import resolution_at
+from engine.training.trainer import Trainer
 from inception import create_model
 from launch.environment import Environment
 from runs import computed, rows
@@ -162,19 +163,45 @@ def test_blocks_compile_in_place_under_their_own_names():
     assert network.stem._compiled_call_impl is not None
 
 
-def test_a_compiled_progressive_run_computes_what_the_plain_one_does(run_command, tiny_run, tmp_path):
-    """Two sizes and evaluation at a third: compiled before the first step, nothing compiled again, the same losses."""
-    options = {
-        "progressive__start": 24,
-        "progressive__end_epoch": 1,
-        "progressive__multiple": 4,
-        "evaluation__resolution": 40,
-    }
+def compiled_as_plain(run_command, tiny_run, tmp_path, **options) -> list[dict]:
+    """Trains twice, the second time compiled to machine code, to the same losses; returns the second run's events."""
     assert run_command(tiny_run("plain", **options)).returncode == 0
     done = run_command(tiny_run("compiled", compile__enabled="true", compile__cache=tmp_path / "cache", **options))
     assert done.returncode == 0, done.stderr
-    events = rows(tmp_path / "compiled", "event")
-    assert [(event["event"], event["sizes"]) for event in events] == [("compiled", [24, 32])]
     assert any((tmp_path / "cache").iterdir())
     plain, fast = computed(tmp_path / "plain"), computed(tmp_path / "compiled")
     assert [row["loss"] for row in fast] == pytest.approx([row["loss"] for row in plain], rel=1e-2)
+    return rows(tmp_path / "compiled", "event")
+
+
+def test_a_compiled_run_computes_what_the_plain_one_does(run_command, tiny_run, tmp_path):
+    events = compiled_as_plain(run_command, tiny_run, tmp_path, data__resolution=24, evaluation__resolution=24)
+    assert [(event["event"], event["sizes"]) for event in events] == [("compiled", [24])]
+
+
+# Two sizes and evaluation at a third: compiled before the first step, nothing compiled again.
+PROGRESSIVE = {
+    "progressive__start": 24,
+    "progressive__end_epoch": 1,
+    "progressive__multiple": 4,
+    "evaluation__resolution": 40,
+}
+
+
+@pytest.mark.soak
+def test_a_compiled_progressive_run_computes_what_the_plain_one_does(run_command, tiny_run, tmp_path):
+    events = compiled_as_plain(run_command, tiny_run, tmp_path, **PROGRESSIVE)
+    assert [(event["event"], event["sizes"]) for event in events] == [("compiled", [24, 32])]
+
+
+def test_the_graphs_of_a_progressive_run_compute_what_the_plain_one_does(tiny_run, tmp_path, monkeypatch):
+    """Without code generation, which takes a minute for each size."""
+    in_full = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, mode=None, **how: in_full(module, backend="aot_eager", **how))
+    for name, enabled in (("plain", "false"), ("compiled", "true")):
+        arguments = tiny_run(name, compile__enabled=enabled, compile__cache=tmp_path / "cache", **PROGRESSIVE)[1:]
+        assert Trainer(assemble(load_config(arguments))).fit().reason == "completed"
+    events = rows(tmp_path / "compiled", "event")
+    assert [(event["event"], event["sizes"]) for event in events] == [("compiled", [24, 32])]
+    plain, graphs = computed(tmp_path / "plain"), computed(tmp_path / "compiled")
+    assert [row["loss"] for row in graphs] == pytest.approx([row["loss"] for row in plain], rel=1e-4)
