@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -72,13 +71,13 @@ def test_adapters_that_are_up_are_counted(tmp_path):
     assert adapters(tmp_path) == ["mlx5_0/1"]
 
 
-def test_ranks_of_a_node_examine_it_and_time_their_exchange(start_command, tmp_path):
+def test_ranks_of_a_node_examine_it_and_time_their_exchange(start_command, warm_python, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "train-000.tar").write_bytes(os.urandom(64 << 20))
     command = ["bash", ROOT / "launch" / "torchrun.sh", "--processes", "2", "--", "launch/preflight.py"]
     options = ["--data.path", data, "--output", tmp_path / "out"]
-    done = start_command([*command, *options], env={"INCEPTION_PYTHON": sys.executable}).wait()
+    done = start_command([*command, *options], env={"INCEPTION_PYTHON": warm_python}).wait()
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out" / "nodes.json").read_text())
     (examined,) = found["nodes"].values()

@@ -9,16 +9,27 @@ from pathlib import Path
 
 import pytest
 
+from forking import Forks
 from slurm_cluster import ROOT, Cluster
 from tiny import make_tiny_dataset, tiny_options
+from warm_python import WarmPython
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def warm_python(forks: Forks) -> Iterator[str]:
+    """The path of a Python for INCEPTION_PYTHON, whose ranks need not import torch each."""
+    python = WarmPython(forks, os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    yield str(python.executable)
+    python.close()
+
+
+@pytest.fixture(scope="session")
+def cluster(warm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two nodes, n1 and n2, of one core each (where the machine has two); gone after the session."""
     # Not below pytest's own folder: the name of munged's socket has a limit.
     directory = Path(f"/tmp/slurm-tests-{os.getpid()}")
     found = Cluster(directory, tmp_path_factory.mktemp("jobs"))
+    found.env["INCEPTION_PYTHON"] = warm_python
     found.script("start")
     yield found
     found.script("stop")

@@ -80,9 +80,10 @@ def test_names_with_spaces_lead_to_the_repository_and_from_a_sweep_s_line(cluste
 
 
 @pytest.fixture
-def unequal(tmp_path):
+def unequal(warm_python, tmp_path):
     """A cluster whose first node has 2 cores and GPUs, its second 4 cores and 3 GPUs; the GPUs are devices of other use."""
     found = Cluster(Path(f"/tmp/slurm-tests-{os.getpid()}-u"), tmp_path)
+    found.env["INCEPTION_PYTHON"] = warm_python
     try:
         found.script("start")
         configuration = found.directory / "slurm.conf"

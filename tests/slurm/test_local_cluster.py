@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def test_a_job_runs_on_every_node(cluster):
 def test_decode_threads_of_srun_s_ranks_add_up_to_the_cores(cluster, tmp_path):
     """Both nodes are one machine here, which is to have 105 cores."""
     driver = ROOT / "tests" / "support" / "cores_of_rank.py"
-    rank = [sys.executable, ROOT / "launch" / "rank.py", driver, tmp_path, "105"]
+    rank = [cluster.env["INCEPTION_PYTHON"], ROOT / "launch" / "rank.py", driver, tmp_path, "105"]
     meeting = {"MASTER_ADDR": cluster.run("hostname", "--all-ip-addresses").split()[0]}
     cluster.run("srun", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", *rank, **meeting)
     found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("slurm-*.json"))]

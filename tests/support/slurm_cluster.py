@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from waiting import wait_until
+from warm_python import fork_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL_CLUSTER = ROOT / "slurm" / "local_cluster.sh"
@@ -54,7 +56,12 @@ class Cluster:
 
     def wait_for_all(self) -> None:
         """Until the queue is empty."""
-        wait_until(lambda: not self.run("squeue", "--noheader").strip(), lambda: self.run("squeue"))
+
+        def is_empty() -> bool:
+            time.sleep(0.1)
+            return not self.run("squeue", "--noheader").strip()
+
+        wait_until(is_empty, lambda: self.run("squeue"))
 
     def daemon(self, name: str) -> int | None:
         """The number of a daemon that runs; what its file holds may be another's by now."""
@@ -102,6 +109,7 @@ class Job:
         self.cluster, self.number = cluster, number
 
     def show(self, field: str) -> str:
+        time.sleep(0.2)  # tests that wait ask again and again, and each answer costs a process
         words = self.cluster.run("scontrol", "show", "job", str(self.number)).split()
         return next((word.partition("=")[2] for word in words if word.startswith(f"{field}=")), "")
 
@@ -146,7 +154,7 @@ class Job:
 
     def freeze(self) -> list[int]:
         """Stops the ranks where they are, so that what happens next happens in mid-epoch on a machine of any speed."""
-        ranks = self.ranks()
+        ranks = [fork_of(pid) for pid in self.ranks()]
         for pid in ranks:
             os.kill(pid, signal.SIGSTOP)
         return ranks
