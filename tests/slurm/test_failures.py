@@ -8,8 +8,6 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
-
 from runs import assert_same_run, rows
 from slurm_cluster import ROOT, Job
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from archives import write_imagenet
 from pages import ROOT, blocks, commands
 from runs import rows

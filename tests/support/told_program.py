@@ -14,7 +14,7 @@ place, what, *more = sys.argv[1:]
 signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
 child = subprocess.Popen(["sleep", "1000"]) if what == "wait" else None
 told = {
-    "pid": os.getpid(), "argv": sys.argv, "cwd": os.getcwd(), "answer": os.environ.get("ANSWER"),
+    "pid": os.getpid(), "argv": sys.argv, "cwd": str(Path.cwd()), "answer": os.environ.get("ANSWER"),
     "executable": sys.executable, "torch": "torch" in sys.modules, "child": child and child.pid,
 }  # fmt: skip
 Path(f"{place}.new").write_text(json.dumps(told))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from types import FrameType
 
-HERE = os.path.dirname(os.path.dirname(sys.argv[0]))
-REPOSITORY, PYTHON = os.readlink(f"{HERE}/repository"), os.readlink(f"{HERE}/python")
+HERE = Path(sys.argv[0]).parents[1]
+REPOSITORY, PYTHON = (HERE / "repository").readlink(), (HERE / "python").readlink()
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 # Programs that import torch, and what of their folders does not.
 HEAVY, LIGHT = ("engine/", "benchmarks/", "tests/", "launch/agent.py", "launch/preflight.py"), ("guard.py",)
@@ -19,9 +21,9 @@ HEAVY, LIGHT = ("engine/", "benchmarks/", "tests/", "launch/agent.py", "launch/p
 def main() -> None:
     """Is the program on the command line, or stands for the fork that is."""
     words = sys.argv[2:] if sys.argv[1:2] == ["-u"] else sys.argv[1:]
-    name = os.path.realpath(words[0]) if words else ""
-    heavy = name.startswith(tuple(f"{REPOSITORY}/{room}" for room in HEAVY))
-    if heavy and os.path.basename(name) not in LIGHT:
+    program = Path(words[0] if words else "").resolve()
+    heavy = str(program).startswith(tuple(f"{REPOSITORY}/{room}" for room in HEAVY))
+    if heavy and program.name not in LIGHT:
         stand_for(words)
     os.execv(PYTHON, [sys.argv[0], *sys.argv[1:]])
 
@@ -33,10 +35,8 @@ def stand_for(words: list[str]) -> None:
 
     def hear(number: int, frame: FrameType | None) -> None:
         if child:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(child, number)
-            except ProcessLookupError:
-                pass
         else:
             told.append(number)
 
@@ -45,7 +45,7 @@ def stand_for(words: list[str]) -> None:
         signal.signal(number, hear)
     program = {
         "command": words,
-        "cwd": os.getcwd(),
+        "cwd": str(Path.cwd()),
         "environment": dict(os.environ),
         "cores": list(os.sched_getaffinity(0)),
         "ignored": [number for number in SIGNALS if number not in heard],
@@ -57,8 +57,7 @@ def stand_for(words: list[str]) -> None:
     answers = server.makefile()
     child = int(answers.readline())
     if child:
-        with open("/proc/self/comm", "w") as own_name:
-            own_name.write(f"fork:{child}")
+        Path("/proc/self/comm").write_text(f"fork:{child}")
         while told:
             hear(told.pop(), None)
         status = int(answers.readline())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import io
 import json
 import multiprocessing
 import os
@@ -25,12 +26,10 @@ from typing import Any
 
 import psutil
 
-ROOT, SUPPORT = Path(__file__).resolve().parents[2], Path(__file__).resolve().parent
-sys.path[:0] = [str(path) for path in (ROOT, SUPPORT) if str(path) not in sys.path]
-
 import forking
 from waiting import wait_until
 
+ROOT, SUPPORT = Path(__file__).resolve().parents[2], Path(__file__).resolve().parent
 # What the launchers give their programs and Python or torch would read at their start: followed by hand, or read late.
 FOLLOWED = ["OMP_NUM_THREADS", "PYTHONFAULTHANDLER", "PYTHONUNBUFFERED", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"]
 FOLLOWED.append("LD_LIBRARY_PATH")  # mpirun's, for libraries of its own
@@ -153,12 +152,14 @@ def _become(told: dict[str, Any], outputs: list[int]) -> None:
             signal.signal(number, signal.SIG_IGN if number in told["ignored"] else usual)
     for descriptor, given in enumerate(outputs):
         os.dup2(given, descriptor)
-    for name in os.listdir("/proc/self/fd"):
+    for opened in [int(link.name) for link in Path("/proc/self/fd").iterdir()]:
         with contextlib.suppress(OSError):  # the folder's own
-            if int(name) > 2 and (int(name) in outputs or stat.S_ISSOCK(os.fstat(int(name)).st_mode)):
-                os.close(int(name))
+            if opened > 2 and (opened in outputs or stat.S_ISSOCK(os.fstat(opened).st_mode)):
+                os.close(opened)
     environment = told["environment"]
-    sys.stdout.reconfigure(write_through="PYTHONUNBUFFERED" in environment)  # type: ignore[union-attr]
+    unbuffered = "PYTHONUNBUFFERED" in environment
+    sys.stdout = _text(1, "strict", unbuffered, os.isatty(1))
+    sys.stderr = _text(2, "backslashreplace", unbuffered, True)
     if "PYTHONFAULTHANDLER" in environment:
         faulthandler.enable()
     os.sched_setaffinity(0, told["cores"])
@@ -167,6 +168,13 @@ def _become(told: dict[str, Any], outputs: list[int]) -> None:
 
         torch.set_num_threads(int(threads))
     forking._run(told["command"], told["cwd"], environment)
+
+
+def _text(descriptor: int, errors: str, unbuffered: bool, by_line: bool) -> io.TextIOWrapper:
+    """An output as Python opens it: the server's were a file, where a launcher's may be a pipe or a terminal."""
+    raw = io.FileIO(descriptor, "w", closefd=False)
+    buffer: Any = raw if unbuffered else io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffer, "utf-8", errors, line_buffering=by_line, write_through=unbuffered)
 
 
 if __name__ == "__main__":
