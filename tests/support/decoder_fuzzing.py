@@ -46,23 +46,29 @@ class Fuzzed(NamedTuple):
     fault: str
 
 
-def fuzz(folder: Path, of: str, mutants: int, seed: int = 1) -> list[Fuzzed]:
-    """So many mutants of "jpeg", "windows" or "planes", shared by the builds that this processor runs; all goes to `folder`."""
+def build(folder: Path) -> dict[str, Path]:
+    """The program that makes and decodes mutants, for every kind of code that this processor runs."""
     builds = {"avx2": ["-mavx2"], "any processor": []} if platform.machine() == "x86_64" else {"any processor": []}
-    seeds = {"jpeg": write_jpegs, "windows": write_windows, "planes": write_planes}[of](folder)
-
-    def run(number: int, name: str) -> Fuzzed:
-        program, share = folder / f"fuzz{number}", mutants // len(builds)
+    programs = {name: folder / f"fuzz{number}" for number, name in enumerate(builds)}
+    for name, program in programs.items():
         source = [str(Path(__file__).with_suffix(".c")), "-o", str(program), "-ljpeg"]
         included = f"-I{ROOT / 'pipelines/decoding'}"
         subprocess.run(["cc", "-std=gnu11", *_SANITIZERS, *builds[name], included, *source], check=True)
-        command = [str(program), str(share), str(seed + number), *map(str, seeds)]
+    return programs
+
+
+def fuzz(programs: dict[str, Path], folder: Path, of: str, mutants: int, seed: int = 1) -> list[Fuzzed]:
+    """So many mutants of "jpeg", "windows" or "planes", shared by the programs of `build`; files go to `folder`."""
+    seeds = {"jpeg": write_jpegs, "windows": write_windows, "planes": write_planes}[of](folder)
+
+    def run(number: int, name: str) -> Fuzzed:
+        command = [str(programs[name]), str(mutants // len(programs)), str(seed + number), *map(str, seeds)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         decoded, refused, no_memory = map(int, done.stdout.split()) if done.returncode == 0 else (0, 0, 0)
         return Fuzzed(name, decoded, refused + no_memory, done.stderr[-6000:] if done.returncode else "")
 
-    with ThreadPoolExecutor(len(builds)) as pool:
-        return list(pool.map(run, range(len(builds)), builds))
+    with ThreadPoolExecutor(len(programs)) as pool:
+        return list(pool.map(run, range(len(programs)), programs))
 
 
 def write_jpegs(folder: Path) -> list[Path]:

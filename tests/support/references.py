@@ -127,9 +127,10 @@ def make_adaptive(network: nn.Module) -> None:
 
 def counterpart(reference: Reference, theirs: nn.Module) -> inception.Network:
     """Ours in fp64 with their weights, through the converter."""
-    ours = inception.create_model(reference.name, CLASSES, **reference.options).double()
+    with torch.device("meta"):  # whose weights need not be drawn
+        ours = inception.create_model(reference.name, CLASSES, **reference.options)
     state = to_ours(layout_for(reference.name, reference.source), ours, theirs.state_dict())
-    ours.load_state_dict(state)
+    ours.load_state_dict(state, assign=True)
     without_dropout(ours)
     return ours
 

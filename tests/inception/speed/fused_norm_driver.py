@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from inception.speed import norm_kernels, norm_operators
 from inception.speed.fused_norm import fuse_norms
 from inception.speed.norm_relu import can_fuse, max_pool_on_gpu, norm_relu, norm_relu_joined, norm_relu_of_all
 from inception.vocabulary.modules import CoveringMaxPool2d, MaxPool2d
+from interpreting import stay_patched
 
 DEVICE = torch.device("cuda" if sys.argv[1] == "gpu" else "cpu")
 # Name: shape, type, mean of the numbers (their deviation is 2).
@@ -204,7 +206,7 @@ def not_a_number() -> bool:
     return bool(y[:, 3].isnan().all()) and not bool(y[:, :3].isnan().any())
 
 
-def curves(steps: int = 4) -> dict[str, list[float]]:
+def curves(steps: int = 3) -> dict[str, list[float]]:
     """Losses of the miniature on noise with a pattern for each class: plain, fused, and plain with another seed."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 2, (steps, 16), generator=generator)
@@ -303,6 +305,8 @@ def argument_type(name: str) -> str:
 def main() -> None:
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False
+    if norm_kernels.INTERPRETED:
+        stay_patched()
     if sys.argv[2] == "kernels":
         report: dict[str, object] = {
             "cases": all_cases(),
@@ -315,6 +319,7 @@ def main() -> None:
             # There, every program costs milliseconds; on a GPU such a tile compiles for minutes.
             norm_operators.TILE *= 16
             norm_operators.SUM_TILE *= 16
+            norm_operators.MERGED *= 16
         report = {"curves": curves(), "compiled": graphs()}
     else:
         report = {"bytes": compiled_for_hopper()}

@@ -63,8 +63,9 @@ def test_networks_compute_the_same(name, training):
     for key, gradient in gradients.items():
         # Gradients that are zero but for rounding (a bias before a normalisation) have no relative error.
         assert relative(fused_gradients[key], gradient) < 1e-9 or gradient.norm() < 1e-12 * scale, key
+    state = fused.state_dict()
     for key, tensor in plain.state_dict().items():
-        assert torch.allclose(tensor, fused.state_dict()[key], rtol=1e-9), key
+        assert torch.allclose(tensor, state[key], rtol=1e-9), key
 
 
 KINDS = {

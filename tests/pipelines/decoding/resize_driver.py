@@ -7,14 +7,17 @@ On a CPU the environment must have TRITON_INTERPRET=1, but for "for-sm90", which
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
 
 import numpy as np
 import torch
 
+from interpreting import stay_patched
 from pipelines.datasets import y4m
 from pipelines.decoding import fast_decode, resize_kernel
 from pipelines.decoding.decode import empty_images
@@ -94,4 +97,6 @@ def compiled_for_hopper() -> dict[str, int]:
     return {"bytes": len(made.asm["cubin"])}
 
 
+if os.environ.get("TRITON_INTERPRET") == "1":
+    stay_patched()
 print(json.dumps({"kernel": kernel, "for-sm90": compiled_for_hopper}[sys.argv[2]]()))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from decoder_fuzzing import fuzz
+import decoder_fuzzing
 from pipelines import TrainPlan, build_loader, open_dataset
 from pipelines.decoding import build, fast_decode
 from pipelines.decoding.decode import crop_resize, decode, empty_images
@@ -261,11 +261,16 @@ def test_a_kept_library_that_does_not_work_is_made_again(tmp_path, built):
         assert fast_decode._wrong(found) == ""
 
 
+@pytest.fixture(scope="module")
+def fuzzing(tmp_path_factory):
+    return decoder_fuzzing.build(tmp_path_factory.mktemp("fuzzing"))
+
+
 @pytest.mark.parametrize("of", ["jpeg", "windows", "planes"])
 @pytest.mark.parametrize("mutants", [500, pytest.param(200_000, marks=pytest.mark.soak)])
-def test_the_sanitizers_find_nothing(tmp_path, mutants, of):
+def test_the_sanitizers_find_nothing(fuzzing, tmp_path, mutants, of):
     """Damaged images and boxes at every edge; the soak makes the figure of docs/faults.md."""
-    found = fuzz(tmp_path, of, mutants)
+    found = decoder_fuzzing.fuzz(fuzzing, tmp_path, of, mutants)
     for part in found:
         print(f"{of}, {part.build}: {part.decoded:,} mutants decoded, {part.refused:,} refused")  # shown with -rP
     assert [part.fault for part in found if part.fault] == []

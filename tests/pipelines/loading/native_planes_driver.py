@@ -11,10 +11,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
 
+from interpreting import stay_patched
 from pipelines import EvalPlan, TrainPlan, build_loader, open_dataset
 
 DEVICE, DATA = sys.argv[1], Path(sys.argv[2])
+if DEVICE == "cpu":
+    stay_patched()
 ON_DEVICE = {"planes_on_device": True}
 
 

@@ -1,8 +1,6 @@
 """One rule for the cache: $XDG_CACHE_HOME, else ~/.cache, else a directory of this user's in the temporary one; said once."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -61,15 +59,13 @@ def test_where_nothing_can_be_written_the_writer_hears_of_it(rule, monkeypatch):
         (rule() / "x").mkdir()
 
 
-def test_torchs_compiler_keeps_its_code_there_too(tmp_path):
-    code = (
-        "import os; from torch import nn; from engine.config.options import CompileConfig;"
+def test_torchs_compiler_keeps_its_code_there_too(tmp_path, run_command):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, tempfile; tempfile.tempdir = None; from torch import nn; from engine.config.options import CompileConfig;"
         "from engine.graphs.compilation import prepare_compiler;"
+        "os.environ.pop('XDG_CACHE_HOME', None); os.environ.pop('TORCHINDUCTOR_CACHE_DIR', None);"
         "prepare_compiler(CompileConfig(enabled=True), 1, nn.Identity()); print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
     )
-    environment = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment | {"HOME": "/", "TMPDIR": str(tmp_path)},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = run_command([script], env={"HOME": "/", "TMPDIR": str(tmp_path), "PYTHONPATH": ROOT})
     assert done.stdout.strip() == str(tmp_path / f"inception-{os.getuid()}/compile"), done.stderr
