@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.measuring import processes
+
 
 @pytest.fixture(scope="session")
 def shades(tmp_path_factory):
@@ -31,6 +33,18 @@ def one_thread(monkeypatch):
     monkeypatch.setattr("engine.distributed.device.usable_cores", lambda: 1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def forked_ranks(monkeypatch, run_command):
+    """The ranks that a script in this process starts, and their launcher, are forks of a process that has imported torch."""
+
+    def finished(command, what, environment):
+        done = run_command([str(word) for word in command[1:]], env=environment)
+        assert done.returncode == 0, done.stderr
+        return 0.0, done.stdout
+
+    monkeypatch.setattr(processes, "finished", finished)
 
 
 @pytest.fixture

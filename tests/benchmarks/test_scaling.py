@@ -77,6 +77,7 @@ def test_published_scalings_are_predicted_within_ten_points_without_fitting():
     assert all(abs(error) < 0.10 for error in errors.values()), errors
 
 
+@pytest.mark.usefixtures("forked_ranks")
 def test_the_script_measures_this_machine_and_predicts_clusters(tmp_path):
     arguments = ["--network", "debug", "--ranks", "1", "2", "--batch-size", "8", "--windows", "2", "--seconds", "0.1"]
     assert scaling.main([*arguments, "--predict-network", "debug", "--output", str(tmp_path)]) == 0

@@ -75,7 +75,7 @@ def test_the_picture_and_what_could_not_be_measured(result):
 
 
 def test_a_budget_leaves_out_peers_and_rounds_and_says_so_in_one_line(tmp_path, capsys):
-    few = ["--windows", "100000", "--seconds", "0.01", "--peers", "torchvision", "--budget", "8", "--output"]
+    few = ["--windows", "100000", "--seconds", "0.01", "--peers", "torchvision", "--budget", "2", "--output"]
     assert throughput.main(["--networks", "debug", "--batch-sizes", "16", *few, str(tmp_path)]) == 0
     (note,) = [note for note in read_results(tmp_path)[0]["notes"] if note.startswith("Left out")]
     assert re.search(r"\d+ of 100000 windows", note)

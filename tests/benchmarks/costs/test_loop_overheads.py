@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from benchmarks.costs import ddp_overhead
+
 SMALL = ["--network", "debug", "--batch-size", "4", "--windows", "2", "--steps", "2"]
 
 
@@ -14,9 +16,9 @@ def rows(folder) -> dict[str, float]:
     return {row["case"]["what"]: row["value"] for row in json.loads(file.read_text())["rows"]}
 
 
-def test_the_loop_is_compared_with_torchs_own(run_command, tmp_path):
-    done = run_command(["benchmarks/costs/ddp_overhead.py", *SMALL, "--output", tmp_path])
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("forked_ranks")
+def test_the_loop_is_compared_with_torchs_own(tmp_path):
+    assert ddp_overhead.main([*SMALL, "--output", str(tmp_path)]) == 0
     found = rows(tmp_path)
     assert set(found) == {
         "minimal loop, 2 ranks", "trainer loop, 2 ranks", "the loop alone, 2 ranks", "the loop alone, 1 rank",

@@ -28,6 +28,7 @@ GOLDEN = Path(__file__).with_name("golden_learning.json")
 STEPS, WIDTH, BATCH, LR = 200, 1 / 16, 8, 0.01
 LEVELS = torch.tensor([[60, 60, 60], [190, 60, 60], [60, 190, 60], [60, 60, 190]])
 ROUNDING, LAST, MORE = 1e-5, 50, 1.5
+DEEPEST = ("inception_v4", "inception_resnet_v2")
 
 
 def batches(pixels: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -55,10 +56,19 @@ def pair_in_double(name: str) -> tuple[int, torch.nn.Module, torch.nn.Module]:
 
 
 @pytest.mark.parametrize("name", TWINS)
+def test_the_first_steps_learn_what_they_always_have(name):
+    pixels, ours, _ = pair_in_double(name)
+    golden, found = json.loads(GOLDEN.read_text())[name], losses(ours, pixels, 3)
+    assert found == pytest.approx(golden[:3], rel=ROUNDING)
+
+
+# The two deepest take as long as the others together, of the same kinds of blocks.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak if name in DEEPEST else ()) for name in TWINS]
+)
 def test_200_steps_learn_what_they_always_have(name):
     pixels, ours, _ = pair_in_double(name)
     golden, found = json.loads(GOLDEN.read_text())[name], losses(ours, pixels)
-    assert found[:3] == pytest.approx(golden[:3], rel=ROUNDING)
     assert len(found) == len(golden) == STEPS
     assert statistics.fmean(found[-LAST:]) < MORE * statistics.fmean(golden[-LAST:])
 
