@@ -110,10 +110,8 @@ def _become(
 
 def _start_rank(handler: Any, arguments: Sequence[str], environment: dict[str, str]) -> Any:
     """What torchrun's SubprocessHandler starts: arguments are Python, -u, a file and the file's own."""
-    same = _at_start(environment) == _at_start(os.environ)
-    assert same and arguments[:2] == (sys.executable, "-u"), (
-        "a rank that would be another program than its agent's fork"
-    )
+    if arguments[:2] != (sys.executable, "-u") or _at_start(environment) != _at_start(os.environ):
+        raise AssertionError("a rank that would be another program than its agent's fork")
     outputs = [opened and opened.fileno() for opened in (handler._stdout, handler._stderr)]
     return ForkedProgram(list(arguments[2:]), environment, outputs, begin=_become_rank, method="fork")
 
@@ -126,12 +124,12 @@ def _become_rank(command: list[str], environment: dict[str, str], outputs: list[
     for descriptor, given in enumerate(outputs, start=1):
         if given is not None:
             os.dup2(given, descriptor)
-    for name in os.listdir("/proc/self/fd"):
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         with contextlib.suppress(OSError):  # the folder's own
-            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                os.close(int(name))
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
     sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
-    _run(command, os.getcwd(), environment)
+    _run(command, str(Path.cwd()), environment)
 
 
 _own_path: list[str] = []  # what this program, or the one that it is a fork of, has before what all have
