@@ -9,7 +9,21 @@ from __future__ import annotations
 from xdist.scheduler import LoadScopeScheduling
 
 # Folders and files in the order in which they begin; the others follow in the order of their names.
-FIRST: tuple[str, ...] = ("tests/slurm", "tests/test_style.py")
+FIRST = (
+    "tests/slurm",
+    "tests/launch/test_set_up.py",
+    "tests/launch/test_quickstart.py",
+    "tests/engine/faults/test_faults.py",
+    "tests/engine/graphs/test_compilation.py",
+    "tests/launch/test_launchers.py",
+    "tests/test_readme.py",
+    "tests/launch/test_wheel.py",
+    "tests/engine/distributed/test_strategies.py",
+    "tests/test_tutorials.py",
+    "tests/engine/monitoring/test_trackers.py",
+    "tests/engine/distributed/test_uneven_shares.py",
+    "tests/test_style.py",
+)
 TOGETHER = ("tests/slurm",)  # one cluster
 
 

@@ -28,6 +28,7 @@ from pipelines import TrainPlan
 from runs import newest_state, rows
 
 ROOT = Path(__file__).resolve().parents[3]
+PATH = f"{ROOT}:{ROOT / 'tests' / 'support'}"
 STEPS, BATCH = 12, 16
 EXACT = {"optimizer.lr": 0.002, "schedule.epochs": 2}  # a rate at which rounding is not amplified from step to step
 PARTS = {"network.batch_norm": "false", "data.batch_size": 2, "optimizer.clip_norm": 0.5}
@@ -58,7 +59,7 @@ def trained(tiny_dataset, tmp_path_factory) -> Path:
         subprocess.run(
             [sys.executable, Path(__file__).with_name("elastic_driver.py"), json.dumps({"runs": runs, "stops": [1, 3]})],
             stdout=said, stderr=subprocess.STDOUT, check=True, cwd=folder,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": PATH, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     return folder
 
