@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,8 +51,9 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]
 
 @pytest.fixture(scope="session")
 def quiet(cluster: Cluster, options: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of a job that nobody disturbed."""
+    """The run of a job that nobody disturbed, whose ranks are programs of their own."""
     run = tmp_path_factory.mktemp("quiet") / "run"
-    job = cluster.sbatch("--nodes=2", ROOT / "slurm" / "imagenet.sbatch", *options(run))
+    script = ROOT / "slurm" / "imagenet.sbatch"
+    job = cluster.sbatch("--nodes=2", script, *options(run), INCEPTION_PYTHON=sys.executable)
     assert job.wait() == "COMPLETED", job.log
     return run
