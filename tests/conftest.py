@@ -20,6 +20,7 @@ import pytest
 from forking import AT_START, ForkedProgram, Forks
 from scheduling import ByFile, place
 from waiting import telling, wait_until
+from warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
@@ -202,6 +203,14 @@ def forks() -> Forks:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "environ", BEGINNING)
         return Forks(_environment({"CUDA_VISIBLE_DEVICES": ""}))
+
+
+@pytest.fixture(scope="session")
+def warm_python(forks: Forks) -> Iterator[str]:
+    """The path of a Python for INCEPTION_PYTHON: launchers' and batch jobs' ranks are forks, which need not import torch."""
+    python = WarmPython(forks, os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    yield str(python.executable)
+    python.close()
 
 
 @pytest.fixture

@@ -10,18 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from forking import Forks
 from slurm_cluster import ROOT, Cluster
 from tiny import make_tiny_dataset, tiny_options
-from warm_python import WarmPython
-
-
-@pytest.fixture(scope="session")
-def warm_python(forks: Forks) -> Iterator[str]:
-    """The path of a Python for INCEPTION_PYTHON, whose ranks need not import torch each."""
-    python = WarmPython(forks, os.environ | {"CUDA_VISIBLE_DEVICES": ""})
-    yield str(python.executable)
-    python.close()
 
 
 @pytest.fixture(scope="session")
