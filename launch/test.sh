@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets the clone up with every extra and the development tools, then runs the whole test suite, one worker a core.
+# Sets the clone up with every extra and the development tools, then runs the whole test suite, a worker a core and one more:
+# tests that start programs wait for them.
 #
 #   bash launch/test.sh                     everything but the long soaks
 #   bash launch/test.sh --quick             a part of every room, within minutes
@@ -36,4 +37,5 @@ fi
 
 bash "$root/launch/setup.sh" --all ${choices[@]+"${choices[@]}"}
 cd "$root"
-exec "$python" -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile ${arguments[@]+"${arguments[@]}"}
+workers=$(($(nproc) < 8 ? $(nproc) + 1 : 8))
+exec "$python" -m pytest --numprocesses="$workers" --dist=loadfile ${arguments[@]+"${arguments[@]}"}
