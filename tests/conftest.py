@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 from forking import AT_START, ForkedProgram, Forks
-from scheduling import ByFile, place
+from scheduling import by_file, place
 from waiting import telling, wait_until
 from warm_python import WarmPython
 
@@ -96,11 +96,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile | None:
-    if config.getvalue("dist") != "loadfile":
-        return None
-    config.option.loadscopereorder = False  # the order of the collection
-    return ByFile(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return by_file(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def has_gpu() -> bool:

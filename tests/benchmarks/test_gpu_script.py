@@ -79,7 +79,7 @@ import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.startswith(("nvidia.dali", "ffcv", "deepspeed", "pytorchcv", "webdataset", "shtab")):
+        if name.startswith(("nvidia.dali", "ffcv", "deepspeed", "pytorchcv", "webdataset", "shtab", "xdist.s")):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocker())
@@ -87,7 +87,8 @@ sys.meta_path.insert(0, Blocker())
 
 
 def test_what_a_gpu_run_needs_does_without_optional_packages(tmp_path):
-    """Its scripts can be imported, and its tests collected, where DALI, FFCV, DeepSpeed and the peers' packages are missing."""
+    """Its scripts can be imported, and its tests collected, where DALI, FFCV, DeepSpeed, the peers' packages and what
+    several workers need are missing."""
     (tmp_path / "blocker.py").write_text(BLOCKER)
     env = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     scripts = "import blocker, benchmarks.throughput, benchmarks.studies.variants, benchmarks.report, engine.train"

@@ -6,7 +6,7 @@ pytest-xdist's own groups (``--dist=loadgroup``) do nothing, without a word, und
 
 from __future__ import annotations
 
-from xdist.scheduler import LoadScopeScheduling
+from typing import Any
 
 # Folders and files in the order in which they begin; the others follow in the order of their names.
 FIRST = (
@@ -38,8 +38,13 @@ def place(nodeid: str) -> int:
     return FIRST.index(unit(nodeid)) if unit(nodeid) in FIRST else len(FIRST)
 
 
-class ByFile(LoadScopeScheduling):
-    """Hands whole units to workers, in the order of the collection."""
+def by_file(config: Any, log: Any) -> Any:
+    """A scheduler that hands whole units to workers, in the order of the collection."""
+    from xdist.scheduler import LoadScopeScheduling  # which tests in one process do without
 
-    def _split_scope(self, nodeid: str) -> str:
-        return unit(nodeid)
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
