@@ -134,8 +134,18 @@ class Job:
         return self.state
 
     def wait_until(self, condition: Callable[[], object]) -> None:
-        """Until `condition()`; a test that waits in vain shows the job's state and log."""
-        wait_until(condition, lambda: f"{self.state}:\n{self.log}")
+        """Until `condition()`; a test that waits in vain, or for a job that has ended, shows the job's state and log."""
+        seen: list[str] = []  # its states, every few seconds: a job that is started again may have ended for a moment
+        due = time.monotonic() + 5
+
+        def going_on() -> bool:
+            nonlocal due
+            if time.monotonic() > due:
+                seen.append(self.state)
+                due = time.monotonic() + 5
+            return len(seen) < 2 or not set(seen[-2:]) <= set(ENDED)
+
+        wait_until(condition, lambda: f"{self.state}:\n{self.log}", going_on)
 
     def ranks(self) -> list[int]:
         """The processes that train."""

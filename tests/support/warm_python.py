@@ -41,14 +41,15 @@ class WarmPython:
     """`executable` behaves as this environment's Python, and is its forks' `sys.executable`, until `close`."""
 
     def __init__(self, forks: forking.Forks, environment: Mapping[str, str]) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="warm-"))  # the path of a socket has a limit
+        # The path of a socket has a limit, and that of a script's interpreter no spaces.
+        self.folder = Path(tempfile.mkdtemp(prefix="warm-", dir="/tmp"))
         self.executable = self.folder / "bin" / "python"
         own = Path(sys.executable)
         self.executable.parent.mkdir()
         for program in own.parent.iterdir():  # a launcher looks for others beside its Python
             if program.name != self.executable.name:
                 (self.executable.parent / program.name).symlink_to(program)
-        self.executable.write_text(f"#!{own} -IS\n{(SUPPORT / 'warm_client.py').read_text()}")
+        self.executable.write_text(f"#!{self.folder}/python -IS\n{(SUPPORT / 'warm_client.py').read_text()}")
         self.executable.chmod(0o755)
         # Started under another name, Python finds its packages beside that.
         shutil.copy(Path(sys.prefix) / "pyvenv.cfg", self.folder)
