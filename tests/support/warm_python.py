@@ -52,7 +52,8 @@ class WarmPython:
         self.executable.write_text(f"#!{self.folder}/python -IS\n{(SUPPORT / 'warm_client.py').read_text()}")
         self.executable.chmod(0o755)
         # Started under another name, Python finds its packages beside that.
-        shutil.copy(Path(sys.prefix) / "pyvenv.cfg", self.folder)
+        if (Path(sys.prefix) / "pyvenv.cfg").exists():  # a virtual environment, whose packages these are
+            shutil.copy(Path(sys.prefix) / "pyvenv.cfg", self.folder)
         (self.folder / "lib").symlink_to(Path(sys.prefix) / "lib")
         (self.folder / "python").symlink_to(own)
         (self.folder / "repository").symlink_to(ROOT)
