@@ -170,7 +170,8 @@ pid_of() { cat "$directory/$1.pid" 2>/dev/null; }
 # Whether the daemon of this name runs, and is ours: a process id may have been given to another since.
 running() {
     local pid
-    pid="$(pid_of "$1")" && [[ "$(cat "/proc/$pid/comm" 2>/dev/null)" == "${1%%-*}" ]]
+    # SLURM 24 starts anew when it is reconfigured, in Debian under the name slurmd-wlm.
+    pid="$(pid_of "$1")" && [[ "$(cat "/proc/$pid/comm" 2>/dev/null)" == "${1%%-*}"?(-wlm) ]]
 }
 
 # The same of the controller; a newer one that is told to read its configuration again hands over to a new process, and

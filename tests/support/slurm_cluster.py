@@ -67,7 +67,8 @@ class Cluster:
         """The number of a daemon that runs; what its file holds may be another's by now."""
         with contextlib.suppress(OSError, ValueError):
             pid = int((self.directory / f"{name}.pid").read_text())
-            if Path(f"/proc/{pid}/comm").read_text().strip() == name.partition("-")[0]:
+            # SLURM 24 starts anew when it is reconfigured, in Debian under the name slurmd-wlm.
+            if Path(f"/proc/{pid}/comm").read_text().strip().removesuffix("-wlm") == name.partition("-")[0]:
                 return pid
         return None
 
