@@ -4,6 +4,7 @@ Nothing is mapped into memory. Of a mapped file that shrinks, or whose network m
 by a signal (SIGBUS); a read says what is wrong, and which sample it was.
 """
 
+import contextlib
 import errno
 import os
 import resource
@@ -119,7 +120,9 @@ class OpenFiles:
     """The files used last, of all datasets of this process; whoever holds one keeps it open. Safe to use from several threads."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._files, self._lock = most, OrderedDict[str, OpenFile](), threading.Lock()
+        # A thread may come in a second time: whatever it does here can begin a garbage collection, and with the end of a dataset
+        # that is collected its files are forgotten.
+        self._most, self._files, self._lock = most, OrderedDict[str, OpenFile](), threading.RLock()
 
     def get(self, path: str) -> OpenFile:
         """The open file; OSError when it cannot be opened."""
@@ -140,13 +143,15 @@ class OpenFiles:
 
     def _shrink(self, most: int) -> None:
         while len(self._files) > most:
-            self._files.popitem(last=False)
+            with contextlib.suppress(KeyError):  # a collection has just forgotten the last
+                self._files.popitem(last=False)
 
     def forget(self, beginning: str = "") -> None:
         """Open files anew when they are next wanted: those whose path begins so."""
         with self._lock:
-            for path in [path for path in self._files if path.startswith(beginning)]:
-                del self._files[path]
+            for path in list(self._files):
+                if path.startswith(beginning):
+                    self._files.pop(path, None)
 
     def __len__(self) -> int:
         return len(self._files)

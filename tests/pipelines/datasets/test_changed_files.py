@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import pipelines.datasets.files
 import pipelines.datasets.indexing
 from pipelines import DataError, EvalPlan, build_loader, open_dataset
 from pipelines.datasets.dataset import Dataset
@@ -398,3 +399,20 @@ def test_there_may_be_more_classes_than_two_bytes_count(tmp_path, photos):
     assert dataset.labels(np.array([0, 65_535, 65_536, 69_999])).tolist() == [0, 65_535, 65_536, 69_999]
     assert dataset.short_name(69_999) == "c69999/1.jpg"
     assert dataset.read(65_536).tobytes() == jpeg(photos[0])
+
+
+def test_a_dataset_that_is_collected_while_a_file_is_opened_is_forgotten_at_once(tmp_path, monkeypatch):
+    """The collection is of the thread that opens, whatever it has locked: it would wait for itself."""
+    for name in ("kept", "gone"):
+        (tmp_path / name).write_bytes(name.encode())
+    files, in_truth = OpenFiles(4), pipelines.datasets.files.open_regular
+    files.get(str(tmp_path / "gone"))
+
+    def opened(path: str) -> int:
+        files.forget(str(tmp_path / "gone"))
+        return in_truth(path)
+
+    monkeypatch.setattr(pipelines.datasets.files, "open_regular", opened)
+    kept = files.get(str(tmp_path / "kept"))
+    assert len(files) == 1
+    assert files.get(str(tmp_path / "kept")) is kept
