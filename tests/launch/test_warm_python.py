@@ -61,6 +61,7 @@ def test_the_fork_that_is_killed_kills_who_stands_for_it(start):
 
 def test_with_its_process_the_fork_and_what_it_started_are_killed(start):
     job, told = start("wait")
+    assert told["pid"] != job.pid
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
     while alive(told["pid"]) or alive(told["child"]):
