@@ -98,9 +98,9 @@ run_ranks() {
         ((ranks[i] > 0)) || fail 2 "SLURM gave this job GPUs, but none on node ${node_names[i]}; ask for --gpus-per-node"
         total=$((total + ranks[i]))
     done
-    local spread=(--ntasks-per-node="${ranks[0]}") each="${ranks[0]} a node"
+    local spread=(--nodes="$nodes" --ntasks-per-node="${ranks[0]}") each="${ranks[0]} a node"
     if ((total != nodes * ranks[0])); then
-        # Tasks go where this file names nodes, a line each.
+        # Tasks go where this file names nodes, a line each; SLURM 24 takes no number of nodes beside it.
         export SLURM_HOSTFILE="$logs/$SLURM_JOB_ID.hosts"
         for ((i = 0; i < nodes; i++)); do
             yes "${node_names[i]}" | head -n "${ranks[i]}"
@@ -118,7 +118,7 @@ run_ranks() {
     rm -f "$logs/$SLURM_JOB_ID.statuses"
     checkpoint_before="$(newest_checkpoint)"
     # No --cpus-per-task: it would leave idle what does not divide. The ranks of a node share all of its cores.
-    await "${run[@]}" --nodes="$nodes" --ntasks="$total" "${spread[@]}" \
+    await "${run[@]}" --ntasks="$total" "${spread[@]}" \
         bash -c "$to_file" to_file "$logs/$SLURM_JOB_ID" "${container[@]}" "$python" "$root/launch/rank.py" "$@"
 }
 

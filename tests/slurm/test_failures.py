@@ -5,6 +5,7 @@ ends with one line that says why.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -162,10 +163,10 @@ def test_a_job_that_fails_is_requeued_so_many_times_at_most(run_command, tmp_pat
     (tmp_path / "failures").write_text("6 n1 1\n6 n1 1\n")
     script = f"""
         say() {{ echo "$*"; }}
-        source {ROOT}/slurm/ending.sh
+        source {shlex.quote(str(ROOT))}/slurm/ending.sh
         newest_checkpoint() {{ echo "step-$RANDOM"; }}
         requeue() {{ say "$1, without '$exclude'"; }}
-        job=7 requeues_on_failure=2 checkpoint_before="" run_directory={tmp_path}
+        job=7 requeues_on_failure=2 checkpoint_before="" run_directory={shlex.quote(str(tmp_path))}
         for node in n1 n2 n3; do requeue_failure 1 "$node"; done
         """
     done = run_command(["bash", "-c", script])
