@@ -205,7 +205,8 @@ def forks() -> Forks:
 @pytest.fixture(scope="session")
 def warm_python(forks: Forks) -> Iterator[str]:
     """The path of a Python for INCEPTION_PYTHON: launchers' and batch jobs' ranks are forks, which need not import torch."""
-    _restore_libraries_variables()  # what imports before a first test set is gone in the next, where it would be another Python
+    # What imports have set until now is gone in the next test, whose programs a server that began with it would not fork.
+    _restore_libraries_variables()
     python = WarmPython(forks, os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     yield str(python.executable)
     python.close()

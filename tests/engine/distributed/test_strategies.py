@@ -51,16 +51,16 @@ WHOLE[2] += VARIANTS
 
 
 def test_a_sample_of_the_matrix(start_torchrun, tmp_path):
-    check_matrix(start_torchrun, tmp_path, SAMPLE, {})
+    check_matrix(start_torchrun, tmp_path, SAMPLE, {}, 1e-6)
 
 
 @pytest.mark.soak
 def test_the_whole_matrix_compiled_by_inductor(start_torchrun, tmp_path):
-    check_matrix(start_torchrun, tmp_path, WHOLE, {"DRIVER_INDUCTOR": "1"})
+    check_matrix(start_torchrun, tmp_path, WHOLE, {"DRIVER_INDUCTOR": "1"}, 1e-5)
 
 
-def check_matrix(start_torchrun, folder: Path, cases: dict[int, list[dict]], env: dict[str, str]):
-    """Every case on its number of ranks; then each loads what all of them saved."""
+def check_matrix(start_torchrun, folder: Path, cases: dict[int, list[dict]], env: dict[str, str], rounding: float):
+    """Every case on its number of ranks, to losses that differ so little; then each loads what all of them saved."""
     env = env | {"PYTHONPATH": str(Path(__file__).parents[3])}
     teacher = create_model("debug", 10, width=0.25)
     classes = open_dataset(sample_path(), "val", progress=False).classes
@@ -78,7 +78,7 @@ def check_matrix(start_torchrun, folder: Path, cases: dict[int, list[dict]], env
     assert len(trained) == len(loaded) == sum("variant" not in case for of_ranks in cases.values() for case in of_ranks)
 
     for (left, first), (right, second) in itertools.combinations(trained.items(), 2):
-        np.testing.assert_allclose(first["losses"], second["losses"], rtol=1e-5, err_msg=f"{left}, {right}")
+        np.testing.assert_allclose(first["losses"], second["losses"], rtol=rounding, err_msg=f"{left}, {right}")
     assert all(len(result["losses"]) == STEPS for result in trained.values())
 
     following = TrainPlan(4000, BATCH, seed=0).indices(epoch=0, batch=STEPS).tolist()

@@ -37,8 +37,8 @@ RANKS = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(R
 
 
 def workers(job) -> list[int]:
-    """The training processes of a torchrun job, in order of rank: it starts nothing else."""
-    return sorted(int(pid) for pid in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split())
+    """The training processes of a torchrun job, in order of rank, in which it starts them, and nothing else."""
+    return [int(pid) for pid in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()]
 
 
 def new_workers(job, known: set[int]) -> list[int]:

@@ -246,7 +246,8 @@ def test_shards_are_checked_and_quarantined_as_well(tmp_path: Path) -> None:
 
 def test_processes_and_mpi_ranks_report_the_same(found: dict, sick: Path, tmp_path: Path, run_command) -> None:
     expected = json.loads((found["results"] / "report.json").read_text())
-    for number, launcher in enumerate(([str(SCRIPT)], [*mpirun(2, tmp_path), "-m", "engine", "doctor"])):
+    by_mpi, by_name = [*mpirun(2, tmp_path), str(SCRIPT)], [*mpirun(2, tmp_path), "-m", "engine", "doctor"]
+    for number, launcher in enumerate(([str(SCRIPT)], by_mpi, by_name)):
         report = tmp_path / f"{number}.json"
         done = run_command([*launcher, sick, "--json", report], env={"PYTHONPATH": str(SCRIPT.parents[1])})
         assert done.returncode == 0, done.stderr
