@@ -114,7 +114,8 @@ def _copy_settings(folder: Path) -> None:
 
 
 def copy_clone(source: Path, target: Path) -> None:
-    """Copies the files of a clone, without its history and what is ignored."""
+    """Clones `source` with its last commit alone; then copies its files as they are now, without what is ignored."""
+    _run("git", "clone", "--depth=1", f"file://{source}", str(target))
     for name in _files_of(source):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source / name, target / name)

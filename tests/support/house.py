@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "house.md"
 ROOMS = ("launch", "pipelines", "inception", "engine", "benchmarks", "slurm")
 _MARKS = re.compile(r"(<!-- tree -->\n).*?(<!-- end -->)", re.DOTALL)
-_SUFFIXES = (".py", ".sh", ".sbatch", ".c", ".h", ".yaml")
+_SUFFIXES = {".py", ".sh", ".sbatch", ".c", ".h", ".yaml"}
 
 
 def tree() -> str:
     """A list of every file of the rooms with the phrase that it begins with, room by room."""
-    listed = subprocess.run(["git", "ls-files", *ROOMS], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    files = [Path(name) for name in listed.splitlines() if name.endswith(_SUFFIXES) and (ROOT / name).exists()]
+    files = [file.relative_to(ROOT) for room in ROOMS for file in (ROOT / room).rglob("*") if file.suffix in _SUFFIXES]
     lines = []
     for room in ROOMS:
         lines += ["", f"### `{room}/`", "", _phrase(ROOT / room / "__init__.py"), ""]

@@ -81,7 +81,8 @@ def test_what_ffcv_cannot_decode_is_stored_as_upright_pixels(make_folder, odd_im
         assert (decode(beton.read(index)) == decode(source.read(index))).all(), names[index]
         image = beton.source.tables.image(index)
         if mode == JPEG:  # described as it is stored, which is what FFCV decodes by
-            assert (image["width"], image["height"]) == Image.open(source.name(index)).size
+            with Image.open(source.name(index)) as original:
+                assert (image["width"], image["height"]) == original.size
 
 
 def test_files_that_ffcv_wrote_are_read_with_numbers_for_names(tmp_path, photos):
