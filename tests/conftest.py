@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 from forking import AT_START, ForkedProgram, Forks
+from own_core import on_one_core
 from scheduling import by_file, place
 from waiting import telling, wait_until
 from warm_python import WarmPython
@@ -324,28 +325,16 @@ def run_on_ranks(start_command: Callable[..., Started]) -> Callable[..., Finishe
     return run
 
 
-@contextlib.contextmanager
-def on_one_core() -> Iterator[None]:
-    cores = sorted(os.sched_getaffinity(0))
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    os.sched_setaffinity(0, {cores[(int(worker.removeprefix("gw")) if worker else os.getpid()) % len(cores)]})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-
-
 @pytest.fixture
 def one_core() -> Iterator[None]:
-    """Within it, this process and those that a test starts have one core, another one on each of two workers: trainings of
-    two threads beside other work wait for one another at every operation, which takes ten times the processors' time."""
+    """A test's processes have one core: see `on_one_core`."""
     with on_one_core():
         yield
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """The engine's tests, with the runs that they share, are trainings: see `one_core`."""
+    """The engine's tests, with the runs that they share, are trainings: see `on_one_core`."""
     with contextlib.ExitStack() as around:
         around.callback(_restore_libraries_variables)
         if item.path.is_relative_to(ROOT / "tests" / "engine"):

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import setuptools
 
+from launch.installation import components
 from launch.installation.constraints import pins
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,13 +61,27 @@ def requirements() -> tuple[set[str], dict[str, list[str]]]:
 
 
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory) -> Path:
+def installed(tmp_path_factory) -> Path:
+    """Links to what is installed here, but to the libraries of extras: set-up tries each that is there, for many seconds."""
+    folder = tmp_path_factory.mktemp("installed")
+    extras = [SITE.joinpath(*component.module.split(".")) for component in components.COMPONENTS if component.extra]
+    for place in {SITE, *(library.parent for library in extras)}:
+        within = folder / place.relative_to(SITE)
+        within.mkdir(exist_ok=True)
+        for entry in place.iterdir():
+            if entry.suffix != ".dist-info" and not any(library.is_relative_to(entry) for library in extras):
+                (within / entry.name).symlink_to(entry)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory, installed) -> Path:
     """A folder with a wheel for every requirement. torch's leads to the packages that are installed here."""
     folder = tmp_path_factory.mktemp("wheels")
     needed, extras = requirements()
     versions = dict(pins(ROOT / "launch" / "constraints.txt"))
     for name in {*needed, *(name for names in extras.values() for name in names)} - {"setuptools"}:
-        leads = {"installed_here.pth": f"{SITE}\n".encode()} if name == "torch" else {}
+        leads = {"installed_here.pth": f"{installed}\n".encode()} if name == "torch" else {}
         leads |= {"never_imported.py": b""} if name == "rich" else {}
         write_wheel(folder, name, versions[name.replace("_", "-")], leads)
     source = Path(setuptools.__file__).parents[1]

@@ -15,7 +15,7 @@ from faulty_runs import RESTARTED, UNHARMED
 SUPPORT = Path(__file__).resolve().parents[2] / "support"
 
 
-@pytest.mark.parametrize("trials", [40, pytest.param(520, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("trials", [24, pytest.param(520, marks=pytest.mark.soak)])
 def test_runs_in_which_a_file_fails_end_alike_or_say_so(run_command, tmp_path, trials):
     library, runs = tmp_path / "file_faults.so", tmp_path / "runs"
     runs.mkdir()
