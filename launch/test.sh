@@ -37,5 +37,6 @@ fi
 
 bash "$root/launch/setup.sh" --all ${choices[@]+"${choices[@]}"}
 cd "$root"
+unset PYTHONDONTWRITEBYTECODE # hundreds of processes would compile the same modules, each again
 workers=$(($(nproc) < 8 ? $(nproc) + 1 : 8))
 exec "$python" -m pytest --numprocesses="$workers" --dist=loadfile ${arguments[@]+"${arguments[@]}"}
