@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import http.client
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import struct
 import subprocess
 import sys
 import types
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,8 +87,12 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _answers(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
+    """Whether it is MLflow that listens: another program may have the port first, and leave it."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+            return answer.read() == b"OK"
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def history(client: Any, session: str, key: str) -> list[tuple[int, float]]:
