@@ -31,7 +31,7 @@ _OF_FILES = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR,
     errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
-_STORE_PATIENCE = timedelta(seconds=30)  # it listens, and answers as soon as a busy machine lets it
+_STORE_PATIENCE = timedelta(seconds=3)
 _OTHER_RANKS_PATIENCE = 3.0
 _FIRST_RANK_PATIENCE = 30.0  # its imports may take that much longer on a busy machine
 
