@@ -1,7 +1,7 @@
 """How an entry point ends: exit statuses, one line for a user's mistake, and the first cause alone when ranks fail together.
 
 When one of many ranks fails, the others fail a moment later with errors about a lost connection. The launcher's
-key-value store counts the failures: the first rank speaks and sets the status, the others end silently with it.
+key-value store keeps who was first: that rank speaks and sets the status, the others end silently with it.
 """
 
 import contextlib
@@ -33,6 +33,7 @@ _OF_FILES = (
 )  # fmt: skip
 _STORE_PATIENCE = timedelta(seconds=3)
 _OTHER_RANKS_PATIENCE = 3.0
+_PAUSE = 0.02
 _FIRST_RANK_PATIENCE = 30.0  # its imports may take that much longer on a busy machine
 
 
@@ -118,20 +119,31 @@ def fail(status: int, text: str) -> int:
     if not environment.distributed:
         print(text, file=sys.stderr, flush=True)
         return status
+    mine = f"{environment.rank} {status}"
     try:
         store = meeting_place(environment)
-        failures, first_status = "failure/count", "failure/status"
-        if store.add(failures, 1) == 1:
-            print(text, file=sys.stderr, flush=True)
-            store.set(first_status, str(status))
-        else:
-            status = int(store.get(first_status))
-        # The launcher stops the other ranks as soon as this one ends: let those with the same error end by themselves.
-        give_up = time.monotonic() + _OTHER_RANKS_PATIENCE
-        while store.add(failures, 0) < environment.world_size and time.monotonic() < give_up:
-            time.sleep(0.02)
+        first = store.compare_set("failure", "", mine).decode()
     except (DistStoreError, RuntimeError):
         # No store to ask: better the same line from several ranks than from none.
         with contextlib.suppress(OSError):
             print(f"[rank {environment.rank}] {text}", file=sys.stderr, flush=True)
-    return status
+        return status
+    if first == mine:
+        print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(RuntimeError):  # the store's rank did not wait any longer
+        _leave_together(store, environment)
+    return int(first.split()[1])
+
+
+def _leave_together(store: Store, environment: Environment) -> None:
+    """The launcher stops the other ranks as soon as one ends: lets those with the same error end by themselves, and waits on
+    the rank that takes the store along until they have heard all that they ask."""
+    met, left = "failure/met", "failure/left"
+    store.add(met, 1)
+    give_up = time.monotonic() + _OTHER_RANKS_PATIENCE
+    while store.add(met, 0) < environment.world_size and time.monotonic() < give_up:
+        time.sleep(_PAUSE)
+    store.add(left, 1)
+    give_up = time.monotonic() + _OTHER_RANKS_PATIENCE
+    while environment.hosts_store and store.add(left, 0) < store.add(met, 0) and time.monotonic() < give_up:
+        time.sleep(_PAUSE)
