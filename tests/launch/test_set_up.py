@@ -225,7 +225,11 @@ def test_bad_options_are_named(option, said, clone, wheels, tmp_path):
 
 def test_pythons_are_found_in_pyenvs_and_uvs_folders(clone, tmp_path):
     """Stand-ins that say they were asked and then are this Python; `--help` ends set-up once it has its Python."""
-    path = programs(tmp_path / "bin")
+    path = tmp_path / "bin"
+    programs(path)
+    for program in Path("/usr/bin").iterdir():  # but its Pythons, which would be found first
+        if not program.name.startswith("python") and not (path / program.name).exists():
+            (path / program.name).symlink_to(program)
     asked = tmp_path / "asked"
     for place in (
         "pyenv/versions/3.12.7/bin/python",
@@ -239,10 +243,10 @@ def test_pythons_are_found_in_pyenvs_and_uvs_folders(clone, tmp_path):
     folders = {"PYENV_ROOT": str(tmp_path / "pyenv"), "UV_PYTHON_INSTALL_DIR": str(tmp_path / "uv")}
     for version, place in (("3.12", "pyenv/versions/3.12.7"), ("3.14", "uv/cpython-3.14.0")):
         asked.write_text("")
-        done = set_up(clone, tmp_path, "--help", path=path, base=version, **folders)
+        done = set_up(clone, tmp_path, "--help", path=str(path), base=version, **folders)
         assert done.returncode == 0, done.stderr
         assert asked.read_text().startswith(place)
         assert "2.7.18" not in asked.read_text()
-    missing = set_up(clone, tmp_path, "--help", path=path, base="3.99", **folders)
+    missing = set_up(clone, tmp_path, "--help", path=str(path), base="3.99", **folders)
     assert missing.returncode == 2
     assert missing.stderr.startswith("error: --python 3.99 is not")
