@@ -49,7 +49,9 @@ def test_ranks_that_are_asked_to_stop_have_the_time_that_a_checkpoint_takes(monk
     monkeypatch.setattr(Agent, "stopped", ())
     own = Agent.__new__(Agent)
     own._worker_watchdog = own._health_check_server = None
-    own._pcontext = SimpleNamespace(close=lambda sig, timeout: closed.append((sig, timeout)), subprocess_handlers=ended)
+    own._pcontext = SimpleNamespace(
+        close=lambda sig, timeout=30: closed.append((sig, timeout)), subprocess_handlers=ended
+    )
     own._shutdown(signal.SIGUSR1)
     assert closed[0] == (signal.SIGUSR1, agent.CHECKPOINT_PATIENCE)
     assert agent.CHECKPOINT_PATIENCE >= 600
