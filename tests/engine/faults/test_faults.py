@@ -80,7 +80,11 @@ def kill_and_compare(start_command, run_on_ranks, tiny_run, tmp_path, times: int
         step = done + random.randint(0, max(0, (last - 6 - done) // (times - number)))
         pids = job.wait_until(functools.partial(new_workers, job, struck))
         job.wait_until(functools.partial(has_reached, run, step))
-        time.sleep(random.uniform(0, 0.05) if step else random.uniform(0, 4))
+        if step:
+            time.sleep(random.uniform(0, 0.05))
+        else:  # in its start, or in the first steps of one that starts sooner: never behind its end
+            moment = time.monotonic() + random.uniform(0, 4)
+            job.wait_until(lambda moment=moment: time.monotonic() > moment or has_reached(run, last - 6))
         assert workers(job) == pids, "the run was faster"  # and their numbers may be others' by now
         os.kill(random.choice(pids), signal.SIGKILL)
         struck.update(pids)
