@@ -32,8 +32,9 @@ _OF_FILES = (
     errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
 _STORE_PATIENCE = timedelta(seconds=3)
+# In seconds:
 _OTHER_RANKS_PATIENCE = 3.0
-_PAUSE = 0.02
+_PAUSE = 0.02  # between looks at the store
 _FIRST_RANK_PATIENCE = 30.0  # its imports may take that much longer on a busy machine
 
 
@@ -123,7 +124,7 @@ def fail(status: int, text: str) -> int:
     try:
         store = meeting_place(environment)
         first = store.compare_set("failure", "", mine).decode()
-    except (DistStoreError, RuntimeError):
+    except RuntimeError:
         # No store to ask: better the same line from several ranks than from none.
         with contextlib.suppress(OSError):
             print(f"[rank {environment.rank}] {text}", file=sys.stderr, flush=True)

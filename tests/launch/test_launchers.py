@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from launch import meeting
+from launch.environment import derived_port
 from runs import assert_same_run, rows
 from tiny import make_tiny_dataset, tiny_options
 from waiting import wait_until
@@ -132,7 +133,7 @@ def test_two_nodes_of_torchrun_sh_meet_and_train_the_same(start_command, warm_py
     hosts, run = tmp_path / "hosts", tmp_path / "run"
     hosts.write_text(f"{address} slots=1\n{platform.node()} slots=1\n")
     script = ROOT / "launch" / "torchrun.sh"
-    options = ["--hostfile", hosts, "--port", str(free_port()), "--", *tiny_options(data, run)]
+    options = ["--hostfile", hosts, "--port", str(derived_port(str(tmp_path))), "--", *tiny_options(data, run)]
     # A core each, as the two ranks of one node have.
     cores = sorted(os.sched_getaffinity(0))
     both = [
@@ -163,7 +164,7 @@ def test_a_node_that_is_lost_and_returns_takes_part_again(start_command, warm_py
         "--nodes",
         "2:3",
         "--port",
-        str(free_port()),
+        str(derived_port(str(tmp_path))),
         "--max-restarts",
         "9",
         "--",
@@ -213,12 +214,6 @@ def world_sizes(agent: int) -> set[str]:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
 RANKS = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
 
 
@@ -240,7 +235,12 @@ def test_a_port_that_is_taken_is_one_line(run_command, tmp_path):
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_name_that_does_not_resolve_is_one_line_from_every_rank(run_command, tmp_path, rank):
-    place = {"MASTER_ADDR": "no-such-host.invalid", "MASTER_PORT": str(free_port()), "RANK": rank, "LOCAL_RANK": rank}
+    place = {
+        "MASTER_ADDR": "no-such-host.invalid",
+        "MASTER_PORT": str(derived_port(str(tmp_path))),
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+    }
     done = run_command(["engine/train.py", "--run.dir", tmp_path / "run"], env=RANKS | place)
     assert "no-such-host.invalid" in one_error(done)
 
@@ -260,10 +260,10 @@ def test_agents_of_torchrun_that_cannot_meet_say_so_in_one_line(run_command, war
         assert "no-such-host.invalid" in one_error(done)
 
 
-def test_a_rank_waits_for_the_first_however_long_it_takes_and_says_so(capsys, monkeypatch):
+def test_a_rank_waits_for_the_first_however_long_it_takes_and_says_so(capsys, monkeypatch, tmp_path):
     """As while the first node makes an index of its dataset."""
     monkeypatch.setattr(meeting, "_BETWEEN_NOTES", 0.5)
-    port = free_port()
+    port = derived_port(str(tmp_path))  # none that the system gives to who asks: a connection to it could be its own
     waiting = threading.Thread(target=meeting.wait_for_listener, args=("127.0.0.1", port))
     waiting.start()
     wait_until(lambda: "the first rank at 127.0.0.1" in capsys.readouterr().err, lambda: "nothing said")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
+
+from launch.environment import derived_port
 
 ROOT = Path(__file__).parents[3]
 # A rank that fails, on a machine so busy that the named one goes on a while after each answer of the store; as under mpirun or
@@ -36,10 +37,8 @@ os._exit(exit_status.fail(1 + rank, f"error: of rank {rank}"))
 @pytest.mark.parametrize("slow", ["0", "1"])
 def test_one_rank_speaks_however_late_the_others_hear_of_it(start_command, tmp_path, slow):
     (tmp_path / "failing.py").write_text(FAILING)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    port = derived_port(str(tmp_path))
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     ranks = [
         start_command(
             [tmp_path / "failing.py", slow],
